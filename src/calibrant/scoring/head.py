@@ -1,0 +1,171 @@
+"""From hidden states to float32 logits, for any causal language model.
+
+No B×T×V tensor is ever made: the model runs with its output head shown one position only, the hidden states that entered
+the head are kept, and logits are computed for the rows that are needed. What a model does to its logits after the head
+(scaling, soft-capping) is *measured* on probe values, not looked up by the model's name.
+
+Shape suffixes: B batch, T tokens, S selected rows, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from calibrant.errors import ModelError
+
+PROBES = (-300.0, -30.0, -3.0, -0.3, 0.0, 0.3, 3.0, 30.0, 300.0)
+
+
+@dataclass
+class HiddenStates:
+    """What entered the output head in the last forward pass: ``h_BTD``."""
+
+    h_BTD: Tensor | None = None
+
+    def take(self) -> Tensor:
+        assert self.h_BTD is not None, "the forward pass did not reach the output head"
+        h_BTD, self.h_BTD = self.h_BTD, None
+        return h_BTD
+
+
+@dataclass
+class Head:
+    """The output head of a model as a function of hidden rows: ``logits_SV = f(h_SD Wᵀ + b)``.
+
+    ``f(x) = s·x``, or ``c·tanh(s·x / c)`` for a model that caps its logits; ``s`` and ``c`` are measured by :meth:`of`.
+    """
+
+    module: nn.Module
+    scale: float = 1.0
+    cap: float | None = None
+    _weight32: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Head:
+        """Find the head of ``model`` and measure what follows it.
+
+        Raises
+        ------
+        ModelError : no output head, or a map after it that is neither a scale nor a soft cap.
+        """
+        module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        if module is None:
+            raise ModelError(
+                asked=f"the output head of {type(model).__name__}",
+                found="the model has none",
+                todo="give a causal language model, one that predicts the next token",
+            )
+        scale, cap = _measure_map(model, module)
+        return cls(module, scale, cap)
+
+    @contextmanager
+    def capture(self) -> Iterator[HiddenStates]:
+        """While active, a forward pass keeps the hidden states and computes logits for its last position only."""
+        kept = HiddenStates()
+
+        def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            kept.h_BTD = args[0]
+            return (args[0][:, -1:], *args[1:])
+
+        handle = self.module.register_forward_pre_hook(before)
+        try:
+            yield kept
+        finally:
+            handle.remove()
+
+    def logits(self, h_SD: Tensor, *, exact: bool = True) -> Tensor:
+        """Float32 logits (S, V). ``exact``: the product too is in float32; else in the model's own precision."""
+        if exact and type(self.module) is nn.Linear:
+            bias = self.module.bias
+            raw_SV = functional.linear(h_SD.float(), self._float_weight(), None if bias is None else bias.float())
+        else:
+            raw_SV = self.module(h_SD).float()
+        raw_SV = raw_SV if self.scale == 1.0 else raw_SV * self.scale
+        return raw_SV if self.cap is None else self.cap * torch.tanh(raw_SV / self.cap)
+
+    def token_logp(self, h_SD: Tensor, token_S: Tensor, *, chunk: int = 1024, exact: bool = True) -> Tensor:
+        """Float32 log-probability (S,) of one token a row, over the whole vocabulary.
+
+        Rows go through the head ``chunk`` at a time; with gradients on, each chunk's logits are recomputed in the backward
+        pass, so memory holds one (chunk, V) block whatever S is.
+        """
+        parts = []
+        for h, token in zip(h_SD.split(chunk), token_S.split(chunk), strict=True):
+            if torch.is_grad_enabled() and len(h_SD) > chunk:
+                parts.append(checkpoint(self._chunk_logp, h, token, exact, use_reentrant=False))
+            else:
+                parts.append(self._chunk_logp(h, token, exact))
+        return torch.cat(parts) if parts else h_SD.new_zeros(0, dtype=torch.float32)
+
+    def _chunk_logp(self, h_SD: Tensor, token_S: Tensor, exact: bool) -> Tensor:
+        logits_SV = self.logits(h_SD, exact=exact)
+        return logits_SV.gather(1, token_S[:, None])[:, 0] - torch.logsumexp(logits_SV, 1)
+
+    def _float_weight(self) -> Tensor:
+        weight = self.module.weight
+        assert isinstance(weight, Tensor)
+        if weight.dtype == torch.float32:
+            return weight
+        if weight.requires_grad:
+            return weight.float()
+        if self._weight32 is None or self._weight32.device != weight.device:
+            self._weight32 = weight.float()
+        return self._weight32
+
+
+@torch.no_grad()
+def _measure_map(model: nn.Module, module: nn.Module) -> tuple[float, float | None]:
+    """Feed known values in place of the head's output and read what the model makes of them."""
+    probes = torch.tensor(PROBES)
+
+    def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        values = torch.zeros_like(output, dtype=torch.float32)
+        values[..., : len(PROBES)] = probes.to(values.device)
+        return values
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    handle = module.register_forward_hook(after)
+    try:
+        token = torch.zeros(1, 1, dtype=torch.long, device=device)
+        seen = model(input_ids=token, use_cache=False).logits[0, -1, : len(PROBES)].float().cpu()
+    finally:
+        handle.remove()
+        model.train(was_training)
+    scale = float((seen[5] - seen[3]) / (probes[5] - probes[3]))
+    if torch.allclose(seen, scale * probes, rtol=1e-4, atol=1e-4):
+        return (1.0 if abs(scale - 1) < 1e-6 else scale), None
+    cap = _solve_cap(scale, probes, seen)
+    if cap is None:
+        raise ModelError(
+            asked=f"float32 logits of {type(model).__name__}",
+            found=f"it maps its head's output {probes.tolist()} to {seen.tolist()}, neither a scale nor a soft cap",
+            todo="please report this architecture; its option probabilities would be wrong here",
+        )
+    return cap
+
+
+def _solve_cap(scale: float, probes: Tensor, seen: Tensor) -> tuple[float, float] | None:
+    """The (s, c) with ``c·tanh(s·x/c) = seen``: c from the largest probe (where tanh is near 1), refined with s."""
+    cap = float(seen[-1])
+    for _ in range(200):
+        if not cap > 0:
+            return None
+        small = min(max(float(seen[5]) / cap, -0.999999), 0.999999)
+        scale = cap * float(torch.atanh(torch.tensor(small, dtype=torch.float64))) / PROBES[5]
+        saturation = float(torch.tanh(torch.tensor(scale * PROBES[-1] / cap, dtype=torch.float64)))
+        cap = float(seen[-1]) / saturation
+    fitted = cap * torch.tanh(scale * probes / cap)
+    if not torch.allclose(seen, fitted, rtol=1e-3, atol=1e-3):
+        return None
+    scale = 1.0 if abs(scale - 1) < 1e-4 else scale
+    return scale, round(cap, 3) if abs(cap - round(cap, 3)) < 1e-4 * cap else cap

@@ -1,0 +1,212 @@
+"""Loading a causal language model: hub id, local folder or GGUF file, with or without an adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from calibrant.errors import MissingExtraError, ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer and the facts that name it (for provenance)."""
+
+    model: Any
+    tokenizer: Any
+    facts: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return next(self.model.parameters()).device
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest input in tokens, where the model's configuration says."""
+        config = self.model.config.get_text_config()
+        length = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return int(length) if length else None
+
+
+def load_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    quantize_4bit: bool = False,
+    trainable_adapter: bool = False,
+) -> LoadedModel:
+    """Load a causal language model for scoring or tuning.
+
+    Parameters
+    ----------
+    name : hub id (``owner/name``), local folder, or GGUF file (local, or ``owner/name/file.gguf`` on the hub; its weights
+        are dequantised to plain ones, so they can be trained and saved).
+    revision : branch, tag or commit on the hub.
+    adapter : a peft adapter (folder or hub id) to put on the model.
+    dtype : ``"auto"`` (bfloat16 on a GPU that has it, float32 otherwise), ``"float32"``, ``"bfloat16"``, ``"float16"``.
+    device : ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device.
+    trust_remote_code : run code that comes with the model. Off unless asked.
+    allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.
+    quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]`` and a GPU).
+    trainable_adapter : load the adapter for further training.
+
+    Raises
+    ------
+    ModelError : no such model, not a causal language model, unsafe weights, damaged files.
+    """
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
+    source, gguf = _split_gguf(str(name))
+    extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **extra}
+    asked = f"the causal language model {str(name)!r}"
+    weights: dict[str, Any] = {"dtype": kind}
+    if gguf:
+        weights["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        weights["use_safetensors"] = None if allow_pickle else True
+        if quantize_4bit:
+            weights.update(_nf4(kind, where))
+    try:
+        if not gguf:
+            _refuse_other_kinds(source, common, asked)
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForCausalLM.from_pretrained(source, **common, **weights)
+        commit = getattr(model.config, "_commit_hash", None)
+        facts = {
+            "model": str(name),
+            "revision": commit or revision,
+            "weights": fingerprint(Path(name)) if Path(name).exists() else None,
+            "adapter": None if adapter is None else str(adapter),
+            "adapter_weights": None,
+            "dtype": str(kind).removeprefix("torch."),
+            "device": where.type,
+        }
+        if adapter is not None:
+            from peft import PeftModel
+
+            asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
+            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable_adapter)
+            facts["adapter_weights"] = fingerprint(Path(adapter)) if Path(adapter).exists() else None
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(name))) from error
+    if not quantize_4bit:
+        model = model.to(where)
+    return LoadedModel(model.eval(), tokenizer, facts)
+
+
+def pick_device(device: str) -> torch.device:
+    """``"auto"``: CUDA, then Apple's MPS, then the CPU."""
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ModelError(asked=f"device {device!r}", found=_first_lines(error), todo="use auto, cpu, cuda or mps") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``"auto"``: bfloat16 on a CUDA device that has it, float32 otherwise."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if dtype not in DTYPES:
+        raise ModelError(asked=f"dtype {dtype!r}", found=f"known are auto, {', '.join(DTYPES)}", todo="choose one of these")
+    return DTYPES[dtype]
+
+
+def fingerprint(path: Path) -> str:
+    """First 16 hex digits of sha256 over names, sizes, and the first and last MiB of a model's weight files."""
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(1 << 20))
+            stream.seek(max(0, size - (1 << 20)))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def _split_gguf(name: str) -> tuple[str, str | None]:
+    if not name.lower().endswith(".gguf"):
+        return name, None
+    path = Path(name)
+    if path.is_file():
+        return str(path.parent), path.name
+    parts = name.split("/")
+    if len(parts) < 3 or Path(parts[0]).is_absolute() or name.startswith((".", "/", "~")):
+        raise ModelError(
+            asked=f"the GGUF file {name!r}",
+            found="no such file",
+            todo="give a local file, or owner/name/file.gguf for one on the hub",
+        )
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None:
+    config = AutoConfig.from_pretrained(source, **common)
+    if common["trust_remote_code"] or type(config) in AutoModelForCausalLM._model_mapping:
+        declared = getattr(config, "architectures", None) or []
+        if not declared or any("CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a for a in declared):
+            return
+        found = f"its configuration declares {', '.join(declared)}"
+    else:
+        found = f"its kind is {config.model_type!r}, which predicts no next token"
+    raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
+
+
+def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError(
+            asked="a model quantised to 4 bits",
+            found="bitsandbytes is not installed",
+            todo="pip install 'calibrant[quant]'",
+        )
+    if where.type != "cuda":
+        raise ModelError(
+            asked="a model quantised to 4 bits", found=f"the device is {where.type}", todo="use a CUDA GPU, or leave it off"
+        )
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
+    )
+    return {"quantization_config": config, "device_map": {"": where}}
+
+
+def _first_lines(error: BaseException, limit: int = 400) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[:limit] + " …"
+
+
+def _advice(error: BaseException, name: str) -> str:
+    text = str(error)
+    if "safetensors" in text and ("use_safetensors" in text or "does not appear to have a file named" in text):
+        return "ask for its safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle"
+    if "trust_remote_code" in text:
+        return "if you trust the model's own code, pass trust_remote_code / --trust-remote-code"
+    if Path(name).exists():
+        return "check that the folder holds config.json, a tokenizer and safetensors weights, all whole"
+    return "check the name and the connection to the hub, or give a local folder or a GGUF file"

@@ -1,0 +1,177 @@
+"""From text to tokens: where the answer slot is, and which token ids stand for each option there.
+
+A position is data, never a fixed offset: :func:`encode` returns the prompt's tokens and each option's tokens separately,
+and everything that reads or trains an answer uses these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from calibrant.errors import ModelError, QuestionError
+from calibrant.prompts import ChatTemplate, PromptStyle, Rendered
+from calibrant.questions import Question
+
+Tokens = tuple[int, ...]
+_TAIL = 8  # prompt tokens that decide how a letter after them is tokenised
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One question as token ids.
+
+    ``options[k]`` holds the token sequences that count as option k after ``prompt``: one for a continuation, one or more
+    single-token aliases for a letter. ``n_chars[k]`` is the length of the option's text without its leading space.
+    """
+
+    id: str
+    prompt: Tokens
+    options: tuple[tuple[Tokens, ...], ...]
+    unconditional: Tokens
+    n_chars: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prompt with its longest option."""
+        return len(self.prompt) + max(len(alias) for aliases in self.options for alias in aliases)
+
+    def without_question(self) -> Encoded:
+        """The same options after the unconditional prompt, for the pmi variant."""
+        return replace(self, prompt=self.unconditional)
+
+
+def encode(
+    tokenizer: Any, questions: Sequence[Question], style: PromptStyle, *, context_length: int | None = None
+) -> list[Encoded]:
+    """Tokenise questions for ``style``, prompt and option apart.
+
+    The slot rule: tokenise the prompt, and the prompt with the option's text appended. If the second begins with the first,
+    the rest is the option. Otherwise the tokenizer merges across the boundary (``":A"``), and the option's text is
+    tokenised by itself, so the prompt's tokens are the same whichever option follows.
+
+    Raises
+    ------
+    ModelError : a letter that is not one token here, two options with the same token, no chat template where one is asked.
+    QuestionError : prompt and option longer than the context.
+    """
+    template = _chat_template(tokenizer)
+    rendered = [style.render(question, template) for question in questions]
+    special = rendered[0].special_tokens if rendered else True
+    prompts = _tokens(tokenizer, [r.prompt for r in rendered], special)
+    unconditional: dict[str, Tokens] = {}
+    for r in rendered:
+        if r.unconditional not in unconditional:
+            unconditional[r.unconditional] = _tokens(tokenizer, [r.unconditional], special)[0]
+    if style.reading == "letters":
+        options = _letter_options(tokenizer, questions, rendered, prompts)
+    else:
+        options = _text_options(tokenizer, rendered, prompts)
+    encoded = [
+        Encoded(q.id, prompt, option, unconditional[r.unconditional], tuple(len(c) for c in q.choices))
+        for q, r, prompt, option in zip(questions, rendered, prompts, options, strict=True)
+    ]
+    for item in encoded:
+        if not item.prompt:
+            raise ModelError(
+                asked=f"question {item.id!r} as tokens",
+                found="the tokenizer makes no token of its prompt",
+                todo="use another tokenizer",
+            )
+        if context_length is not None and item.n_tokens > context_length:
+            raise QuestionError(
+                asked=f"question {item.id!r} within the model's context of {context_length} tokens",
+                found=f"prompt and longest option take {item.n_tokens} tokens",
+                todo="shorten the question, leave it out, or use a model with a longer context",
+            )
+    return encoded
+
+
+def _text_options(
+    tokenizer: Any, rendered: Sequence[Rendered], prompts: Sequence[Tokens]
+) -> list[tuple[tuple[Tokens, ...], ...]]:
+    pairs = [(i, text) for i, r in enumerate(rendered) for (text,) in r.options]
+    special = rendered[0].special_tokens if rendered else True
+    joined = _tokens(tokenizer, [rendered[i].prompt + text for i, text in pairs], special)
+    flat: list[list[tuple[Tokens, ...]]] = [[] for _ in rendered]
+    for (i, text), whole in zip(pairs, joined, strict=True):
+        flat[i].append((_after(tokenizer, prompts[i], whole, text),))
+    return [tuple(options) for options in flat]
+
+
+def _letter_options(
+    tokenizer: Any, questions: Sequence[Question], rendered: Sequence[Rendered], prompts: Sequence[Tokens]
+) -> list[tuple[tuple[Tokens, ...], ...]]:
+    known: dict[tuple[Tokens, str], Tokens] = {}
+    result = []
+    for question, r, prompt in zip(questions, rendered, prompts, strict=True):
+        options = []
+        for texts in r.options:
+            found: dict[Tokens, None] = {}
+            for text in texts:
+                key = (prompt[-_TAIL:], text)
+                if key not in known:
+                    whole = _tokens(tokenizer, [r.prompt + text], r.special_tokens)[0]
+                    known[key] = _after(tokenizer, prompt, whole, text)
+                found[known[key]] = None
+            options.append(tuple(found))
+        result.append(_single_tokens(tokenizer, question, r, options))
+    return result
+
+
+def _single_tokens(
+    tokenizer: Any, question: Question, rendered: Rendered, options: Sequence[tuple[Tokens, ...]]
+) -> tuple[tuple[Tokens, ...], ...]:
+    owner: dict[Tokens, int] = {}
+    kept: list[tuple[Tokens, ...]] = []
+    for k, aliases in enumerate(options):
+        single = tuple(alias for alias in aliases if len(alias) == 1)
+        if not single:
+            text = rendered.options[k][0]
+            raise ModelError(
+                asked=f"option {text!r} of question {question.id!r} as one token",
+                found=f"the tokenizer makes {tokenizer.convert_ids_to_tokens(list(aliases[0]))}",
+                todo="read the options' texts instead (reading 'continuation')",
+            )
+        for alias in single:
+            if owner.setdefault(alias, k) != k:
+                raise ModelError(
+                    asked=f"a token of its own for each option of question {question.id!r}",
+                    found=f"options {owner[alias]} and {k} are both token {alias[0]}",
+                    todo="read the options' texts instead (reading 'continuation')",
+                )
+        kept.append(single)
+    return tuple(kept)
+
+
+def _after(tokenizer: Any, prompt: Tokens, whole: Tokens, text: str) -> Tokens:
+    if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
+        return whole[len(prompt) :]
+    alone = _tokens(tokenizer, [text], False)[0]
+    if not alone:
+        raise ModelError(
+            asked=f"option text {text!r} as tokens", found="the tokenizer makes none of it", todo="use another tokenizer"
+        )
+    return alone
+
+
+def _tokens(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+    # A tokenizer that closes every text with an end token would put it between prompt and option.
+    end = tokenizer.eos_token_id
+    return [tuple(row[:-1]) if special and len(row) > 1 and row[-1] == end else tuple(row) for row in ids]
+
+
+def _chat_template(tokenizer: Any) -> ChatTemplate | None:
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+
+    def template(messages: list[dict[str, str]]) -> str:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text
+
+    return template

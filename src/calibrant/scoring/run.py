@@ -1,0 +1,299 @@
+"""``score``: a model and questions in, ``Scores`` out.
+
+Shape suffixes: N questions, K options, B batch, R option rows, T tokens, D hidden, V vocabulary.
+
+Prompts run once; the options of a continuation run on copies of the prompt's key-value cache. A self-test on a few of the
+questions compares that with the plain way (whole sequences, one at a time) before anything is trusted to it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from calibrant._version import __version__
+from calibrant.errors import ModelError
+from calibrant.progress import track
+from calibrant.prompts import PromptStyle
+from calibrant.questions import Question, QuestionSet
+from calibrant.scores import Scores
+from calibrant.scoring.head import Head
+from calibrant.scoring.models import LoadedModel, load_model
+from calibrant.scoring.options import Encoded, encode
+
+Route = Literal["shared", "plain", "single"]
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+
+
+def score(
+    model: str | Path | LoadedModel,
+    questions: QuestionSet | Sequence[Question],
+    *,
+    style: PromptStyle | None = None,
+    adapter: str | Path | None = None,
+    batch_tokens: int = 2048,
+    split: str = "",
+    progress: bool = False,
+    command: str | None = None,
+    seed: int | None = None,
+    **loading: Any,
+) -> Scores:
+    """Option log-probabilities of a causal language model (method.md section 1).
+
+    Letters: ``logp_k = log Σ_{alias of letter k} p(alias | prompt)``. Continuation: ``Σ_t log p(token_t of option k | …)``,
+    or its variant. Both are then normalised over the options; ``logmass`` keeps what they had together before that.
+    Logits are float32 whatever the model's precision.
+
+    Parameters
+    ----------
+    model : hub id, local folder, GGUF file, or a model already loaded with :func:`load_model`.
+    questions : with unique ids; 2 to 26 options each, mixed as they come.
+    style : reading, prompt format and variant; letters in a raw prompt by default.
+    adapter : a peft adapter to put on the model.
+    batch_tokens : budget of padded tokens in one forward pass.
+    split : name that the scores will carry.
+    progress : draw a progress bar with the time left.
+    command, seed : kept in the provenance.
+    loading : further arguments of :func:`load_model` (``revision``, ``dtype``, ``device`` …).
+
+    Raises
+    ------
+    ModelError : the model or tokenizer cannot do this; numbers that are not finite.
+    QuestionError : a question longer than the context.
+    """
+    style = style or PromptStyle()
+    if not isinstance(model, LoadedModel):
+        model = load_model(model, adapter=adapter, **loading)
+    questions = list(questions)
+    encoded = encode(model.tokenizer, questions, style, context_length=model.context_length)
+    scorer = OptionScorer(model.model, style, batch_tokens)
+    route, deviation = scorer.self_test(encoded)
+    logp_NK, logmass_N = scorer.run(encoded, progress="scoring" if progress else None)
+    facts = {
+        **model.facts,
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+        "route": route,
+        "batch_deviation": deviation,
+        "versions": {
+            "calibrant": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "command": command,
+        "seed": seed,
+    }
+    return scores_of(questions, logp_NK, logmass_N, split=split, provenance=facts)
+
+
+def scores_of(
+    questions: Sequence[Question],
+    logp_NK: np.ndarray,
+    logmass_N: np.ndarray,
+    *,
+    split: str = "",
+    provenance: dict[str, Any] | None = None,
+) -> Scores:
+    """Put option log-probabilities together with what the questions know of themselves."""
+    names = {name for q in questions for name in q.columns}
+    columns = {name: tuple(q.columns.get(name) for q in questions) for name in sorted(names)}
+    columns["question_length"] = tuple(len(q.text) for q in questions)
+    return Scores(
+        logp_NK=logp_NK,
+        answer_N=np.array([q.answer for q in questions], dtype=np.int64),
+        k_N=np.array([len(q.choices) for q in questions], dtype=np.int64),
+        logmass_N=logmass_N,
+        ids=tuple(q.id for q in questions),
+        subjects=tuple(q.subject for q in questions),
+        hashes=tuple(q.content_hash for q in questions),
+        columns=columns,
+        split=split,
+        provenance=provenance or {},
+    )
+
+
+class OptionScorer:
+    """Scores encoded questions with one model; holds the head and the route that the self-test chose."""
+
+    def __init__(self, model: Any, style: PromptStyle, batch_tokens: int = 2048, route: Route = "shared") -> None:
+        self.model, self.style, self.batch_tokens = model, style, batch_tokens
+        self.route: Route = route
+        self.head = Head.of(model)
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def run(self, encoded: Sequence[Encoded], *, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """``(logp_NK, logmass_N)`` in float64, in the order given."""
+        k = max(len(e.options) for e in encoded)
+        joint_NK = self._joint(encoded, k, progress)
+        with np.errstate(over="ignore"):
+            logmass_N = np.minimum(np.logaddexp.reduce(joint_NK, axis=1), 0.0)
+        score_NK = joint_NK
+        if self.style.variant == "pmi":
+            bare = [e.without_question() for e in encoded]
+            with np.errstate(invalid="ignore"):
+                score_NK = joint_NK - np.where(np.isneginf(joint_NK), 0.0, self._joint(bare, k, None))
+        elif self.style.variant != "sum":
+            score_NK = joint_NK / self._lengths(encoded, k)
+        return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
+
+    @torch.inference_mode()
+    def self_test(self, encoded: Sequence[Encoded], n: int = 4) -> tuple[Route, float]:
+        """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
+
+        Returns the route and the largest difference of a log-probability that was seen on it.
+        """
+        if len(encoded) < 2:
+            return self.route, 0.0
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
+        picks = [encoded[order[round(j * (len(order) - 1) / (n - 1))]] for j in range(n)]
+        k = max(len(e.options) for e in picks)
+        tolerance = TOLERANCE.get(next(self.model.parameters()).dtype, 0.5)
+        self.route = "single"
+        truth_NK = self._joint(picks, k, None)
+        worst = 0.0
+        routes: tuple[Route, ...] = ("shared", "plain")
+        for route in routes:
+            self.route = route
+            try:
+                batch_NK = self._joint(picks, k, None)
+            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError):
+                if route == "plain":
+                    raise
+                continue  # a cache that cannot be copied: this architecture goes the plain way
+            both = np.isfinite(truth_NK) & np.isfinite(batch_NK)
+            worst = float(np.max(np.abs(truth_NK[both] - batch_NK[both]), initial=0.0))
+            if worst <= tolerance:
+                return route, worst
+        self.route = "single"
+        return "single", 0.0
+
+    def _lengths(self, encoded: Sequence[Encoded], k: int) -> np.ndarray:
+        length_NK = np.ones((len(encoded), k))
+        for i, e in enumerate(encoded):
+            sizes = e.n_chars if self.style.variant == "per_char" else [len(o[0]) for o in e.options]
+            length_NK[i, : len(sizes)] = sizes
+        return length_NK
+
+    def _joint(self, encoded: Sequence[Encoded], k: int, progress: str | None) -> np.ndarray:
+        """Log-probability (N, K) of each option given its prompt, over the whole vocabulary; ``-inf`` where absent."""
+        joint_NK = np.full((len(encoded), k), -np.inf)
+        one_pass: Callable[[list[Encoded]], Tensor] = self._shared if self.route == "shared" else self._plain
+        for batch in track(self._batches(encoded), progress, total=len(encoded), size=len):
+            rows = [encoded[i] for i in batch]
+            logp_A = one_pass(rows).double().cpu().numpy()
+            if not np.isfinite(logp_A).all():
+                raise ModelError(
+                    asked=f"log-probabilities of question {rows[0].id!r} and {len(rows) - 1} more",
+                    found="the model's output is not finite (NaN or infinite)",
+                    todo="check the weights; with float16, use bfloat16 or float32",
+                )
+            at = 0
+            for i, e in zip(batch, rows, strict=True):
+                for option, aliases in enumerate(e.options):
+                    joint_NK[i, option] = np.logaddexp.reduce(logp_A[at : at + len(aliases)])
+                    at += len(aliases)
+        return joint_NK
+
+    def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
+        """Indices in batches of similar prompt length, within the token budget of the route; longest first."""
+        order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].prompt), i))
+        if self.route == "single":
+            yield from ([i] for i in order)
+            return
+        batch: list[int] = []
+        rows = width = tail = 0
+        for i in order:
+            e = encoded[i]
+            new_rows = rows + sum(len(a) for a in e.options)
+            new_width, new_tail = max(width, len(e.prompt)), max(tail, e.n_tokens - len(e.prompt))
+            if self.style.reading == "letters":
+                cost = (len(batch) + 1) * new_width
+            elif self.route == "plain":
+                cost = new_rows * (new_width + new_tail)
+            else:  # the copies of the cache take memory, not arithmetic
+                cost = max((len(batch) + 1) * new_width, new_rows * new_tail, new_rows * (new_width + new_tail) // 8)
+            if batch and cost > self.batch_tokens:
+                yield batch
+                batch, rows, width, tail = [], 0, 0, 0
+                new_rows, new_width, new_tail = sum(len(a) for a in e.options), len(e.prompt), e.n_tokens - len(e.prompt)
+            batch.append(i)
+            rows, width, tail = new_rows, new_width, new_tail
+        if batch:
+            yield batch
+
+    def _shared(self, rows: list[Encoded]) -> Tensor:
+        """Log-probability of each alias of each option, flat in order; every prompt runs once."""
+        ids_BT, mask_BT, position_BT, length_B = self._padded([e.prompt for e in rows])
+        aliases = [(b, alias) for b, e in enumerate(rows) for option in e.options for alias in option]
+        longer = [j for j, (_, alias) in enumerate(aliases) if len(alias) > 1]
+        with self.head.capture() as kept:
+            out = self.model(
+                input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=bool(longer), return_dict=True
+            )
+        h_BTD = kept.take()
+        last_BV = torch.log_softmax(self.head.logits(h_BTD[torch.arange(len(rows)), length_B - 1]), dim=1)
+        of_A = torch.tensor([b for b, _ in aliases], device=self.device)
+        first_A = torch.tensor([alias[0] for _, alias in aliases], device=self.device)
+        logp_A = last_BV[of_A, first_A]
+        if longer:
+            of_R = of_A[longer]
+            out.past_key_values.batch_select_indices(of_R)
+            tails = [aliases[j][1] for j in longer]
+            ids_RT, inner_RT, steps_RT, _ = self._padded([t[:-1] for t in tails])
+            with self.head.capture() as kept:
+                self.model(
+                    input_ids=ids_RT,
+                    attention_mask=torch.cat([mask_BT[of_R], inner_RT], 1),
+                    position_ids=steps_RT + length_B[of_R, None],
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                    return_dict=True,
+                )
+            h_SD = kept.take()[inner_RT.bool()]
+            token_S = torch.tensor([token for t in tails for token in t[1:]], device=self.device)
+            row_S = torch.tensor([j for j, t in zip(longer, tails, strict=True) for _ in t[1:]], device=self.device)
+            logp_A = logp_A.index_add(0, row_S, self.head.token_logp(h_SD, token_S))
+        return logp_A
+
+    def _plain(self, rows: list[Encoded]) -> Tensor:
+        """The same from whole sequences, prompt and option together, without a cache: the reference."""
+        if self.style.reading == "letters":
+            return self._shared(rows)
+        pairs = [(e.prompt, alias) for e in rows for option in e.options for alias in option]
+        size = 1 if self.route == "single" else len(pairs)
+        parts = []
+        for start in range(0, len(pairs), size):
+            some = pairs[start : start + size]
+            ids_RT, mask_RT, position_RT, _ = self._padded([(*prompt, *alias)[:-1] for prompt, alias in some])
+            with self.head.capture() as kept:
+                self.model(input_ids=ids_RT, attention_mask=mask_RT, position_ids=position_RT, use_cache=False)
+            h_RTD = kept.take()
+            at = [(r, len(p) - 1 + t) for r, (p, alias) in enumerate(some) for t in range(len(alias))]
+            row_S = torch.tensor([r for r, _ in at], device=self.device)
+            step_S = torch.tensor([t for _, t in at], device=self.device)
+            token_S = torch.tensor([token for _, alias in some for token in alias], device=self.device)
+            logp_S = self.head.token_logp(h_RTD[row_S, step_S], token_S)
+            parts.append(logp_S.new_zeros(len(some)).index_add(0, row_S, logp_S))
+        return torch.cat(parts)
+
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Right-padded ids, attention mask, positions, lengths. The padding token is 0: nothing attends to it."""
+        length_B = torch.tensor([len(s) for s in sequences])
+        width = int(length_B.max())
+        ids_BT = torch.zeros(len(sequences), width, dtype=torch.long)
+        for b, s in enumerate(sequences):
+            ids_BT[b, : len(s)] = torch.tensor(s, dtype=torch.long)
+        step_T = torch.arange(width)
+        mask_BT = (step_T < length_B[:, None]).long()
+        position_BT = torch.minimum(step_T.expand(len(sequences), width), length_B[:, None] - 1)
+        return tuple(x.to(self.device) for x in (ids_BT, mask_BT, position_BT, length_B))  # type: ignore[return-value]
