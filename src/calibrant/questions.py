@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from calibrant.errors import LeakageError, QuestionError
 from calibrant.files import write_atomically
@@ -21,6 +21,7 @@ from calibrant.files import write_atomically
 MIN_OPTIONS, MAX_OPTIONS = 2, 26
 PAIRS_SHOWN = 5
 SPLIT_NAMES = ("train", "calibration", "test")
+TYPOGRAPHY = str.maketrans("‘’ʼ“”‐‑‒–—−", "'''\"\"------")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Question:
     id : the user's name for it, unique within a set.
     text : the question itself, without the options.
     choices : 2 to 26 option texts in the order shown. No option is blank and no two are equal; equality is judged after
-        Unicode NFC with white space collapsed, case kept, because ``m`` and ``M``, or ``10²`` and ``102``, are different
-        answers.
+        Unicode NFC with white space collapsed, case kept, because ``m`` and ``M``, or ``10²`` and ``102``, are
+        different answers.
     answer : 0-based index of the correct option.
     subject : the field of knowledge, if known; statistics are clustered by it.
     columns : further JSON-able facts about the question, kept for slicing.
@@ -63,8 +64,9 @@ class Question:
     def content_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the text and the sorted options; option order and answer do not matter.
 
-        Both are normalised before: Unicode NFKC, case folded, white space collapsed. So a repeat that differs only in
-        typography is found; the price is that two questions which differ only in case or in a superscript look alike.
+        Both are normalised before: Unicode NFKC, case folded, white space collapsed, quotes and dashes made straight,
+        and ``. : ; , ? _ -`` cut from the end. So a repeat that differs only in typography is found, while ``J << a`` and
+        ``J >> a`` stay apart; the price is that two questions which differ only in case or in a superscript look alike.
         """
         content = [_folded(self.text), *sorted(map(_folded, self.choices))]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -98,7 +100,7 @@ class QuestionSet(Sequence[Question]):
         if pairs:
             raise LeakageError(
                 asked=f"questions with ids of their own in {self.name!r}",
-                found=_shown([f"{name!r} at positions {a} and {b}" for a, b, name in pairs]),
+                found=shown([f"{name!r} at positions {a} and {b}" for a, b, name in pairs]),
                 todo="give each question its own id",
             )
 
@@ -108,7 +110,11 @@ class QuestionSet(Sequence[Question]):
     def __iter__(self) -> Iterator[Question]:
         return iter(self.questions)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Question: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Question, ...]: ...
+    def __getitem__(self, index: int | slice) -> Question | tuple[Question, ...]:
         return self.questions[index]
 
     @cached_property
@@ -136,24 +142,88 @@ class QuestionSet(Sequence[Question]):
 def split_questions(
     questions: QuestionSet,
     *,
-    train: float | int,
-    calibration: float | int,
-    test: float | int,
+    train: float,
+    calibration: float,
+    test: float,
     seed: int = 0,
     group: str | None = None,
 ) -> dict[str, QuestionSet]:
-    """Cut a set into ``train``, ``calibration`` and ``test``, reproducibly and with no content in two of them."""
-    raise NotImplementedError
+    """Cut a set into ``train``, ``calibration`` and ``test``, reproducibly and with no content in two of them.
+
+    Questions of equal content are one unit; with ``group`` so are all questions that share the value of that column.
+    Units are ordered by SHA-256 of seed and unit, whatever the order of the file, and dealt to the splits in turn, so
+    rows added later move only few of the others. A unit of several questions goes whole to the split in which it
+    begins, so with ``group`` the sizes are approximate. Within a split the order of the file is kept.
+
+    Parameters
+    ----------
+    questions : the whole set.
+    train, calibration, test : the size of each split: an ``int`` counts questions, a ``float`` is a fraction of the
+        set. Questions beyond the three sizes are in no split.
+    seed : another seed gives another split.
+    group : a column, or ``"subject"``, whose questions must stay together, e.g. the entity that they ask about.
+
+    Raises
+    ------
+    QuestionError : sizes that are negative, together more than there is, or would leave a wanted split empty; a
+        question without the group column.
+
+    >>> rows = tuple(Question(str(i), f"What is {i} + 1?", (str(i), str(i + 1)), 1) for i in range(10))
+    >>> parts = split_questions(QuestionSet("sums", rows), train=0.6, calibration=0.2, test=0.2)
+    >>> {name: len(part) for name, part in parts.items()}
+    {'train': 6, 'calibration': 2, 'test': 2}
+    """
+    ends = _ends(len(questions), (train, calibration, test))
+    parts: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
+    dealt = 0
+    for unit in _units(questions, seed, group):
+        at = sum(dealt >= end for end in ends)
+        if at < len(SPLIT_NAMES):
+            parts[SPLIT_NAMES[at]].extend(unit)
+        dealt += len(unit)
+    for name, size in zip(SPLIT_NAMES, (train, calibration, test), strict=True):
+        if size and not parts[name]:
+            raise QuestionError(
+                asked=f"a {name} split of {size} from {questions.name!r}",
+                found=f"{len(questions)} questions do not reach so far",
+                todo="give more questions, smaller groups, or other sizes",
+            )
+    return {name: questions.subset(sorted(at), f"{questions.name}-{name}") for name, at in parts.items()}
 
 
 def refuse_leakage(**splits: QuestionSet) -> None:
-    """Raise :class:`LeakageError` when the same content stands in two splits."""
-    raise NotImplementedError
+    """Raise :class:`LeakageError`, naming the pairs, when the same content stands in two splits.
+
+    Two questions are the same when their :attr:`Question.content_hash` is; repeats within one split are not looked at.
+
+    >>> a = QuestionSet("a", (Question("a1", "Up?", ("yes", "no"), 0),))
+    >>> refuse_leakage(train=a, test=QuestionSet("b", ()))
+    """
+    first: dict[str, tuple[str, str]] = {}
+    pairs = []
+    for name, split in splits.items():
+        for q in split:
+            other, other_id = first.setdefault(q.content_hash, (name, q.id))
+            if other != name:
+                pairs.append(f"{other_id!r} of {other} = {q.id!r} of {name}")
+    if pairs:
+        raise LeakageError(
+            asked=f"splits without a common question ({', '.join(splits)})",
+            found=shown(pairs),
+            todo="take them out of one split by name with drop_leaked(keep, drop_from), or split again",
+        )
 
 
 def drop_leaked(keep: QuestionSet, drop_from: QuestionSet) -> QuestionSet:
     """``drop_from`` without the questions that also stand in ``keep``; they are listed in its ``skipped``."""
-    raise NotImplementedError
+    kept_ids = {q.content_hash: q.id for q in keep}
+    leaked = [q for q in drop_from if q.content_hash in kept_ids]
+    reasons = tuple(
+        Skipped(f"{drop_from.name} id {q.id!r}", f"also in {keep.name!r} (id {kept_ids[q.content_hash]!r})")
+        for q in leaked
+    )
+    questions = tuple(q for q in drop_from if q.content_hash not in kept_ids)
+    return QuestionSet(drop_from.name, questions, drop_from.skipped + reasons)
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -167,11 +237,69 @@ def clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def shown(items: Sequence[str]) -> str:
+    """How many there are and what the first of them are."""
+    more = f"; and {len(items) - PAIRS_SHOWN} more" if len(items) > PAIRS_SHOWN else ""
+    return f"{len(items)}: " + "; ".join(items[:PAIRS_SHOWN]) + more
+
+
 def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().translate(TYPOGRAPHY).split())
+    return folded.rstrip(" .:;,?_-") or folded
 
 
-def _fault(q: Question) -> tuple[str, str] | None:
+def _ends(n: int, sizes: tuple[float, float, float]) -> list[int]:
+    """Where each split ends, counted in questions; fractions are rounded on their running sum."""
+    ends, counts, fractions = [], 0, 0.0
+    for size in sizes:
+        counts, fractions = (counts + size, fractions) if isinstance(size, int) else (counts, fractions + size)
+        ends.append(counts + round(fractions * n))
+    if any(isinstance(size, bool) or not size >= 0 for size in sizes) or fractions > 1 + 1e-9 or ends[-1] > n:
+        raise QuestionError(
+            asked=f"splits of {', '.join(map(str, sizes))} ({', '.join(SPLIT_NAMES)})",
+            found=f"{n} questions",
+            todo="give whole numbers that add up to at most that, or fractions that add up to at most 1.0",
+        )
+    return ends
+
+
+def _units(questions: QuestionSet, seed: int, group: str | None) -> list[list[int]]:
+    """Positions that must stay together, in the order in which they are dealt."""
+    parent = list(range(len(questions)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[str, int] = {}
+    for i, q in enumerate(questions):
+        for key in (q.content_hash, *([_group_key(q, group)] if group else [])):
+            parent[root(i)] = root(first.setdefault(key, i))
+    units: dict[int, list[int]] = {}
+    for i in range(len(questions)):
+        units.setdefault(root(i), []).append(i)
+
+    def rank(unit: list[int]) -> str:
+        key = min(_group_key(questions[i], group) if group else questions[i].content_hash for i in unit)
+        return hashlib.sha256(f"{seed}\n{key}".encode()).hexdigest()
+
+    return sorted(units.values(), key=rank)
+
+
+def _group_key(q: Question, group: str) -> str:
+    value = q.subject if group == "subject" else q.columns.get(group)
+    if value is None:
+        raise QuestionError(
+            asked=f"questions grouped by {group!r}",
+            found=f"question {q.id!r} without it (columns: {', '.join(q.columns) or 'none'})",
+            todo="give every question that column, or group by another",
+        )
+    return f"{group}={json.dumps(value, sort_keys=True)}"
+
+
+def _fault(q: Any) -> tuple[str, str] | None:
     if not isinstance(q.id, str) or not q.id:
         return f"the id {q.id!r}", "give each question a non-empty id of its own"
     if not isinstance(q.text, str) or not q.text.strip():
@@ -185,7 +313,10 @@ def _fault(q: Question) -> tuple[str, str] | None:
     first: dict[str, int] = {}
     for i, choice in enumerate(q.choices):
         if (j := first.setdefault(clean(choice), i)) != i:
-            return f"options {j} and {i} (0-based) are both {choice!r}", "correct the repeated option, or leave the row out"
+            return (
+                f"options {j} and {i} (0-based) are both {choice!r}",
+                "correct the repeated option, or leave the row out",
+            )
     if isinstance(q.answer, bool) or not isinstance(q.answer, int):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"
     if not 0 <= q.answer < len(q.choices):
@@ -193,8 +324,3 @@ def _fault(q: Question) -> tuple[str, str] | None:
     if not (q.subject is None or isinstance(q.subject, str)):
         return f"the subject {q.subject!r}", "give a string or None"
     return None
-
-
-def _shown(items: Sequence[str]) -> str:
-    more = f"; and {len(items) - PAIRS_SHOWN} more" if len(items) > PAIRS_SHOWN else ""
-    return f"{len(items)}: " + "; ".join(items[:PAIRS_SHOWN]) + more

@@ -1,0 +1,220 @@
+"""``load_questions``: from files, data sets and lists to a validated :class:`QuestionSet`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import LeakageError, QuestionError
+from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
+from calibrant.sources import answer_index, fields_of, numeral, rename
+from calibrant.sources.layouts import MAPPING_KEYS
+from calibrant.sources.readers import Rows, read_file, read_folder, read_hub, read_list
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+SKIP_HINT = "or leave such rows out by name with skip_bad=True (--skip-bad)"
+
+
+def load_questions(
+    source: str | Path | Iterable[Question | Mapping[str, Any]],
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+    columns: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+) -> QuestionSet:
+    """Read multiple-choice questions; every row becomes a question or a named reason.
+
+    Parameters
+    ----------
+    source : a file (.jsonl, .ndjson, .json, .csv, .tsv, each also with .gz; .parquet), a folder that ``datasets``
+        saved, a hub data set ``"owner/name"`` or ``"owner/name:config"``, or an iterable of mappings or questions.
+    split : which split of a data set; needed when it has several.
+    name : name of the set, by default the file's; rows without an id are called ``<name>-<row>``, counted from 1.
+    skip_bad : list bad and repeated rows in ``skipped`` and go on, instead of refusing the whole.
+    limit : keep the first so many questions, after the whole source was checked.
+    columns : your names for ours: ``{"question": "stem", "choices": ["a", "b"] or "options", "answer": "gold", "id": …,
+        "subject": …, "answer_base": 1}``, any part of it. ``answer_base`` says from where numbers as answers count.
+    revision : branch, tag or commit of a hub data set.
+
+    Returns
+    -------
+    QuestionSet : before ``limit``, ``len(questions) + len(skipped)`` is the number of rows (blank lines are no rows).
+
+    Raises
+    ------
+    LeakageError : an id or a content twice in the source.
+    QuestionError : a bad row (with file and line), no rows, no such source, columns that no layout knows.
+
+    >>> load_questions([{"question": "2+2?", "choices": ["3", "4"], "answer": 1}], name="sums")[0].id
+    'sums-1'
+    """
+    columns = _checked_mapping(columns or {})
+    if limit is not None and limit < 1:
+        raise QuestionError(
+            asked=f"the first {limit} questions", found="nothing to keep", todo="give a limit of 1 or more"
+        )
+    found_name, rows = _open(source, split, revision)
+    result = _collect(name or found_name, rows, columns, skip_bad)
+    return QuestionSet(result.name, result.questions[:limit], result.skipped)
+
+
+def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
+    if isinstance(source, QuestionSet):
+        return source.name, read_list(source)
+    if not isinstance(source, (str, Path)):
+        return "questions", read_list(source)
+    path = Path(source)
+    if path.is_dir():
+        return path.name if split is None else f"{path.name}-{split}", read_folder(path, split)
+    if path.is_file():
+        if split is not None or revision is not None:
+            raise QuestionError(
+                asked=f"split {split!r}, revision {revision!r} of {path}",
+                found="a single file, which has neither",
+                todo="leave them out, or name the file of that split",
+            )
+        return re.sub(r"(\.\w+?)(\.gz)?$", "", path.name), read_file(path)
+    if (
+        isinstance(source, str)
+        and HUB_ID.fullmatch(source)
+        and not re.search(r"\.(jsonl?|ndjson|[ct]sv|parquet|gz)$", source)
+    ):
+        owned, _, config = source.partition(":")
+        title = "-".join(filter(None, (owned.split("/")[1], config, split)))
+        return title, read_hub(owned, config or None, split, revision)
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise QuestionError(
+        asked=f"questions from {str(source)!r}",
+        found=f"no such file or folder{did_you_mean(path.name, near)}",
+        todo="give a file, a saved data set, or a hub id such as owner/name or owner/name:config",
+    )
+
+
+def _collect(name: str, rows: Rows, columns: Mapping[str, Any], skip_bad: bool) -> QuestionSet:
+    kept: list[Question] = []
+    skipped: list[Skipped] = []
+    repeats: list[str] = []
+    places: dict[tuple[str, str], str] = {}
+    count, from_one = 0, _FromOne()
+    for count, (where, row) in enumerate(rows, 1):
+        try:
+            question = _question(row, columns, f"{name}-{count}", from_one)
+        except QuestionError as error:
+            if not skip_bad:
+                raise QuestionError(
+                    asked=f"a question from {where}", found=error.found, todo=f"{error.todo}; {SKIP_HINT}"
+                ) from error
+            skipped.append(Skipped(where, error.found))
+            continue
+        keys = ("id", question.id), ("content", question.content_hash)
+        earlier = next((key for key in keys if key in places), None)
+        if earlier:
+            repeats.append(f"{where} ({question.id!r}) repeats the {earlier[0]} of {places[earlier]}")
+            skipped.append(Skipped(where, f"repeats the {earlier[0]} of {places[earlier]}"))
+            continue
+        places |= dict.fromkeys(keys, f"{where} ({question.id!r})")
+        kept.append(question)
+    if columns.get("answer_base") is None:
+        from_one.refuse(name)
+    if repeats and not skip_bad:
+        raise LeakageError(
+            asked=f"questions from {name!r}, each once", found=shown(repeats), todo=f"remove the repeats, {SKIP_HINT}"
+        )
+    if not kept:
+        reason = f"{count} rows, none usable; {skipped[0].where}: {skipped[0].reason}" if count else "no rows"
+        raise QuestionError(asked=f"questions from {name!r}", found=reason, todo="give at least one question")
+    return QuestionSet(name, tuple(kept), tuple(skipped))
+
+
+def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _FromOne) -> Question:
+    if isinstance(row, QuestionError):
+        raise row
+    if isinstance(row, Question):
+        return row
+    base = columns.get("answer_base")
+    renamed, taken = rename(row, columns)
+    fields = fields_of(renamed)
+    if base is None and not fields.labels and (number := numeral(fields.answer)) is not None:
+        from_one.see(number, len(fields.choices))
+        if fields.unsure:
+            raise QuestionError(
+                asked="one correct option",
+                found=f"answer {fields.answer!r} beside option columns that are numbered from 1",
+                todo="say where the answers start with columns={'answer_base': 0} or columns={'answer_base': 1}",
+            )
+    extra = {str(k): _plain(v) for k, v in row.items() if _is_extra(k, v, columns, taken, fields.used)}
+    nested = row.get("columns")
+    if isinstance(nested, Mapping):
+        extra |= {str(k): _plain(v) for k, v in nested.items()}
+    given, subject = renamed.get("id"), fields.subject
+    return Question(
+        id=default_id if given is None or given == "" else str(given),
+        text=fields.text,
+        choices=fields.choices,
+        answer=answer_index(fields.answer, fields.choices, fields.labels, base),
+        subject=None if subject is None or subject == "" else str(subject),
+        columns=extra,
+    )
+
+
+def _is_extra(name: Any, value: Any, columns: Mapping[str, Any], taken: set[str], used: tuple[str, ...]) -> bool:
+    """Whether a column is further knowledge: nobody read it, or ours of that name was read from elsewhere."""
+    if name in taken or (name == "columns" and isinstance(value, Mapping)):
+        return False
+    return name in columns or name not in (*used, "id")
+
+
+class _FromOne:
+    """Notices answers that seem to count from 1: some equal the number of options, none is 0."""
+
+    def __init__(self) -> None:
+        self.zeros = self.tops = 0
+
+    def see(self, answer: int, k: int) -> None:
+        self.zeros += answer == 0
+        self.tops += answer == k
+
+    def refuse(self, name: str) -> None:
+        if self.tops and not self.zeros:
+            raise QuestionError(
+                asked=f"answers of {name!r} counted from 0",
+                found=f"no answer is 0 and {self.tops} equal the number of options, so they seem to count from 1",
+                todo="say where they start with columns={'answer_base': 0} or columns={'answer_base': 1}",
+            )
+
+
+def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    asked = f"a mapping of columns with the keys {', '.join(MAPPING_KEYS)}"
+    for key, value in columns.items():
+        if key not in MAPPING_KEYS:
+            hint = did_you_mean(str(key), MAPPING_KEYS)
+            raise QuestionError(asked=asked, found=f"the key {key!r}{hint}", todo="use only these keys")
+        if key == "answer_base":
+            good = value in (0, 1) and not isinstance(value, bool)
+        else:
+            good = isinstance(value, str) or (
+                key == "choices" and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+            )
+        if not good:
+            raise QuestionError(
+                asked=asked,
+                found=f"{key!r}: {value!r}",
+                todo="give one column name, for choices also a list of names, for answer_base 0 or 1",
+            )
+    return columns
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold; dates in ISO form, anything else by its text."""
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
