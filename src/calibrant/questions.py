@@ -65,8 +65,8 @@ class Question:
         """First 16 hex digits of the SHA-256 of the text and the sorted options; option order and answer do not matter.
 
         Both are normalised before: Unicode NFKC, case folded, white space collapsed, quotes and dashes made straight,
-        and ``. : ; , ? _ -`` cut from the end. So a repeat that differs only in typography is found, while ``J << a`` and
-        ``J >> a`` stay apart; the price is that two questions which differ only in case or in a superscript look alike.
+        and ``. : ; , ? _ -`` cut from the end. So a repeat that differs only in typography is found, while ``J << a``
+        and ``J >> a`` stay apart; two questions which differ only in case or in a superscript look alike.
         """
         content = [_folded(self.text), *sorted(map(_folded, self.choices))]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -250,11 +250,11 @@ def _folded(text: str) -> str:
 
 def _ends(n: int, sizes: tuple[float, float, float]) -> list[int]:
     """Where each split ends, counted in questions; fractions are rounded on their running sum."""
-    ends, counts, fractions = [], 0, 0.0
-    for size in sizes:
-        counts, fractions = (counts + size, fractions) if isinstance(size, int) else (counts, fractions + size)
-        ends.append(counts + round(fractions * n))
-    if any(isinstance(size, bool) or not size >= 0 for size in sizes) or fractions > 1 + 1e-9 or ends[-1] > n:
+    fractions = [0.0 if isinstance(size, int) else size for size in sizes]
+    counts = [size if isinstance(size, int) else 0 for size in sizes]
+    good = all(size >= 0 and not isinstance(size, bool) for size in sizes) and sum(fractions) <= 1 + 1e-9
+    ends = [round(sum(fractions[:i]) * n) + sum(counts[:i]) for i in (1, 2, 3)] if good else []
+    if not good or ends[-1] > n:
         raise QuestionError(
             asked=f"splits of {', '.join(map(str, sizes))} ({', '.join(SPLIT_NAMES)})",
             found=f"{n} questions",

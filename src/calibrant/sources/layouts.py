@@ -1,4 +1,4 @@
-"""Columns of known data sets. A layout is a pure function: row -> :class:`Fields`, or ``None`` if the row is not its."""
+"""Columns of known data sets. A layout is a pure function: row -> :class:`Fields`, or ``None`` if not its row."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def listed(row: Row) -> Fields | None:
     """Options in one column: our own files, and ARC, OpenBookQA, CommonsenseQA, QASC, MMLU as the hub holds them.
 
     Columns ``question`` (or ``question_stem``), ``choices`` (or ``options``), ``answer`` (or ``answerKey``,
-    ``answer_idx``, ``label``), ``subject``. The options are a list of texts, a list of ``{"text", "label"}``, a mapping ``{"text": [...], "label": [...]}`` or
-    label -> text, or any of these as JSON text in a CSV cell.
+    ``answer_idx``, ``label``), ``subject``. The options are a list of texts, a list of ``{"text", "label"}``, a mapping
+    ``{"text": [...], "label": [...]}`` or label -> text, or any of these as JSON text in a CSV cell.
     """
     names = [next((n for n in names if n in row), None) for names in (TEXT_NAMES, CHOICES_NAMES, ANSWER_NAMES)]
     text, choices, answer = names
