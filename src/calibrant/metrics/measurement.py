@@ -1,0 +1,237 @@
+"""``measure``: the numbers of one ``Scores``, each with its uncertainty. Shape suffixes: B draws, C columns, G
+clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibrant.errors import ConfigError
+from calibrant.metrics.bins import bin_edges, check_level
+from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
+from calibrant.metrics.uncertainty import (
+    cell_noise,
+    error_interval,
+    noise_floor,
+    percentile_interval,
+    wilson_interval,
+)
+from calibrant.scores import Scores
+
+DISTINGUISHABLE = "distinguishable from calibrated"
+INDISTINGUISHABLE = "not distinguishable from calibrated"
+LOW_MASS = 0.5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number with its interval.
+
+    Parameters
+    ----------
+    value : the statistic on these questions; ``inf`` only for an nll with an answer of probability 0.
+    low, high : ends of the interval; ``nan`` where no interval exists (one question, an infinite value).
+    n : questions behind it.
+    floor_mean, floor_p95 : mean and 95th percentile of the same statistic for a perfectly calibrated twin (errors
+        only).
+    verdict : whether the value is above ``floor_p95``, in words (errors only).
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    floor_mean: float | None = None
+    floor_p95: float | None = None
+    verdict: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; what is not a finite number is ``None``; the floor only where there is one."""
+        out: dict[str, Any] = {
+            "value": finite(self.value),
+            "low": finite(self.low),
+            "high": finite(self.high),
+            "n": self.n,
+        }
+        if self.floor_mean is not None and self.floor_p95 is not None:
+            out |= {"floor_mean": finite(self.floor_mean), "floor_p95": finite(self.floor_p95), "verdict": self.verdict}
+        return out
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What :func:`measure` found; ``m["conf_ece"].value`` reads one estimate.
+
+    Parameters
+    ----------
+    n, k : questions and largest number of options.
+    n_bins, n_boot, level, seed : how it was measured.
+    split : the split's name, as in the scores.
+    n_clusters : clusters resampled, or ``None`` where questions were.
+    estimates : by name: accuracy, conf_ece, cw_ece, nll, brier, signed_gap, mean_confidence, and option_mass where
+        known.
+    notes : what a reader must know, in words.
+    """
+
+    n: int
+    k: int
+    n_bins: int
+    n_boot: int
+    level: float
+    seed: int
+    split: str
+    n_clusters: int | None
+    estimates: Mapping[str, Estimate]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name not in self.estimates:
+            raise ConfigError(
+                asked=f"the estimate {name!r}",
+                found=f"estimates: {', '.join(self.estimates)}",
+                todo="ask for one of those",
+            )
+        return self.estimates[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat JSON object: settings, then one object an estimate; ``option_mass`` is ``None`` where unknown."""
+        head = ("n", "k", "split", "n_bins", "n_boot", "level", "seed", "n_clusters")
+        out: dict[str, Any] = {name: getattr(self, name) for name in head}
+        out |= {name: estimate.to_json() for name, estimate in self.estimates.items()}
+        out.setdefault("option_mass", None)
+        return out | {"notes": list(self.notes)}
+
+
+def measure(
+    scores: Scores,
+    *,
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    cluster: str | Sequence[Any] | None = None,
+) -> Measurement:
+    """Accuracy, calibration errors and proper scores of one set of scores, with intervals, floors and verdicts.
+
+    Intervals: the calibration errors by :func:`~calibrant.metrics.uncertainty.error_interval`; accuracy by Wilson's
+    interval (with clusters, at the effective number of questions); the rest by the percentile bootstrap. With
+    ``cluster``, whole clusters are resampled (Miller 2024, arXiv 2411.00640, on clustered questions in evaluations).
+
+    Parameters
+    ----------
+    scores
+        At least one question.
+    n_bins
+        M equal-width bins on [0, 1].
+    n_boot
+        Bootstrap draws, and redraws of the labels for the floor; at least 50.
+    level
+        Of the intervals.
+    seed
+        The same seed and scores give the same numbers.
+    cluster
+        ``"subject"``, the name of a column, or one label a question.
+
+    >>> s = Scores.from_probs([[0.9, 0.1]] * 60 + [[0.8, 0.2]] * 40, ([0] * 6 + [1] * 4) * 10)
+    >>> m = measure(s)
+    >>> e = m["conf_ece"]  # accuracy .6 in both bins: .6 |.6 - .9| + .4 |.6 - .8|
+    >>> round(e.value, 4), e.low < e.value < e.high, e.verdict
+    (0.26, True, 'distinguishable from calibrated')
+    """
+    check_level(level)
+    bin_edges(n_bins)
+    if n_boot < 50:
+        raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+    sums = QuestionSums(scores, n_bins)
+    cluster_N = cluster_codes(scores, cluster)
+    n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
+    draws_BC = bootstrap_sums(sums.columns, scores.n, n_boot, seed, cluster_N)
+    estimates = _means(sums, draws_BC, level, n_clusters) | _errors(sums, draws_BC, level, seed)
+    order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence", "option_mass")
+    return Measurement(
+        n=scores.n,
+        k=scores.k,
+        n_bins=n_bins,
+        n_boot=n_boot,
+        level=level,
+        seed=seed,
+        split=scores.split,
+        n_clusters=n_clusters,
+        estimates={name: estimates[name] for name in order if name in estimates},
+        notes=_notes(scores, estimates, n_clusters),
+    )
+
+
+def _means(sums: QuestionSums, draws_BC: np.ndarray, level: float, n_clusters: int | None) -> dict[str, Estimate]:
+    n = sums.scores.n
+    values, draws = sums.means(sums.totals), sums.means(draws_BC)
+    out = {}
+    for name in ("mean_confidence", "nll", "brier"):
+        low, high = percentile_interval(draws[name], level) if n > 1 else (np.nan, np.nan)
+        out[name] = Estimate(float(values[name]), low, high, n)
+    if np.isinf(sums.scores.logp_NK[np.arange(n), sums.scores.answer_N]).any():
+        out["nll"] = Estimate(np.inf, np.nan, np.nan, n)
+    share = float(values["accuracy"])
+    n_effective = float(n)
+    if n_clusters is not None:
+        spread = float(draws["accuracy"].var())
+        n_effective = min(share * (1 - share) / spread, float(n)) if spread > 0 else float(n_clusters)
+    out["accuracy"] = Estimate(share, *wilson_interval(share, n_effective, level), n)
+    known = int((~np.isnan(sums.scores.logmass_N)).sum())
+    if known:
+        mass_B = draws["option_mass"][~np.isnan(draws["option_mass"])]
+        low, high = percentile_interval(mass_B, level) if known > 1 else (np.nan, np.nan)
+        out["option_mass"] = Estimate(float(values["option_mass"]), low, high, known)
+    return out
+
+
+def _errors(sums: QuestionSums, draws_BC: np.ndarray, level: float, seed: int) -> dict[str, Estimate]:
+    n = sums.scores.n
+    floors = noise_floor(sums.scores, sums.n_bins, len(draws_BC), seed)
+    cells = (sums.conf_cells(sums.totals), sums.class_cells(sums.totals))
+    drawn = (sums.conf_cells(draws_BC), sums.class_cells(draws_BC))
+    out = {}
+    for name, cell_C, cells_BC, thin_C, floor_R in zip(
+        ("conf_ece", "cw_ece"), cells, drawn, sums.thin_variances, floors, strict=True
+    ):
+        noise_BC = cell_noise(cells_BC, cell_C, thin_C, seed)
+        value, p95 = float(np.abs(cell_C).sum()), float(np.quantile(floor_R, 0.95))
+        low, high = error_interval(cell_C, noise_BC, level) if n > 1 else (np.nan, np.nan)
+        verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+        out[name] = Estimate(value, low, high, n, float(floor_R.mean()), p95, verdict)
+        if name == "conf_ece":
+            gap = -float(cell_C.sum())
+            low, high = percentile_interval(gap - noise_BC.sum(1), level) if n > 1 else (np.nan, np.nan)
+            out["signed_gap"] = Estimate(gap, low, high, n)
+    return out
+
+
+def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | None) -> tuple[str, ...]:
+    notes = []
+    mass = estimates.get("option_mass")
+    if mass is not None and mass.value < LOW_MASS:
+        notes.append(
+            f"mean option mass {mass.value:.3f} is under {LOW_MASS}: the model hardly wanted to answer with any option"
+        )
+    if mass is not None and mass.n < scores.n:
+        notes.append(f"option mass is known for {mass.n} of {scores.n} questions only")
+    if math.isinf(estimates["nll"].value):
+        count = int(np.isinf(scores.logp_NK[np.arange(scores.n), scores.answer_N]).sum())
+        notes.append(f"nll is infinite: {count} of {scores.n} answers have probability 0")
+    if scores.n < 2:
+        notes.append("one question: no interval but accuracy's")
+    elif scores.n < 100:
+        notes.append(f"{scores.n} questions: intervals of calibration errors are wide and approximate under 100")
+    if n_clusters is not None and n_clusters < 20:
+        notes.append(f"{n_clusters} clusters: a clustered bootstrap understates uncertainty with fewer than about 20")
+    return tuple(notes)
+
+
+def finite(value: float) -> float | None:
+    """The number itself, or ``None`` where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,154 @@
+"""Intervals and noise floors. Shape suffixes: N questions, K options, M bins, C cells, B draws, R redraws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import norm
+
+from calibrant.errors import ConfigError
+from calibrant.metrics.bins import bin_index, check_level
+from calibrant.metrics.sums import blocks
+from calibrant.scores import Scores
+
+BISECTIONS = 24
+
+
+def percentile_interval(draws_B: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13) of a smooth statistic such as a mean.
+
+    >>> import numpy as np
+    >>> percentile_interval(np.arange(101.0), 0.5)
+    (25.0, 75.0)
+    """
+    check_level(level)
+    low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (JASA 1927); honest at 0 and 1, where a bootstrap has width 0.
+
+    >>> [round(x, 4) for x in wilson_interval(0.9, 10)]
+    [0.5958, 0.9821]
+    """
+    check_level(level)
+    z = float(norm.ppf((1 + level) / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if share <= 0 else centre - half
+    high = 1.0 if share >= 1 else centre + half
+    return float(low), float(high)
+
+
+def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Interval for a population calibration error ``sum_c |delta_c|``, given noisy cells and draws of their noise.
+
+    The plug-in error ``T = sum |cell|`` is biased upward, and its percentile bootstrap twice so: it covers a small true
+    error almost never. Here the sampling law of T is inverted instead. Along a path of candidate truths ``t g`` with
+    ``sum |g| = 1`` the law of T is that of ``sum |t g + noise|``; ``low`` is the least t at which a value as large as T
+    is not rare, ``high`` the largest at which one as small is not, each at ``(1 - level) / 2``. The profile g is chosen
+    on the safe side of each end: for ``low`` only the cells beyond two standard deviations (as if the rest were pure
+    noise), for ``high`` no cell below one standard deviation. ``high`` is at least T, so an interval contains its own
+    value. ``low = 0`` exactly when T is an ordinary value under no miscalibration. Source: ours; coverage is simulated
+    in ``benchmarks/coverage.py`` and tabled in ``docs/statistics.md``.
+
+    Parameters
+    ----------
+    cell_C
+        Signed cells, such as ``(n_m / N)(acc_m - conf_m)``.
+    noise_BC
+        Draws of ``cell - delta``, centred at 0, e.g. bootstrap cells minus ``cell_C``.
+    level
+        Of the interval.
+
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).normal(0, 0.01, (2000, 2))
+    >>> [round(x, 2) for x in error_interval(np.array([0.10, 0.10]), noise)]
+    [0.17, 0.23]
+    """
+    check_level(level)
+    total, tail = float(np.abs(cell_C).sum()), (1 - level) / 2
+    scale_C = noise_BC.std(0)
+    sign_C = np.where(cell_C < 0, -1.0, 1.0)
+    low_g = cell_C * (np.abs(cell_C) > 2 * scale_C)
+    high_g = sign_C * np.maximum(np.abs(cell_C), scale_C)
+    low = 0.0
+    if low_g.any() and _share(low_g * 0, noise_BC, total, above=True) < tail:
+        unit_C = low_g / np.abs(low_g).sum()
+        low = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= tail, total)
+    elif _share(cell_C * 0, noise_BC, total, above=True) < tail and total > 0:
+        unit_C = cell_C / total
+        low = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= tail, total)
+    high = total
+    if high_g.any():
+        unit_C = high_g / np.abs(high_g).sum()
+        high = max(total, _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=False) < tail, total))
+    return min(low, total), high
+
+
+def _share(centre_C: np.ndarray, noise_BC: np.ndarray, total: float, *, above: bool) -> float:
+    draws_B = np.abs(centre_C + noise_BC).sum(1)
+    return float(np.mean(draws_B >= total if above else draws_B <= total))
+
+
+def _crossing(reached: Callable[[float], bool], start: float) -> float:
+    """The least t >= 0 at which a monotone condition holds, by bisection."""
+    low, high = 0.0, max(2 * start, 1e-3)
+    while not reached(high) and high < 1e6:
+        high *= 2
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
+
+
+def cell_noise(cells_BC: np.ndarray, cell_C: np.ndarray, thin_C: np.ndarray, seed: int) -> np.ndarray:
+    """Bootstrap cells minus the sample's, plus normal noise of the variance that resampling cannot see in thin
+    cells.
+    """
+    rng = np.random.default_rng([seed, 2])
+    return np.asarray(cells_BC - cell_C + rng.standard_normal(cells_BC.shape) * np.sqrt(thin_C))
+
+
+def noise_floor(scores: Scores, n_bins: int = 10, n_draws: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of conf-ECE and cw-ECE of a *perfectly calibrated* twin: labels redrawn as ``y_i ~ Categorical(p_i)``;
+    (R,), (R,).
+
+    The twin has the same probabilities and the same N; what it scores is what noise alone scores (consistency
+    resampling, Bröcker & Smith 2007; Vaicenavicius et al. 2019).
+
+    >>> s = Scores.from_probs([[0.5, 0.5]] * 100, [0, 1] * 50)
+    >>> conf, _ = noise_floor(s, n_draws=2000)  # |hits - 50| / 100 with hits ~ Binomial(100, 1/2): mean .0398
+    >>> round(float(conf.mean()), 2)
+    0.04
+    """
+    if n_draws < 1:
+        raise ConfigError(asked="a noise floor", found=f"{n_draws} draws", todo="give 1 draw or more, usually 1000")
+    n, k = scores.n, scores.k
+    rng = np.random.default_rng([seed, 3])
+    hits_RC, conf_RM = np.zeros((n_draws, k * n_bins)), np.zeros((n_draws, n_bins))
+    expected_C, expected_M = np.zeros(k * n_bins), np.zeros(n_bins)
+    draw_R1 = np.arange(n_draws)[:, None]
+    for rows in blocks(n, max(64, 1_000_000 // n_draws)):
+        p_NK = np.exp(scores.logp_NK[rows])
+        k_N, n_rows = scores.k_N[rows], len(p_NK)
+        cell_NK = bin_index(np.minimum(p_NK, 1.0), n_bins) + n_bins * np.arange(k)
+        cumulative_NK = np.where(np.arange(k) >= k_N[:, None] - 1, 1.0, np.cumsum(p_NK, axis=1)).astype(np.float32)
+        uniform_RN = rng.random((n_draws, n_rows), dtype=np.float32)
+        y_RN = np.zeros((n_draws, n_rows), dtype=np.int64)
+        for j in range(k - 1):
+            y_RN += uniform_RN >= cumulative_NK[:, j]
+        index_RN = cell_NK.ravel()[np.arange(n_rows) * k + y_RN] + draw_R1 * (k * n_bins)
+        hits_RC += np.bincount(index_RN.ravel(), minlength=hits_RC.size).reshape(hits_RC.shape)
+        predicted_N = np.argmax(scores.logp_NK[rows], axis=1)
+        bin_N = cell_NK[np.arange(n_rows), predicted_N] % n_bins
+        index_RN = (bin_N + draw_R1 * n_bins)[y_RN == predicted_N]
+        conf_RM += np.bincount(index_RN, minlength=conf_RM.size).reshape(conf_RM.shape)
+        expected_C += np.bincount(cell_NK.ravel(), weights=p_NK.ravel(), minlength=k * n_bins)
+        expected_M += np.bincount(bin_N, weights=p_NK.max(1), minlength=n_bins)
+    has_K = (scores.k_N[:, None] > np.arange(k)).sum(0)
+    scale_C = np.repeat(1 / np.maximum(has_K, 1), n_bins) / (has_K > 0).sum()
+    cw_R = (np.abs(hits_RC - expected_C) * scale_C).sum(1)
+    return np.abs(conf_RM - expected_M).sum(1) / n, cw_R

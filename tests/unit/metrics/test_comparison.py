@@ -1,0 +1,100 @@
+"""compare: pairing, matching, direction, refusals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics import compare, measure
+from calibrant.scores import Scores
+
+
+def pair(n=800, sharpen=2.0, seed=0):
+    """The calibrated model and a sharpened copy: same answers, same predictions."""
+    rng = np.random.default_rng(seed)
+    logit = rng.normal(size=(n, 4)) * 1.5
+    p = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
+    answer = (rng.random((n, 1)) > p.cumsum(1)).sum(1).clip(0, 3)
+    return Scores.from_logp(sharpen * logit, answer), Scores.from_logp(logit, answer)
+
+
+def test_the_change_is_after_minus_before_and_the_cure_is_seen():
+    before, after = pair()
+    c = compare(before, after)
+    for name in ("conf_ece", "cw_ece", "nll", "brier"):
+        assert c[name].value == pytest.approx(measure(after)[name].value - measure(before)[name].value)
+        assert c[name].low <= c[name].value <= c[name].high < 0
+        assert c[name].verdict == "b is better"
+    assert c["signed_gap"].verdict == "b is lower"
+    assert compare(after, before)["conf_ece"].verdict == "a is better"
+
+
+def test_swapping_the_two_mirrors_every_interval():
+    before, after = pair()
+    one, other = compare(before, after), compare(after, before)
+    for name, d in one.differences.items():
+        assert other[name].value == pytest.approx(-d.value)
+        assert other[name].low == pytest.approx(-d.high, abs=1e-6)
+
+
+def test_the_same_scores_twice_do_not_differ():
+    s, _ = pair(200)
+    for d in compare(s, s).differences.values():
+        assert d.low <= 0 <= d.high
+        assert (d.value, d.verdict) == (0.0, "undecided")
+
+
+def test_pairing_is_narrower_than_two_separate_intervals():
+    before, after = pair(sharpen=1.5)
+    c, a, b = compare(before, after), measure(before), measure(after)
+    for name in ("brier", "signed_gap", "nll"):
+        assert c[name].high - c[name].low < 0.7 * math.hypot(a[name].high - a[name].low, b[name].high - b[name].low)
+
+
+def test_questions_are_matched_by_id_whatever_their_order():
+    before, after = pair(200)
+    shuffled = after.select(np.random.default_rng(0).permutation(200))
+    assert compare(before, shuffled).to_json() == compare(before, after).to_json()
+
+
+def test_questions_are_matched_by_content_hash_where_ids_differ():
+    before, after = pair(50)
+    hashes = tuple(f"h{i}" for i in range(50))
+    a = _with(before, hashes=hashes)
+    b = _with(after, hashes=hashes, ids=tuple(f"other-{i}" for i in range(50))).select(np.arange(50)[::-1])
+    c = compare(a, b)
+    assert c.matched_by == "hash"
+    assert c["nll"].value == pytest.approx(compare(before, after)["nll"].value)
+
+
+def _with(scores, **changes):
+    from dataclasses import replace
+
+    return replace(scores, **changes)
+
+
+def test_other_questions_answers_options_or_repeated_ids_are_refused():
+    a, b = pair(50)
+    with pytest.raises(ScoresError, match="only in a"):
+        compare(a, b.select(np.arange(40)))
+    with pytest.raises(ScoresError, match="another text, answer"):
+        compare(a, _with(b, answer_N=(b.answer_N + 1) % 4))
+    with pytest.raises(ScoresError, match="repeats"):
+        compare(_with(a, ids=("x",) * 50), _with(b, ids=("x",) * 50))
+    with pytest.raises(ScoresError, match="another text"):
+        compare(_with(a, hashes=("h",) * 50), _with(b, hashes=("g",) * 50))
+    with pytest.raises(ScoresError, match="one question"):
+        compare(a.select([0]), b.select([0]))
+    with pytest.raises(ConfigError, match="conf_ece"):
+        compare(a, b)["ece"]
+
+
+def test_json_has_no_nan_even_where_nll_is_infinite():
+    a = Scores.from_probs([[1.0, 0.0], [0.5, 0.5]], [1, 0])
+    b = Scores.from_probs([[0.6, 0.4], [0.5, 0.5]], [1, 0])
+    out = json.loads(json.dumps(compare(a, b).to_json(), allow_nan=False))
+    assert out["nll"]["value"] is None
+    assert out["nll"]["verdict"] == "undecided"
+    assert out["accuracy"]["n"] == 2
