@@ -13,7 +13,8 @@ from calibrant.sources import answer_index, fields_of, numeral, rename
 from calibrant.sources.layouts import MAPPING_KEYS
 from calibrant.sources.readers import Rows, read_file, read_folder, read_hub, read_list
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(:[\w.-]+)?")
+FILE_NAME = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|gz)$")
 SKIP_HINT = "or leave such rows out by name with skip_bad=True (--skip-bad)"
 
 
@@ -64,26 +65,17 @@ def load_questions(
 
 
 def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
-    if isinstance(source, QuestionSet):
-        return source.name, read_list(source)
     if not isinstance(source, (str, Path)):
-        return "questions", read_list(source)
+        _refuse(split, revision, "a list in memory")
+        return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)
     path = Path(source)
     if path.is_dir():
+        _refuse(None, revision, str(path))
         return path.name if split is None else f"{path.name}-{split}", read_folder(path, split)
     if path.is_file():
-        if split is not None or revision is not None:
-            raise QuestionError(
-                asked=f"split {split!r}, revision {revision!r} of {path}",
-                found="a single file, which has neither",
-                todo="leave them out, or name the file of that split",
-            )
+        _refuse(split, revision, str(path))
         return re.sub(r"(\.\w+?)(\.gz)?$", "", path.name), read_file(path)
-    if (
-        isinstance(source, str)
-        and HUB_ID.fullmatch(source)
-        and not re.search(r"\.(jsonl?|ndjson|[ct]sv|parquet|gz)$", source)
-    ):
+    if isinstance(source, str) and HUB_ID.fullmatch(source) and not FILE_NAME.search(source):
         owned, _, config = source.partition(":")
         title = "-".join(filter(None, (owned.split("/")[1], config, split)))
         return title, read_hub(owned, config or None, split, revision)
@@ -93,6 +85,16 @@ def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, Ro
         found=f"no such file or folder{did_you_mean(path.name, near)}",
         todo="give a file, a saved data set, or a hub id such as owner/name or owner/name:config",
     )
+
+
+def _refuse(split: str | None, revision: str | None, source: str) -> None:
+    for what, value in (("split", split), ("revision", revision)):
+        if value is not None:
+            raise QuestionError(
+                asked=f"{what} {value!r} of {source}",
+                found=f"a source that has no {what}s",
+                todo=f"leave the {what} out, or name the file that holds it",
+            )
 
 
 def _collect(name: str, rows: Rows, columns: Mapping[str, Any], skip_bad: bool) -> QuestionSet:

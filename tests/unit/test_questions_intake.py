@@ -269,6 +269,8 @@ def test_a_missing_file_is_an_error_that_offers_the_nearest(tmp_path: Path) -> N
         load_questions(tmp_path / "question.jsonl")
     with pytest.raises(QuestionError, match="no such file"):
         load_questions("data/none.jsonl")  # looks like owner/name, but ends like a file
+    with pytest.raises(QuestionError, match="no such file"):
+        load_questions("../none")
 
 
 def test_a_folder_that_is_no_data_set_is_an_error_that_lists_it(tmp_path: Path) -> None:
@@ -277,9 +279,14 @@ def test_a_folder_that_is_no_data_set_is_an_error_that_lists_it(tmp_path: Path) 
         load_questions(tmp_path)
 
 
-def test_a_split_of_a_single_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QuestionError, match="a single file"):
-        load_questions(write(tmp_path / "x.jsonl", jsonl(GOOD)), split="test")
+def test_a_split_or_revision_that_a_source_cannot_have_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", jsonl(GOOD))
+    for asked in ({"split": "test"}, {"revision": "main"}):
+        for source in (path, GOOD):
+            with pytest.raises(QuestionError, match=f"a source that has no {next(iter(asked))}s"):
+                load_questions(source, **asked)  # type: ignore[arg-type]
+    with pytest.raises(QuestionError, match="has no revisions"):
+        load_questions(tmp_path, revision="main")
 
 
 # ---- repeats --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,271 @@
+"""Columns of known data sets, answers in every notation, and the user's own column names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibrant.errors import QuestionError
+from calibrant.intake import load_questions
+from calibrant.questions import Question
+from calibrant.sources import answer_index, fields_of, numeral
+
+LABELLED = {"text": ["rock", "air", "iron"], "label": ["A", "B", "C"]}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "native": {"id": "1", "question": "Magnetic?", "choices": ["rock", "air", "iron"], "answer": 2},
+    "arc": {"id": "1", "question": "Magnetic?", "choices": LABELLED, "answerKey": "C"},
+    "arc numbered": {
+        "id": "1",
+        "question": "Magnetic?",
+        "choices": {"text": ["rock", "air", "iron"], "label": ["1", "2", "3"]},
+        "answerKey": "3",
+    },
+    "openbookqa": {"id": "1", "question_stem": "Magnetic?", "choices": LABELLED, "answerKey": "C"},
+    "released": {
+        "id": "1",
+        "question": {
+            "stem": "Magnetic?",
+            "choices": [{"text": t, "label": n} for t, n in zip(LABELLED["text"], "ABC", strict=True)],
+        },
+        "answerKey": "C",
+    },
+    "mapping of letters": {
+        "id": "1",
+        "question": "Magnetic?",
+        "options": {"A": "rock", "B": "air", "C": "iron"},
+        "answer_idx": "C",
+    },
+    "json cell": {"id": "1", "question": "Magnetic?", "choices": json.dumps(LABELLED), "answerKey": "C"},
+    "letters": {"id": "1", "question": "Magnetic?", "A": "rock", "B": "air", "C": "iron", "D": "", "answer": "c"},
+    "choice_a": {
+        "id": "1",
+        "question": "Magnetic?",
+        "choice_a": "rock",
+        "choice_b": "air",
+        "choice_c": "iron",
+        "answer": "2",
+    },
+    "option from 0": {
+        "id": "1",
+        "question": "Magnetic?",
+        "option0": "rock",
+        "option1": "air",
+        "option2": "iron",
+        "label": 2,
+    },
+    "option from 1": {
+        "id": "1",
+        "question": "Magnetic?",
+        "Option 1": "rock",
+        "Option 2": "air",
+        "Option 3": "iron",
+        "Option 4": None,
+        "answer": "iron",
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_known_layouts_give_the_same_question(layout: str) -> None:
+    assert load_questions([LAYOUTS[layout]])[0] == Question("1", "Magnetic?", ("rock", "air", "iron"), 2)
+
+
+def test_commonsenseqa_and_qasc_keep_their_further_columns() -> None:
+    row = {"id": "1", "question": "x?", "question_concept": "stone", "choices": LABELLED, "answerKey": "B"}
+    assert load_questions([row])[0].columns == {"question_concept": "stone"}
+    row = {"id": "1", "question": "x?", "choices": LABELLED, "answerKey": "B", "fact1": "f", "fact2": "g"}
+    assert load_questions([row])[0].columns == {"fact1": "f", "fact2": "g"}
+
+
+def test_mmlu_rows_have_no_id_and_a_subject() -> None:
+    row = {"question": "x?", "subject": "anatomy", "choices": ["a", "b", "c", "d"], "answer": 3}
+    assert load_questions([row], name="mmlu-test")[0] == Question(
+        "mmlu-test-1", "x?", ("a", "b", "c", "d"), 3, "anatomy"
+    )
+
+
+def test_medmcqa_counts_from_0_and_takes_its_subject() -> None:
+    row = {
+        "id": "m",
+        "question": "x?",
+        "opa": "a",
+        "opb": "b",
+        "opc": "c",
+        "opd": "d",
+        "cop": 1,
+        "choice_type": "single",
+    }
+    got = load_questions([row | {"subject_name": "Anatomy", "exp": None}])[0]
+    assert got == Question("m", "x?", ("a", "b", "c", "d"), 1, "Anatomy", {"choice_type": "single", "exp": None})
+
+
+def test_piqa() -> None:
+    row = {"goal": "Dry a dish", "sol1": "with water", "sol2": "with a towel", "label": 1}
+    assert load_questions([row], name="piqa")[0] == Question("piqa-1", "Dry a dish", ("with water", "with a towel"), 1)
+
+
+@pytest.mark.parametrize("label", ["", None, -1])
+def test_rows_of_a_test_split_without_labels_are_refused(label: object) -> None:
+    with pytest.raises(QuestionError, match="answer"):
+        load_questions([{"goal": "x", "sol1": "a", "sol2": "b", "label": label}])
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "expected"),
+    [
+        (0, "ab", 0),
+        (1.0, "ab", 1),
+        ("1", ["x", "y"], 1),
+        ("1.0", ["x", "y"], 1),
+        (" b ", ["x", "y"], 1),
+        ("B", ["x", "y"], 1),
+        ("y", ["x", "y"], 1),
+        ("Paris", ["Lyon", "Paris "], 1),
+        ("A", ["A", "B"], 0),  # letter and text agree
+        ("0", ["0", "1"], 0),  # number and text agree
+        (2, ["2", "1", "0"], 2),  # a JSON number is an index, never a text
+        ("7", ["6", "7"], 1),  # no index, so only the text fits
+    ],
+)
+def test_answers_that_have_one_reading(answer: Any, choices: list[str], expected: int) -> None:
+    assert answer_index(answer, list(choices)) == expected
+
+
+@pytest.mark.parametrize(("answer", "choices"), [("1", ["1", "2"]), ("A", ["B", "A"]), ("a", ["x", "a"])])
+def test_answers_whose_readings_disagree_are_refused_not_guessed(answer: str, choices: list[str]) -> None:
+    with pytest.raises(QuestionError, match=r"is option . as .* but option . as an option's text"):
+        answer_index(answer, choices)
+
+
+def test_a_base_settles_numbers_and_leaves_letters_alone() -> None:
+    assert answer_index("1", ["1", "2"], base=0) == 1
+    assert answer_index("1", ["1", "2"], base=1) == 0
+    assert answer_index("B", ["x", "y"], base=1) == 1
+    with pytest.raises(QuestionError, match="answer 0 for 2 options"):
+        answer_index(0, ["x", "y"], base=1)
+
+
+def test_labels_rule_over_letters_and_texts() -> None:
+    assert answer_index("A", ["x", "A"], ["B", "A"]) == 1
+    assert answer_index("x", ["x", "y"], ["1", "2"]) == 0
+    with pytest.raises(QuestionError, match="labels 1, 2"):
+        answer_index("0", ["x", "y"], ["1", "2"])
+
+
+@given(st.lists(st.text("xyz1A", min_size=1, max_size=2), min_size=2, max_size=5, unique=True), st.data())
+def test_an_accepted_answer_always_points_at_what_was_meant(choices: list[str], data: st.DataObject) -> None:
+    """Whoever means option i writes its index, letter or text; what has another reading is refused."""
+    i = data.draw(st.integers(0, len(choices) - 1))
+    meant = {str(i), "ABCDE"[i], choices[i]}
+    for answer in meant:
+        readings = {j for j, c in enumerate(choices) if answer in (str(j), "ABCDE"[j], "abcde"[j], c)}
+        if readings == {i}:
+            assert answer_index(answer, choices) == i
+        else:
+            with pytest.raises(QuestionError):
+                answer_index(answer, choices)
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "1e3", "٣", "9" * 400, "nan", "--1"])
+def test_texts_that_are_no_whole_number(text: str) -> None:
+    assert numeral(text) is None
+
+
+def wide(answers: str) -> list[dict[str, str]]:
+    return [
+        {"question": f"Number {i}?", "A": "w", "B": "x", "C": "y", "D": "z", "answer": a} for i, a in enumerate(answers)
+    ]
+
+
+def test_a_file_that_counts_from_1_is_refused_even_when_bad_rows_may_be_skipped() -> None:
+    """Skipping the rows with answer 4 would read all the others one option too far."""
+    with pytest.raises(QuestionError, match=r"(?s)answer '4' for 4 options.*'answer_base': 1"):
+        load_questions(wide("4231"))
+    with pytest.raises(QuestionError, match="no answer is 0 and 1 equal the number of options"):
+        load_questions(wide("4231"), skip_bad=True)
+    assert [q.answer for q in load_questions(wide("4231"), columns={"answer_base": 1})] == [3, 1, 2, 0]
+    assert [q.answer for q in load_questions(wide("0231"))] == [0, 2, 3, 1]
+    assert len(load_questions(wide("04"), skip_bad=True)) == 1  # a 0 proves that 4 is a fault
+
+
+def test_numbers_beside_columns_numbered_from_1_need_a_base() -> None:
+    row = {"question": "x?", "option_1": "a", "option_2": "b", "answer": "1"}
+    with pytest.raises(QuestionError, match="numbered from 1"):
+        load_questions([row])
+    assert load_questions([row], columns={"answer_base": 1})[0].answer == 0
+    assert load_questions([row], columns={"answer_base": 0})[0].answer == 1
+
+
+# ---- unknown layouts and the user's own names -----------------------------------------------------------------------
+
+
+def test_an_unknown_layout_lists_the_columns_found_and_wanted() -> None:
+    with pytest.raises(QuestionError) as caught:
+        load_questions([{"qestion": "x?", "choices": ["a", "b"], "answer": 0}])
+    assert caught.value.found == "columns qestion, choices, answer; did you mean 'question'?"
+    with pytest.raises(QuestionError, match="columns of a known layout"):
+        fields_of({"text": "x?", "score": 1})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "x?", "A": "a", "C": "c", "answer": "A"},  # a gap
+        {"question": "x?", "B": "b", "C": "c", "answer": "B"},  # does not begin at A
+        {"question": "x?", "A": "a", "B": "b", "choice_a": "c", "choice_b": "d", "answer": "A"},  # two families
+        {"question": "x?", "A": "a", "answer": "A"},  # one option column
+    ],
+)
+def test_option_columns_that_leave_doubt_are_no_layout(row: dict[str, str]) -> None:
+    with pytest.raises(QuestionError, match="columns question"):
+        load_questions([row])
+
+
+def test_an_empty_option_between_others_is_a_fault() -> None:
+    with pytest.raises(QuestionError, match=r"option 1 \(0-based\) is empty"):
+        load_questions([{"question": "x?", "A": "a", "B": "", "C": "c", "answer": "A"}])
+
+
+def test_columns_name_everything_and_lose_nothing() -> None:
+    row = {
+        "nr": 7,
+        "stem": "x?",
+        "r": "a",
+        "w": "b",
+        "v": "",
+        "gold": 1,
+        "field": "maths",
+        "id": "old",
+        "question": "why",
+    }
+    names = {"id": "nr", "question": "stem", "choices": ["r", "w", "v"], "answer": "gold", "subject": "field"}
+    got = load_questions([row], columns=names | {"answer_base": 1})[0]
+    assert got == Question("7", "x?", ("a", "b"), 0, "maths", {"id": "old", "question": "why"})
+
+
+def test_columns_may_name_one_list_column_and_leave_the_rest_as_known() -> None:
+    row = {"question": "x?", "possible": ["a", "b"], "answer": 1}
+    assert load_questions([row], columns={"choices": "possible"})[0].choices == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"anwser": "gold"}, "did you mean 'answer'"),
+        ({"answer_base": 2}, "'answer_base': 2"),
+        ({"answer_base": True}, "'answer_base': True"),
+        ({"question": ["a", "b"]}, "'question'"),
+        ({"choices": [1, 2]}, "'choices'"),
+        ({"answer": "god"}, "did you mean 'gold'"),
+    ],
+)
+def test_a_wrong_mapping_of_columns_is_refused(columns: dict[str, Any], found: str) -> None:
+    with pytest.raises(QuestionError, match=found):
+        load_questions([{"question": "x?", "choices": ["a", "b"], "gold": 0}], columns=columns)
