@@ -61,7 +61,8 @@ def load_questions(
         )
     found_name, rows = _open(source, split, revision)
     result = _collect(name or found_name, rows, columns, skip_bad)
-    return QuestionSet(result.name, result.questions[:limit], result.skipped)
+    before = source.skipped if isinstance(source, QuestionSet) else ()
+    return QuestionSet(result.name, result.questions[:limit], before + result.skipped)
 
 
 def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:

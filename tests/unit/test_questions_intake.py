@@ -117,7 +117,8 @@ def test_a_hub_data_set_without_connection_is_a_clear_error() -> None:
 def test_lists_of_mappings_questions_and_sets() -> None:
     assert load_questions(GOOD).questions == EXPECTED
     assert load_questions(iter(EXPECTED), name="mine") == QuestionSet("mine", EXPECTED)
-    assert load_questions(QuestionSet("theirs", EXPECTED)).name == "theirs"
+    theirs = QuestionSet("theirs", EXPECTED, (Skipped("line 3", "no answer"),))
+    assert load_questions(theirs) == theirs
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e"])
