@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import poisson
 
 from calibrant.errors import ConfigError, ScoresError
-from calibrant.metrics.bins import bin_index
+from calibrant.metrics.bins import bin_index, thin_variance
 from calibrant.metrics.proper import brier_terms
 from calibrant.scores import Scores
 
@@ -100,12 +100,7 @@ class QuestionSums:
 
     @cached_property
     def thin_variances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Variance that resampling cannot see in cells whose few labels happen to agree: (M,) and (K M,).
-
-        In a cell with n questions, of which h are hits, resampling moves the frequency by ``f(1-f)`` with ``f = h/n``,
-        which is 0 when all agree; Laplace's ``g = (h+1)/(n+2)`` is not. The difference ``n (g(1-g) - f(1-f))``, in the
-        cell's unit.
-        """
+        """:func:`~calibrant.metrics.bins.thin_variance` of the confidence cells (M,) and the class cells (K M,)."""
         s, m = self.scores, self.n_bins
         conf = _thin(bin_index(s.confidence_N, m), s.correct_N, m) / s.n**2
         present = (self.totals[_N_MEANS : _N_MEANS + s.k] > 0).sum()
@@ -119,9 +114,7 @@ class QuestionSums:
 
 def _thin(cell_N: np.ndarray, hit_N: np.ndarray, n_bins: int) -> np.ndarray:
     n_M = np.bincount(cell_N, minlength=n_bins).astype(np.float64)
-    h_M = np.bincount(cell_N, weights=hit_N.astype(np.float64), minlength=n_bins)
-    f_M, g_M = h_M / np.maximum(n_M, 1), (h_M + 1) / (n_M + 2)
-    return np.asarray(np.where(n_M > 0, n_M * np.maximum(g_M * (1 - g_M) - f_M * (1 - f_M), 0.0), 0.0))
+    return thin_variance(n_M, np.bincount(cell_N, weights=hit_N.astype(np.float64), minlength=n_bins))
 
 
 def blocks(n: int, size: int) -> list[slice]:
