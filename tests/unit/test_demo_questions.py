@@ -20,9 +20,9 @@ from calibrant.demo.worldknowledge import demo_questions, gives_away  # noqa: E4
 SETS = demo_questions()
 QUESTIONS = [q for split in SETS.values() for q in split]
 DIGESTS = {
-    "train": "b057f00a6c660a0a",
-    "calibration": "0eedc2c035006f4d",
-    "test": "01c64759d2d41a72",
+    "train": "feb8120495b586a1",
+    "calibration": "aa95dce9f15a3456",
+    "test": "9e5dab16e6443b1b",
     "ood": "7c033a4a20676708",
 }
 

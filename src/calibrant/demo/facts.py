@@ -70,7 +70,7 @@ def fold(name: str) -> str:
 
 @cache
 def all_facts() -> tuple[Fact, ...]:
-    """Every usable fact of every table, in a fixed order.
+    """Every usable fact of every table, in a fixed order: large countries and states before small ones.
 
     Raises
     ------
@@ -136,7 +136,7 @@ class Country:
 
 @cache
 def countries() -> tuple[Country, ...]:
-    """Countries whose capital and continent are the same in GeoNames and in countryinfo.
+    """Countries whose capital and continent are the same in GeoNames and in countryinfo, the most populous first.
 
     The capital must also stand among the cities of the country, which drops names that have changed since, and no other
     country may claim it. A country with a city in another continent's time zone lies on two continents. A name that is
@@ -149,7 +149,7 @@ def countries() -> tuple[Country, ...]:
     states = {row["name"] for row in _geonames().get_us_states().values()}
     words = {row["iso"]: frozenset(fold(row["capital"]).split()) for row in rows}
     kept = []
-    for row in sorted(rows, key=lambda row: row["iso"]):
+    for row in sorted(rows, key=lambda row: (-row["population"], row["iso"])):
         code, capital = row["iso"], row["capital"]
         other = second.get(code, {})
         continent, region = CONTINENTS[row["continentcode"]]

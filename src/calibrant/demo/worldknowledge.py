@@ -25,7 +25,7 @@ TEMPLATES = {
     "atomic number": "What is the atomic number of {}?",
 }
 OOD_SUBJECTS = ("symbol", "element", "atomic number")
-SHARES = {"train": 0.4, "calibration": 0.2, "test": 0.4}
+BLOCK = ("train", "test", "calibration", "train", "test")  # the splits of five entities of about one size
 OPTIONS = 4
 STEM = 4
 SMALL_WORDS = {"the", "and"}
@@ -79,20 +79,18 @@ def _rank(*parts: str) -> str:
 
 
 def _split_of_entity(facts: Iterable[Fact]) -> dict[str, str]:
-    """Each group (continent) is cut by the same shares, its entities in the order of their hashes."""
-    groups: dict[str, set[str]] = {}
+    """Of five entities of one group (continent) and about one size, two go to train, two to test, one to calibration.
+
+    So that each split has its share of the well known ones. Within the five, hashes decide.
+    """
+    groups: dict[str, dict[str, None]] = {}  # dict as a set that keeps the order
     for fact in facts:
-        groups.setdefault(fact.group, set()).add(fact.entity)
+        groups.setdefault(fact.group, {})[fact.entity] = None
     split_of = {}
-    for entities in groups.values():
-        ordered = sorted(entities, key=lambda entity: _rank("split", entity))
-        for i, entity in enumerate(ordered):
-            place, edge = (i + 0.5) / len(ordered), 0.0
-            for name, share in SHARES.items():
-                edge += share
-                if place < edge:
-                    split_of[entity] = name
-                    break
+    for entities in map(list, groups.values()):
+        for start in range(0, len(entities), len(BLOCK)):
+            block = sorted(entities[start : start + len(BLOCK)], key=lambda entity: _rank("split", entity))
+            split_of.update(zip(block, BLOCK, strict=False))
     return split_of
 
 
