@@ -86,7 +86,7 @@ def _split_of_entity(facts: Iterable[Fact]) -> dict[str, str]:
     groups: dict[str, dict[str, None]] = {}  # dict as a set that keeps the order
     for fact in facts:
         groups.setdefault(fact.group, {})[fact.entity] = None
-    split_of = {}
+    split_of: dict[str, str] = {}
     for entities in map(list, groups.values()):
         for start in range(0, len(entities), len(BLOCK)):
             block = sorted(entities[start : start + len(BLOCK)], key=lambda entity: _rank("split", entity))
