@@ -91,23 +91,30 @@ class Head:
         raw_SV = raw_SV if self.scale == 1.0 else raw_SV * self.scale
         return raw_SV if self.cap is None else self.cap * torch.tanh(raw_SV / self.cap)
 
-    def token_logp(self, h_SD: Tensor, token_S: Tensor, *, chunk: int = 1024, exact: bool = True) -> Tensor:
-        """Float32 log-probability (S,) of one token a row, over the whole vocabulary.
+    def token_logp(
+        self, h_SD: Tensor, token_A: Tensor, row_A: Tensor | None = None, *, chunk: int = 1024, exact: bool = True
+    ) -> Tensor:
+        """Float32 log-probability (A,) of tokens over the whole vocabulary; ``row_A`` says at which hidden row each is read.
 
-        Rows go through the head ``chunk`` at a time; with gradients on, each chunk's logits are recomputed in the backward
-        pass, so memory holds one (chunk, V) block whatever S is.
+        Without ``row_A``, one token a row. Rows go through the head ``chunk`` at a time; with gradients on, the logits of
+        all chunks are recomputed in the backward pass, so memory holds one (chunk, V) block however many rows there are.
         """
-        parts = []
-        for h, token in zip(h_SD.split(chunk), token_S.split(chunk), strict=True):
+        if row_A is None:
+            row_A = torch.arange(len(token_A), device=token_A.device)
+        logp_A = h_SD.new_zeros(len(token_A), dtype=torch.float32)
+        for start in range(0, len(h_SD), chunk):
+            here = ((row_A >= start) & (row_A < start + chunk)).nonzero()[:, 0]
+            block = (h_SD[start : start + chunk], token_A[here], row_A[here] - start, exact)
             if torch.is_grad_enabled() and len(h_SD) > chunk:
-                parts.append(checkpoint(self._chunk_logp, h, token, exact, use_reentrant=False))
+                part = checkpoint(self._block_logp, *block, use_reentrant=False)
             else:
-                parts.append(self._chunk_logp(h, token, exact))
-        return torch.cat(parts) if parts else h_SD.new_zeros(0, dtype=torch.float32)
+                part = self._block_logp(*block)
+            logp_A = logp_A.index_add(0, here, part)
+        return logp_A
 
-    def _chunk_logp(self, h_SD: Tensor, token_S: Tensor, exact: bool) -> Tensor:
+    def _block_logp(self, h_SD: Tensor, token_A: Tensor, row_A: Tensor, exact: bool) -> Tensor:
         logits_SV = self.logits(h_SD, exact=exact)
-        return logits_SV.gather(1, token_S[:, None])[:, 0] - torch.logsumexp(logits_SV, 1)
+        return logits_SV[row_A, token_A] - torch.logsumexp(logits_SV, 1)[row_A]
 
     def _float_weight(self) -> Tensor:
         weight = self.module.weight

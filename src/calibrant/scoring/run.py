@@ -241,10 +241,10 @@ class OptionScorer:
                 input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=bool(longer), return_dict=True
             )
         h_BTD = kept.take()
-        last_BV = torch.log_softmax(self.head.logits(h_BTD[torch.arange(len(rows)), length_B - 1]), dim=1)
+        last_BD = h_BTD[torch.arange(len(rows), device=self.device), length_B - 1]
         of_A = torch.tensor([b for b, _ in aliases], device=self.device)
         first_A = torch.tensor([alias[0] for _, alias in aliases], device=self.device)
-        logp_A = last_BV[of_A, first_A]
+        logp_A = self.head.token_logp(last_BD, first_A, of_A)
         if longer:
             of_R = of_A[longer]
             out.past_key_values.batch_select_indices(of_R)

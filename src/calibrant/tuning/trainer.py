@@ -1,0 +1,216 @@
+"""A thin ``transformers.Trainer``: our loss, our evaluation, and the E-step's state. Everything else is the library's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress, TaskID
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from calibrant.metrics import conf_ece, nll, noise_floor
+from calibrant.progress import bar
+from calibrant.questions import Question
+from calibrant.scores import Scores
+from calibrant.scoring.options import Encoded
+from calibrant.scoring.run import OptionScorer, scores_of
+from calibrant.tuning.collate import Collator, Example
+from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.objective import batch_loss
+from calibrant.tuning.targets import BinAccuracy
+
+FLOOR_DRAWS = 200
+
+
+class EmState(TrainerCallback, ExportableState):
+    """What a checkpoint must remember besides the library's own state: the E-step in force, and the path so far."""
+
+    def __init__(self, bins: BinAccuracy | None = None, history: Sequence[dict[str, Any]] = ()) -> None:
+        self.bins = bins
+        self.history = list(history)
+
+    def state(self) -> dict[str, Any]:
+        """For ``trainer_state.json``, where the library keeps it with the checkpoint."""
+        bins = None if self.bins is None else self.bins.to_json()
+        return {"args": {}, "attributes": {"bins": bins, "history": self.history}}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> EmState:
+        """The inverse of :meth:`state`."""
+        kept = state["attributes"]
+        return cls(None if kept["bins"] is None else BinAccuracy.from_json(kept["bins"]), kept["history"])
+
+
+class HeldOut:
+    """The calibration questions, ready to be scored again and again."""
+
+    def __init__(self, questions: Sequence[Question], encoded: Sequence[Encoded], scorer: OptionScorer) -> None:
+        self.questions, self.encoded, self.scorer = list(questions), list(encoded), scorer
+
+    def score(self) -> Scores:
+        """Scores with the weights as they are now; the model's mode is put back afterwards."""
+        training = self.scorer.model.training
+        self.scorer.model.eval()
+        try:
+            logp_NK, logmass_N = self.scorer.run(self.encoded)
+        finally:
+            self.scorer.model.train(training)
+        return scores_of(self.questions, logp_NK, logmass_N, split="calibration")
+
+
+class CalibrationTrainer(Trainer):
+    """Trains one objective of :class:`TuneConfig`; evaluates by scoring the held-out calibration questions.
+
+    ``evaluate`` returns ``eval_nll``, ``eval_conf_ece``, ``eval_accuracy`` …, so the library's own best-model and
+    early-stopping logic runs on held-out NLL. For rcft it is also the E-step, unless ``e_step`` is ``once``.
+    """
+
+    # compute_loss divides by the questions of the whole optimiser step, so the library must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        *,
+        config: TuneConfig,
+        examples: Sequence[Example],
+        held_out: HeldOut,
+        em: EmState,
+        letters: bool,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self.config, self.held_out, self.em = config, held_out, em
+        collator = Collator(
+            letters=letters, all_options=config.objective == "rcft", prompt_tokens=config.objective != "cft"
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=list(examples),  # type: ignore[arg-type]
+            data_collator=collator,  # type: ignore[arg-type]
+            callbacks=[em, *callbacks],
+        )
+        self._sums: dict[str, Tensor] = {}
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """The library's batches of one optimiser step, with the number of *questions* in it, over all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(len(sample["answer_B"]) for sample in samples), device=device)
+        return samples, self.accelerator.gather(count).sum()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objective's mean over the questions of the optimiser step (this micro-batch's part of it)."""
+        loss, joint_BK = batch_loss(model, self.held_out.scorer.head, inputs, self.config, self.em.bins)
+        questions = num_items_in_batch if num_items_in_batch is not None else len(inputs["answer_B"])
+        # Data parallelism averages gradients over processes; the mean here is over the questions of all of them.
+        value = loss.value * self.accelerator.num_processes / questions
+        self._tally({**loss.metrics, "questions": torch.tensor(float(len(joint_BK)), device=value.device)})
+        return (value, {"joint_BK": joint_BK}) if return_outputs else value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of the loss's parts since the last log."""
+        if "loss" in logs and self._sums:
+            questions = float(self._sums.pop("questions"))
+            logs = {**logs, **{name: float(total) / questions for name, total in self._sums.items()}}
+            self._sums = {}
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score the calibration questions; the E-step of rcft; one more point of the path."""
+        scores = self.held_out.score()
+        if self.config.objective == "rcft" and (self.config.e_step == "each_evaluation" or self.em.bins is None):
+            self.em.bins = e_step(scores, self.config)
+        point = checkpoint_point(scores, self.config)
+        self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _tally(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+
+def e_step(scores: Scores, config: TuneConfig) -> BinAccuracy:
+    """The bins' accuracies under the settings of ``config``."""
+    return BinAccuracy.of(scores, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
+
+
+def checkpoint_point(scores: Scores, config: TuneConfig) -> dict[str, Any]:
+    """One point of a tuning run's path: held-out numbers that the regime map draws."""
+    floor, _ = noise_floor(scores, n_bins=config.n_bins, n_draws=FLOOR_DRAWS)
+    confidence_N, correct_N = scores.confidence_N, scores.correct_N
+    mass_N = np.exp(scores.logmass_N)
+    return {
+        "n": scores.n,
+        "nll": nll(scores.logp_NK, scores.answer_N),
+        "conf_ece": conf_ece(confidence_N, correct_N, config.n_bins),
+        "floor_mean": float(floor.mean()),
+        "floor_p95": float(np.quantile(floor, 0.95)),
+        "accuracy": float(correct_N.mean()),
+        "mean_confidence": float(confidence_N.mean()),
+        "option_mass": None if np.isnan(mass_N).any() else float(mass_N.mean()),
+    }
+
+
+class ProgressBar(TrainerCallback):
+    """Steps done, time left, and the last held-out numbers."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Draw the bar."""
+        self._progress = bar()
+        self._progress.start()
+        self._task = self._progress.add_task(self.label, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Advance."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=state.global_step)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show what the calibration questions say."""
+        if self._progress is not None and metrics and not math.isnan(metrics.get("eval_nll", math.nan)):
+            self._progress.console.print(
+                f"  epoch {state.epoch or 0:.2f}: held-out NLL {metrics['eval_nll']:.4f}, "
+                f"ECE {metrics['eval_conf_ece']:.4f} (floor {metrics['eval_floor_p95']:.4f}), "
+                f"accuracy {metrics['eval_accuracy']:.3f}, confidence {metrics['eval_mean_confidence']:.3f}"
+            )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing, also when training broke off."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,363 @@
+"""``tune``: questions in, adapter out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from safetensors import SafetensorError
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from calibrant.errors import ConfigError, ModelError, OutputError, QuestionError
+from calibrant.files import write_json
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.scoring.models import LoadedModel, load_model
+from calibrant.scoring.options import Encoded, encode
+from calibrant.scoring.run import OptionScorer
+from calibrant.tuning.collate import Example
+from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, e_step
+
+RUN, RESULT, CHECKPOINTS = "run.json", "result.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a tuning run made, and how.
+
+    ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
+    ``history`` has one entry an evaluation of the calibration questions: step, epoch, nll, conf_ece, floor_mean, floor_p95,
+    accuracy, mean_confidence, option_mass, n. ``seconds`` is training with its evaluations, over all resumed parts.
+    """
+
+    objective: str
+    adapter: Path | None
+    weights: Path | None
+    seconds: float
+    trained_parameters: int
+    total_parameters: int
+    questions: int
+    steps: int
+    stopped: str
+    best_epoch: float | None
+    config: dict[str, Any]
+    history: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a report."""
+        values = asdict(self)
+        for name in ("adapter", "weights"):
+            values[name] = None if values[name] is None else str(values[name])
+        return values
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TuneResult:
+        """The result that a finished run left in its folder."""
+        folder = Path(folder)
+        values = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        for name in ("adapter", "weights"):
+            values[name] = None if values[name] is None else folder / values[name]
+        return cls(**{**values, "history": tuple(values["history"])})
+
+
+def tune(
+    model: str | Path | LoadedModel,
+    train: QuestionSet,
+    calibration: QuestionSet,
+    *,
+    out: str | Path,
+    config: TuneConfig | None = None,
+    style: PromptStyle | None = None,
+    progress: bool = False,
+    batch_tokens: int = 2048,
+    callbacks: Sequence[TrainerCallback] = (),
+    **loading: Any,
+) -> TuneResult:
+    """Fine-tune a model on ``train`` by the objective of ``config``, watched on ``calibration`` (method.md section 4).
+
+    Writes ``out/adapter`` (or ``out/model``), ``out/result.json`` and, while it runs, ``out/checkpoints``. Called again with
+    the same arguments it goes on from the last whole checkpoint, or returns the result if the run was finished.
+
+    Parameters
+    ----------
+    model : hub id, local folder, GGUF file, or a loaded model (which is then changed in place).
+    train : questions whose answers are learnt.
+    calibration : held-out questions: E-step, early stopping, choice of the epoch. Not for the final measurement.
+    out : folder of this run.
+    config, style : settings; how questions are put. Defaults: CFT, letters.
+    progress : draw a bar with the time left.
+    batch_tokens : token budget of a scoring pass.
+    callbacks : further callbacks of the trainer.
+    loading : further arguments of :func:`calibrant.scoring.load_model`.
+
+    Raises
+    ------
+    LeakageError : a question stands in both sets.
+    ConfigError : ``out`` holds a run with other settings.
+    ModelError : the model cannot be tuned so, or its loss is not finite.
+    OutputError : no space or permission.
+    """
+    config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
+    refuse_leakage(train=train, calibration=calibration)
+    for name, questions in (("train", train), ("calibration", calibration)):
+        if not len(questions):
+            raise QuestionError(asked=f"questions to {name}", found="none", todo="give at least one")
+    set_seed(config.seed)
+    if not isinstance(model, LoadedModel):
+        model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
+    if model.facts.get("adapter"):
+        raise ModelError(
+            asked=f"tune {model.facts['model']!r} with the adapter {model.facts['adapter']!r} on it",
+            found="an adapter on an adapter could not be saved alone",
+            todo="merge the first one (peft: merge_and_unload, save_pretrained) and tune the merged model",
+        )
+    identity = _identity(model, style, config, train, calibration)
+    if (finished := _begin(out, identity)) is not None:
+        return finished
+    encoded = {
+        name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
+        for name, questions in (("train", train), ("calibration", calibration))
+    }
+    tuned = _prepare(model.model, config)
+    scorer = OptionScorer(tuned, style, batch_tokens)
+    scorer.self_test(encoded["calibration"])
+    held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
+    run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out)
+    try:
+        return run.go(progress, callbacks)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            asked=f"keep the tuning run in {out}",
+            found=str(error),
+            todo="free space there and run the same command again; it goes on from the last whole checkpoint",
+        ) from error
+
+
+@dataclass
+class _Run:
+    out: Path
+    config: TuneConfig
+    style: PromptStyle
+    loaded: LoadedModel
+    tuned: Any
+    train: QuestionSet
+    encoded: list[Encoded]
+    held_out: HeldOut
+
+    def go(self, progress: bool, callbacks: Sequence[TrainerCallback]) -> TuneResult:
+        checkpoint = _last_checkpoint(self.out / CHECKPOINTS)
+        em = _restored_state(checkpoint)
+        examples = [Example(e, q.answer) for e, q in zip(self.encoded, self.train, strict=True)]
+        if self.config.objective == "rcft" and self.config.e_step == "once" and em.bins is None:
+            seen = HeldOut(list(self.train), self.encoded, self.held_out.scorer)
+            em.bins = e_step(seen.score(), self.config)
+        shown = ProgressBar(f"tuning ({self.config.objective})") if progress else None
+        stop_early = self.config.keep == "best" and self.config.patience > 0
+        extra: list[TrainerCallback] = [*callbacks, *([shown] if shown else [])]
+        if stop_early:
+            extra.append(EarlyStoppingCallback(early_stopping_patience=self.config.patience))
+        trainer = CalibrationTrainer(
+            self.tuned,
+            training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
+            config=self.config,
+            examples=examples,
+            held_out=self.held_out,
+            em=em,
+            letters=self.style.reading == "letters",
+            callbacks=extra,
+        )
+        started = time.monotonic()
+        try:
+            if not em.history:
+                trainer.evaluate()
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        finally:
+            if shown:
+                shown.close()
+        return self._finish(trainer, em, time.monotonic() - started)
+
+    def _finish(self, trainer: CalibrationTrainer, em: EmState, seconds: float) -> TuneResult:
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        if not all(math.isfinite(loss) for loss in losses):
+            raise ModelError(
+                asked=f"tune {self.loaded.facts['model']!r} by {self.config.objective}",
+                found="the loss became NaN or infinite",
+                todo="use a lower learning_rate, or dtype float32 / bfloat16 instead of float16",
+            )
+        kind = "model" if self.config.lora is None else "adapter"
+        if trainer.is_world_process_zero():
+            self._save(kind)
+        best = min(em.history, key=lambda point: point["nll"]) if self.config.keep == "best" else None
+        early = trainer.state.global_step < trainer.state.max_steps
+        result = TuneResult(
+            objective=self.config.objective,
+            adapter=self.out / kind if kind == "adapter" else None,
+            weights=self.out / kind if kind == "model" else None,
+            seconds=round(seconds, 1),
+            trained_parameters=sum(p.numel() for p in self.tuned.parameters() if p.requires_grad),
+            total_parameters=sum(p.numel() for p in self.tuned.parameters()),
+            questions=len(self.train),
+            steps=trainer.state.global_step,
+            stopped="held-out NLL no longer fell" if early else "all epochs done",
+            best_epoch=None if best is None else best["epoch"],
+            config=self.config.model_dump(mode="json"),
+            history=tuple(em.history),
+        )
+        if trainer.is_world_process_zero():
+            relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}
+            write_json(self.out / RESULT, {**result.to_json(), **relative})
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        return result
+
+    def _save(self, kind: str) -> None:
+        temporary, final = self.out / f".{kind}.partial", self.out / kind
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.tuned.save_pretrained(temporary)
+        self.loaded.tokenizer.save_pretrained(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+
+
+def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loaded: LoadedModel) -> TrainingArguments:
+    """The library's settings that ours stand for."""
+    device = loaded.device.type
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if config.batch_size % (config.accumulation_unit * processes) and processes > 1:
+        raise ConfigError(
+            asked=f"batch_size {config.batch_size} over {processes} processes",
+            found=f"a forward pass takes {config.accumulation_unit} questions on each",
+            todo="set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes",
+        )
+    accumulate = config.batch_size // (config.accumulation_unit * processes)
+    steps_an_epoch = math.ceil(n_questions / config.batch_size)
+    every = max(1, math.ceil(steps_an_epoch / config.evaluations_per_epoch))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.accumulation_unit,
+        gradient_accumulation_steps=accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=device == "cuda" and loaded.facts["dtype"] == "bfloat16",
+        use_cpu=device == "cpu",
+        gradient_checkpointing=config.gradient_checkpointing,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=config.keep == "best",
+        metric_for_best_model="nll",
+        greater_is_better=False,
+        logging_steps=max(1, every // 5),
+        report_to=config.report_to,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device == "cuda",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several GPUs are driven by accelerate launch or torchrun, one process each
+    return arguments
+
+
+def _prepare(model: Any, config: TuneConfig) -> Any:
+    if config.lora is None:
+        return model.requires_grad_(True)
+    if config.quantize_4bit:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
+    targets = config.lora.targets if isinstance(config.lora.targets, str) else list(config.lora.targets)
+    settings = LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    set_seed(config.seed)  # the adapter's first weights are drawn here
+    try:
+        tuned = get_peft_model(model, settings)
+    except ValueError as error:
+        raise ModelError(
+            asked=f"a LoRA adapter on {targets!r}",
+            found=" ".join(str(error).split())[:400],
+            todo="name modules that the model has, or 'all-linear'",
+        ) from error
+    if config.gradient_checkpointing:
+        tuned.enable_input_require_grads()
+    return tuned
+
+
+def _identity(
+    model: LoadedModel, style: PromptStyle, config: TuneConfig, train: QuestionSet, calibration: QuestionSet
+) -> dict[str, Any]:
+    return {
+        "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+        "config": config.model_dump(mode="json"),
+        "train": {"name": train.name, "n": len(train), "digest": train.digest},
+        "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
+    }
+
+
+def _begin(out: Path, identity: dict[str, Any]) -> TuneResult | None:
+    """Claim the folder, or find out that this very run is finished."""
+    known = out / RUN
+    if known.exists():
+        before = json.loads(known.read_text(encoding="utf-8"))
+        differs = [name for name in identity if before.get(name) != json.loads(json.dumps(identity[name]))]
+        if differs:
+            raise ConfigError(
+                asked=f"a tuning run in {out}",
+                found=f"it holds another one, with a different {', '.join(differs)}",
+                todo="choose another folder, or delete that one",
+            )
+        if (out / RESULT).exists():
+            return TuneResult.load(out)
+    else:
+        write_json(known, identity)
+    return None
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: the trainer writes its state file last."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)  # broken off while it was written
+            continue
+        whole.append((step, path))
+    return max(whole)[1] if whole else None
+
+
+def _restored_state(checkpoint: Path | None) -> EmState:
+    if checkpoint is None:
+        return EmState()
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return EmState.from_state(state["stateful_callbacks"]["EmState"])
+
+
+def digest_of(values: Any) -> str:
+    """First 16 hex digits of sha256 over the JSON of plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
