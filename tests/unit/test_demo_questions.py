@@ -16,6 +16,7 @@ pytest.importorskip("countryinfo")
 
 from calibrant.demo.facts import CONTINENTS, fold  # noqa: E402
 from calibrant.demo.worldknowledge import demo_questions, gives_away  # noqa: E402
+from calibrant.errors import ConfigError  # noqa: E402
 
 SETS = demo_questions()
 QUESTIONS = [q for split in SETS.values() for q in split]
@@ -186,3 +187,8 @@ def test_limits_take_a_beginning_with_every_subject_in_proportion():
     whole, part = (Counter(q.subject for q in s["train"]) for s in (SETS, limited))
     for subject, count in whole.items():
         assert abs(part[subject] - 100 * count / len(SETS["train"])) <= 1
+
+
+def test_negative_limit_is_refused():
+    with pytest.raises(ConfigError, match="-1 questions for test"):
+        demo_questions(test=-1)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from calibrant.demo.facts import Fact, all_facts, fold
+from calibrant.errors import ConfigError
 from calibrant.questions import Question, QuestionSet
 
 TEMPLATES = {
@@ -44,13 +45,17 @@ def demo_questions(
 
     Parameters
     ----------
-    train, calibration, test, ood : take only that many questions of the split, subjects in proportion; default all.
+    train, calibration, test, ood : take at most that many questions of the split, subjects in proportion; default all.
 
     Raises
     ------
+    ConfigError : a negative limit.
     MissingExtraError : a data package of the extra ``demo`` is not installed.
     """
     limits = {"train": train, "calibration": calibration, "test": test, "ood": ood}
+    for name, limit in limits.items():
+        if limit is not None and limit < 0:
+            raise ConfigError(asked=f"{limit} questions for {name}", found="a negative number", todo="give 0 or more")
     facts: dict[str, list[Fact]] = {name: [] for name in limits}
     split_of = _split_of_entity(fact for fact in all_facts() if fact.subject not in OOD_SUBJECTS)
     for fact in all_facts():
