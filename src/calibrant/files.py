@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calibrant.errors import OutputError
+from calibrant.errors import ConfigError, OutputError
+
+RUN_FILE = "run.json"
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
@@ -45,6 +48,34 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON, atomically. NaN and infinity are refused: a number that is not known is ``None``."""
     return write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> None:
+    """Write ``run.json`` into a new folder, or check that the run in it is this very one, so that it may go on.
+
+    Raises
+    ------
+    ConfigError : the folder holds a run with other settings, or files that are no run.
+    """
+    folder = Path(folder)
+    known, wanted = folder / RUN_FILE, json.loads(json.dumps(identity))
+    if known.exists():
+        before = json.loads(known.read_text(encoding="utf-8"))
+        differs = [name for name in wanted if before.get(name) != wanted[name]]
+        if differs:
+            raise ConfigError(
+                asked=f"a {kind} in {folder}",
+                found=f"it holds another one, with a different {', '.join(differs)}",
+                todo="choose another folder, or delete that one",
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            asked=f"a {kind} in {folder}",
+            found="something that is no run stands there",
+            todo="choose a new or empty folder",
+        )
+    else:
+        write_json(known, wanted)
 
 
 def _umask() -> int:

@@ -119,7 +119,9 @@ class Scores:
         logp_NK = _as_matrix(logp, "logp")
         absent_NK = np.isnan(logp_NK)
         logp_NK = np.where(absent_NK, -np.inf, logp_NK)
-        _refuse_rows(np.isposinf(logp_NK) | np.all(np.isneginf(logp_NK), 1)[:, None], logp_NK, "finite log-probabilities")
+        _refuse_rows(
+            np.isposinf(logp_NK) | np.all(np.isneginf(logp_NK), 1)[:, None], logp_NK, "finite log-probabilities"
+        )
         if normalise:
             logp_NK = logp_NK - np.logaddexp.reduce(logp_NK, axis=1, keepdims=True)
         return cls._build(logp_NK, absent_NK, answer, ids, subjects, columns, split, provenance, logmass)
@@ -179,22 +181,26 @@ class Scores:
     @property
     def p_NK(self) -> np.ndarray:
         """Option probabilities, 0 where absent."""
-        return np.exp(self.logp_NK)
+        p_NK: np.ndarray = np.exp(self.logp_NK)
+        return p_NK
 
     @property
     def prediction_N(self) -> np.ndarray:
         """Index of the most probable option; ties go to the first."""
-        return np.argmax(self.logp_NK, axis=1)
+        prediction_N: np.ndarray = np.argmax(self.logp_NK, axis=1)
+        return prediction_N
 
     @property
     def confidence_N(self) -> np.ndarray:
         """Probability of the predicted option."""
-        return np.exp(np.max(self.logp_NK, axis=1))
+        confidence_N: np.ndarray = np.exp(np.max(self.logp_NK, axis=1))
+        return confidence_N
 
     @property
     def correct_N(self) -> np.ndarray:
         """Whether the prediction is the answer (bool)."""
-        return self.prediction_N == self.answer_N
+        correct_N: np.ndarray = self.prediction_N == self.answer_N
+        return correct_N
 
     def select(self, index: np.ndarray | Sequence[int]) -> Scores:
         """The scores of some questions, by integer index or boolean mask, in the order given."""
@@ -300,8 +306,8 @@ def _as_matrix(values: Any, name: str) -> np.ndarray:
     return matrix
 
 
-def _refuse_rows(bad: np.ndarray, values: np.ndarray, asked: str) -> None:
-    bad_N = bad if bad.ndim == 1 else bad.any(1)
+def _refuse_rows(bad: Any, values: np.ndarray, asked: str) -> None:
+    bad_N: np.ndarray = bad if bad.ndim == 1 else bad.any(1)
     if bad_N.any():
         row = int(np.argmax(bad_N))
         raise ScoresError(

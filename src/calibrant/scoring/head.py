@@ -9,7 +9,7 @@ Shape suffixes: B batch, T tokens, S selected rows, V vocabulary, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +56,8 @@ class Head:
         ------
         ModelError : no output head, or a map after it that is neither a scale nor a soft cap.
         """
-        module = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        find: Callable[[], nn.Module | None] = getattr(model, "get_output_embeddings", lambda: None)
+        module = find()
         if module is None:
             raise ModelError(
                 asked=f"the output head of {type(model).__name__}",

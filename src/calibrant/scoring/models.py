@@ -28,7 +28,8 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model's inputs go."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def context_length(self) -> int | None:
@@ -118,7 +119,9 @@ def pick_device(device: str) -> torch.device:
         try:
             return torch.device(device)
         except RuntimeError as error:
-            raise ModelError(asked=f"device {device!r}", found=_first_lines(error), todo="use auto, cpu, cuda or mps") from error
+            raise ModelError(
+                asked=f"device {device!r}", found=_first_lines(error), todo="use auto, cpu, cuda or mps"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -129,13 +132,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     if dtype not in DTYPES:
-        raise ModelError(asked=f"dtype {dtype!r}", found=f"known are auto, {', '.join(DTYPES)}", todo="choose one of these")
+        raise ModelError(
+            asked=f"dtype {dtype!r}", found=f"known are auto, {', '.join(DTYPES)}", todo="choose one of these"
+        )
     return DTYPES[dtype]
 
 
 def fingerprint(path: Path) -> str:
     """First 16 hex digits of sha256 over names, sizes, and the first and last MiB of a model's weight files."""
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
+    files = (
+        [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
+    )
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
@@ -186,7 +193,9 @@ def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
         )
     if where.type != "cuda":
         raise ModelError(
-            asked="a model quantised to 4 bits", found=f"the device is {where.type}", todo="use a CUDA GPU, or leave it off"
+            asked="a model quantised to 4 bits",
+            found=f"the device is {where.type}",
+            todo="use a CUDA GPU, or leave it off",
         )
     from transformers import BitsAndBytesConfig
 

@@ -151,7 +151,9 @@ def _after(tokenizer: Any, prompt: Tokens, whole: Tokens, text: str) -> Tokens:
     alone = _tokens(tokenizer, [text], False)[0]
     if not alone:
         raise ModelError(
-            asked=f"option text {text!r} as tokens", found="the tokenizer makes none of it", todo="use another tokenizer"
+            asked=f"option text {text!r} as tokens",
+            found="the tokenizer makes none of it",
+            todo="use another tokenizer",
         )
     return alone
 

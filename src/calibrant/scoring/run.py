@@ -225,7 +225,11 @@ class OptionScorer:
             if batch and cost > self.batch_tokens:
                 yield batch
                 batch, rows, width, tail = [], 0, 0, 0
-                new_rows, new_width, new_tail = sum(len(a) for a in e.options), len(e.prompt), e.n_tokens - len(e.prompt)
+                new_rows, new_width, new_tail = (
+                    sum(len(a) for a in e.options),
+                    len(e.prompt),
+                    e.n_tokens - len(e.prompt),
+                )
             batch.append(i)
             rows, width, tail = new_rows, new_width, new_tail
         if batch:
@@ -238,7 +242,11 @@ class OptionScorer:
         longer = [j for j, (_, alias) in enumerate(aliases) if len(alias) > 1]
         with self.head.capture() as kept:
             out = self.model(
-                input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=bool(longer), return_dict=True
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=position_BT,
+                use_cache=bool(longer),
+                return_dict=True,
             )
         h_BTD = kept.take()
         last_BD = h_BTD[torch.arange(len(rows), device=self.device), length_B - 1]

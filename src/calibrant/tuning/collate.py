@@ -47,7 +47,10 @@ class Collator:
         rows: list[Tokens] = []
         first_row_B: list[int] = []
         read: dict[tuple[int, int], int] = {}  # (row, step) -> s
-        token_A, at_A, group_A, option_G = [], [], [], []
+        token_A: list[int] = []
+        at_A: list[int] = []
+        group_A: list[int] = []
+        option_G: list[int] = []
         for b, example in enumerate(examples):
             e = example.encoded
             first_row_B.append(len(rows))
@@ -84,7 +87,9 @@ class Collator:
                 for t in range(len(example.encoded.prompt) - 1)
             ]
             columns = torch.tensor(places, dtype=torch.long).reshape(-1, 4).unbind(1)
-            batch.update(zip(("prompt_row_L", "prompt_step_L", "prompt_token_L", "prompt_question_L"), columns, strict=True))
+            batch.update(
+                zip(("prompt_row_L", "prompt_step_L", "prompt_token_L", "prompt_question_L"), columns, strict=True)
+            )
         return batch
 
 

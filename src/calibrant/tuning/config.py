@@ -50,30 +50,42 @@ class TuneConfig(Strict):
 
     objective: Objective = "cft"
     epochs: float = Field(2, gt=0, description="passes over the training questions")
-    batch_size: int = Field(16, ge=1, description="questions an optimiser step, over all devices' accumulation on one device")
-    micro_batch_size: int | None = Field(None, ge=1, description="questions a forward pass; batch_size must be a multiple")
+    batch_size: int = Field(
+        16, ge=1, description="questions an optimiser step, over all devices' accumulation on one device"
+    )
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="questions a forward pass; batch_size must be a multiple"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="peak, AdamW")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     lora: LoraSettings | None = Field(LoraSettings(), description="none: all weights are tuned")
-    quantize_4bit: bool = Field(False, description="QLoRA: frozen weights in NF4; needs a CUDA GPU and the extra [quant]")
+    quantize_4bit: bool = Field(
+        False, description="QLoRA: frozen weights in NF4; needs a CUDA GPU and the extra [quant]"
+    )
     lam: float = Field(1.0, ge=0, description="λ, weight of L_ECE in rcft")
     n_bins: int = Field(10, ge=1, description="M, equal-width bins of the E-step and of ECE")
     e_step: Literal["each_evaluation", "once"] = Field(
         "each_evaluation",
-        description="rcft: bin accuracies from the calibration questions at each evaluation, or once from the training questions",
+        description="rcft: bin accuracies from the calibration questions at each evaluation, or once from the training ones",
     )
-    target_map: Literal["tanh", "proportional"] = Field("tanh", description="how 1 − a is shared by the non-top options")
+    target_map: Literal["tanh", "proportional"] = Field(
+        "tanh", description="how 1 − a is shared by the non-top options"
+    )
     bin_prior: float = Field(4.0, ge=0, description="strength of each bin's Beta prior, in questions")
     min_bin: int = Field(10, ge=1, description="bins with fewer questions are merged with a neighbour")
     sft2_mean: Literal["token", "question"] = Field(
         "token", description="L_SFT2 averaged over a question's tokens, or summed over them (see docs/decisions)"
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="times an epoch that the calibration questions are scored")
-    patience: int = Field(2, ge=0, description="evaluations without a better held-out NLL before stopping; 0: never stop")
-    keep: Literal["best", "last"] = Field("best", description="weights kept at the end: lowest held-out NLL, or the last")
+    patience: int = Field(
+        2, ge=0, description="evaluations without a better held-out NLL before stopping; 0: never stop"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="weights kept at the end: lowest held-out NLL, or the last"
+    )
     gradient_checkpointing: bool = False
     seed: int = 0
     report_to: str = Field("none", description="a tracker that transformers knows, e.g. wandb, trackio, tensorboard")
@@ -99,7 +111,9 @@ def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(asked=f"settings from {path}", found=str(error), todo="give a readable YAML file") from error
     if not isinstance(values, dict):
-        raise ConfigError(asked=f"settings from {path}", found=f"a {type(values).__name__}", todo="give `name: value` lines")
+        raise ConfigError(
+            asked=f"settings from {path}", found=f"a {type(values).__name__}", todo="give `name: value` lines"
+        )
     return TuneConfig.make({**values, **{k: v for k, v in overrides.items() if v is not None}})
 
 

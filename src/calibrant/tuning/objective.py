@@ -37,9 +37,7 @@ def batch_loss(
     prompt_logp_L = head.token_logp(
         h_RTD[batch["prompt_row_L"], batch["prompt_step_L"]], batch["prompt_token_L"], exact=False
     )
-    language = sft2(
-        answer_logp_B, prompt_logp_L, batch["prompt_question_L"], batch["tokens_B"], mean=config.sft2_mean
-    )
+    language = sft2(answer_logp_B, prompt_logp_L, batch["prompt_question_L"], batch["tokens_B"], mean=config.sft2_mean)
     if config.objective == "sft":
         return language, joint_BK
     assert bins is not None, "rcft needs an E-step before its first step"

@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.progress import bar
@@ -92,10 +92,12 @@ class CalibrationTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=list(examples),  # type: ignore[arg-type]
-            data_collator=collator,  # type: ignore[arg-type]
+            train_dataset=list(examples),
+            eval_dataset=held_out.encoded,  # evaluate() reads held_out itself; the library asks for it
+            data_collator=collator,
             callbacks=[em, *callbacks],
         )
+        self.remove_callback(PrinterCallback)
         self._sums: dict[str, Tensor] = {}
 
     def get_batch_samples(
@@ -140,7 +142,8 @@ class CalibrationTrainer(Trainer):
         self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        control: TrainerControl = self.control
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
 
     def _tally(self, metrics: dict[str, Tensor]) -> None:

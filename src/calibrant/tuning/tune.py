@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from calibrant.errors import ConfigError, ModelError, OutputError, QuestionError
-from calibrant.files import write_json
+from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scoring.models import LoadedModel, load_model
@@ -28,7 +28,7 @@ from calibrant.tuning.collate import Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, e_step
 
-RUN, RESULT, CHECKPOINTS = "run.json", "result.json", "checkpoints"
+RESULT, CHECKPOINTS = "result.json", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,9 @@ def tune(
             todo="merge the first one (peft: merge_and_unload, save_pretrained) and tune the merged model",
         )
     identity = _identity(model, style, config, train, calibration)
-    if (finished := _begin(out, identity)) is not None:
-        return finished
+    claim_folder(out, identity, "tuning run")
+    if (out / RESULT).exists():
+        return TuneResult.load(out)
     encoded = {
         name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
         for name, questions in (("train", train), ("calibration", calibration))
@@ -258,7 +259,7 @@ def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loade
         data_seed=config.seed,
         bf16=device == "cuda" and loaded.facts["dtype"] == "bfloat16",
         use_cpu=device == "cpu",
-        gradient_checkpointing=config.gradient_checkpointing,
+        **({"activation_checkpointing": True} if config.gradient_checkpointing else {}),
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -287,14 +288,17 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
     targets = config.lora.targets if isinstance(config.lora.targets, str) else list(config.lora.targets)
     settings = LoraConfig(
         r=config.lora.rank,
-        lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
     set_seed(config.seed)  # the adapter's first weights are drawn here
     try:
-        tuned = get_peft_model(model, settings)
+        with warnings.catch_warnings():
+            # peft asks transformers by the name that it is going to retire
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            tuned = get_peft_model(model, settings)
     except ValueError as error:
         raise ModelError(
             asked=f"a LoRA adapter on {targets!r}",
@@ -319,25 +323,6 @@ def _identity(
     }
 
 
-def _begin(out: Path, identity: dict[str, Any]) -> TuneResult | None:
-    """Claim the folder, or find out that this very run is finished."""
-    known = out / RUN
-    if known.exists():
-        before = json.loads(known.read_text(encoding="utf-8"))
-        differs = [name for name in identity if before.get(name) != json.loads(json.dumps(identity[name]))]
-        if differs:
-            raise ConfigError(
-                asked=f"a tuning run in {out}",
-                found=f"it holds another one, with a different {', '.join(differs)}",
-                todo="choose another folder, or delete that one",
-            )
-        if (out / RESULT).exists():
-            return TuneResult.load(out)
-    else:
-        write_json(known, identity)
-    return None
-
-
 def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole: the trainer writes its state file last."""
     whole = []
@@ -356,8 +341,3 @@ def _restored_state(checkpoint: Path | None) -> EmState:
         return EmState()
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return EmState.from_state(state["stateful_callbacks"]["EmState"])
-
-
-def digest_of(values: Any) -> str:
-    """First 16 hex digits of sha256 over the JSON of plain values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,54 @@
+"""The command ``calibrant``: one small file a verb; it parses, calls and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from calibrant._version import __version__
+from calibrant.cli import compare, demo, diagnose, measure, report, rescale, restore, score, tune
+from calibrant.errors import CalibrantError
+
+app = typer.Typer(
+    name="calibrant",
+    help="Measure, explain and restore the calibration of aligned language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (restore, score, measure, compare, diagnose, rescale, tune, report, demo):
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"calibrant {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Measure, explain and restore the calibration of aligned language models."""
+
+
+def main() -> None:
+    """Run the command; a user's error is three lines and exit code 2, an interruption exit code 130."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except CalibrantError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing half-written is left, and the same command goes on where it can", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,36 @@
+"""``calibrant diagnose``: what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibrant.cli import options as o
+from calibrant.diagnosis import diagnose
+from calibrant.scores import Scores
+
+
+def run(
+    scores: o.ScoresFile,
+    reference: Annotated[
+        Path | None, typer.Option(help="Scores of the pre-alignment model on the same questions.")
+    ] = None,
+    target: Annotated[Path | None, typer.Option(help="Scores that stand for the target probabilities.")] = None,
+    seed: o.Seed = 0,
+    draws: o.Draws = 1000,
+    json: o.Json = False,
+) -> None:
+    """Over- or underconfident, in which regime, by which evidence, and what to do: nothing, temperature, CFT or RCFT."""
+    found = diagnose(
+        Scores.load(scores),
+        reference=None if reference is None else Scores.load(reference),
+        target=None if target is None else Scores.load(target),
+        seed=seed,
+        n_boot=draws,
+    )
+    if json:
+        o.print_json(found.to_json())
+    else:
+        typer.echo(found.to_text())

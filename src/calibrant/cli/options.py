@@ -1,0 +1,117 @@
+"""The options that several verbs share, each declared once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from calibrant.errors import ConfigError
+from calibrant.intake import load_questions
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
+
+Model = Annotated[str, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Adapter = Annotated[str | None, typer.Option(help="A peft adapter to put on the model.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept weights that are not safetensors.")]
+BatchTokens = Annotated[int, typer.Option(help="Padded tokens in one scoring pass.", min=1)]
+
+Reading = Annotated[str, typer.Option(help="letters, or continuation (the options' texts).")]
+Format = Annotated[str, typer.Option(help="raw, chat, chat-prefix, or release (the paper's prompt, letters only).")]
+Variant = Annotated[str, typer.Option(help="Score of a continuation: sum, per_token, per_char or pmi.")]
+System = Annotated[str | None, typer.Option(help="System message of the chat formats.")]
+
+Questions = Annotated[
+    str, typer.Option("--questions", help="JSONL, CSV, TSV or Parquet file, data set folder, or hub data set.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+Columns = Annotated[
+    str | None, typer.Option(help="Which column is what, e.g. '{question: stem, choices: [a, b], answer: gold}'.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave bad, repeated and leaked rows out, by name, instead of stopping.")
+]
+Limit = Annotated[int | None, typer.Option(help="Use the first so many questions.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
+Bins = Annotated[int, typer.Option("--bins", help="Equal-width bins (M).", min=1)]
+Draws = Annotated[int, typer.Option("--draws", help="Bootstrap draws.", min=50)]
+Level = Annotated[float, typer.Option(help="Level of the intervals.")]
+Cluster = Annotated[str | None, typer.Option(help="Resample whole clusters: subject, or a column's name.")]
+OutFile = Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+ScoresFile = Annotated[Path, typer.Argument(help="Scores file, made by `calibrant score`.", show_default=False)]
+
+
+def style_of(reading: str, format: str, variant: str, system: str | None) -> PromptStyle:
+    """The prompt style that the options name."""
+    return PromptStyle(reading=reading, format=format, variant=variant, system=system)  # type: ignore[arg-type]
+
+
+def questions_of(
+    source: str,
+    *,
+    split: str | None = None,
+    columns: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+) -> QuestionSet:
+    """Load questions and say on stderr what was left out, row by row."""
+    questions = load_questions(source, split=split, columns=_mapping(columns), skip_bad=skip_bad, limit=limit)
+    if questions.skipped:
+        typer.echo(f"{len(questions.skipped)} rows of {questions.name!r} left out:", err=True)
+        for row in questions.skipped:
+            typer.echo(f"  {row.where}: {row.reason}", err=True)
+    return questions
+
+
+def loading_of(
+    *, revision: str | None, dtype: str, device: str, trust_remote_code: bool, allow_pickle: bool
+) -> dict[str, Any]:
+    """Keyword arguments of ``load_model``."""
+    return {
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "allow_pickle": allow_pickle,
+    }
+
+
+def command_line() -> str:
+    """What the user typed."""
+    return shlex.join(["calibrant", *sys.argv[1:]])
+
+
+def watching(quiet: bool) -> bool:
+    """Whether to draw progress."""
+    return not quiet
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _mapping(columns: str | None) -> dict[str, Any] | None:
+    if columns is None:
+        return None
+    try:
+        value = yaml.safe_load(columns)
+    except yaml.YAMLError as error:
+        raise ConfigError(asked=f"--columns {columns!r}", found=str(error), todo="give YAML or JSON") from error
+    if not isinstance(value, dict):
+        raise ConfigError(
+            asked=f"--columns {columns!r}", found=f"a {type(value).__name__}", todo="give a mapping, {question: …}"
+        )
+    return value

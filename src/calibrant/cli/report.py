@@ -1,0 +1,42 @@
+"""``calibrant report``: scores to one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibrant.cli import options as o
+from calibrant.diagnosis import diagnose
+from calibrant.errors import ConfigError
+from calibrant.reporting import Domain, report
+from calibrant.scores import Scores
+
+
+def run(
+    before: Annotated[list[Path], typer.Option(help="Scores; the first in domain, further ones out of domain.")],
+    out: o.OutFolder,
+    after: Annotated[list[Path] | None, typer.Option(help="Scores after, in the same order.")] = None,
+) -> None:
+    """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
+    later = after or []
+    if later and len(later) != len(before):
+        raise ConfigError(
+            asked=f"a report on {len(before)} scores before and {len(later)} after",
+            found="they do not pair up",
+            todo="give --after once for each --before, in the same order, or not at all",
+        )
+    pairs = [(Scores.load(path), Scores.load(later[i]) if later else None) for i, path in enumerate(before)]
+    domains = [
+        Domain(path.stem, i == 0, first, second)
+        for i, (path, (first, second)) in enumerate(zip(before, pairs, strict=True))
+    ]
+    facts = pairs[0][0].provenance
+    page = report(
+        domains,
+        diagnosis=diagnose(pairs[0][0]),
+        asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
+        out=out,
+    )
+    typer.echo(str(page))

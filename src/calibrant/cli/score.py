@@ -1,0 +1,84 @@
+"""``calibrant score``: a model and questions to scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibrant.cli import options as o
+from calibrant.errors import ConfigError
+
+
+def run(
+    out: o.OutFile,
+    model: Annotated[str | None, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)] = None,
+    questions: Annotated[str | None, typer.Option(help="Questions: a file, folder, or hub data set.")] = None,
+    from_lm_eval: Annotated[
+        Path | None, typer.Option(help="Import what `lm_eval --log_samples` wrote: a file or a folder.")
+    ] = None,
+    from_table: Annotated[Path | None, typer.Option(help="Import a CSV or Parquet of option probabilities.")] = None,
+    split: o.Split = None,
+    columns: o.Columns = None,
+    skip_bad: o.SkipBad = False,
+    limit: o.Limit = None,
+    reading: o.Reading = "letters",
+    format: o.Format = "raw",
+    variant: o.Variant = "sum",
+    system: o.System = None,
+    revision: o.Revision = None,
+    adapter: o.Adapter = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+    batch_tokens: o.BatchTokens = 2048,
+    quiet: o.Quiet = False,
+) -> None:
+    """Option probabilities of a model for each question, into one scores file."""
+    asked = [
+        name
+        for name, value in (("MODEL", model), ("--from-lm-eval", from_lm_eval), ("--from-table", from_table))
+        if value
+    ]
+    if len(asked) != 1 or (model and not questions):
+        raise ConfigError(
+            asked="scores",
+            found=f"{' and '.join(asked) or 'no source'}{'' if questions or not model else ' without --questions'}",
+            todo="give MODEL with --questions, or one of --from-lm-eval and --from-table",
+        )
+    if from_lm_eval:
+        from calibrant.importing import import_lm_eval
+
+        scores = import_lm_eval(from_lm_eval, variant=variant)
+    elif from_table:
+        from calibrant.importing import import_table
+
+        scores = import_table(from_table)
+    else:
+        from calibrant.scoring import score
+
+        assert model is not None
+        assert questions is not None
+        scores = score(
+            model,
+            o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit),
+            style=o.style_of(reading, format, variant, system),
+            adapter=adapter,
+            split=split or "",
+            progress=o.watching(quiet),
+            command=o.command_line(),
+            batch_tokens=batch_tokens,
+            **o.loading_of(
+                revision=revision,
+                dtype=dtype,
+                device=device,
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+            ),
+        )
+    scores.save(out)
+    typer.echo(
+        f"{out}: {scores.n} questions, accuracy {scores.correct_N.mean():.3f}, mean confidence {scores.confidence_N.mean():.3f}"
+    )

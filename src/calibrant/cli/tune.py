@@ -1,0 +1,108 @@
+"""``calibrant tune``: questions to an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from calibrant.cli import options as o
+
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings; the options here go first.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training questions.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(help="Questions an optimiser step.")]
+MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Questions a forward pass.")]
+Lam = Annotated[float | None, typer.Option("--lam", help="λ, weight of the calibration term (rcft).")]
+Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
+Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
+ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
+TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same adapter.")]
+
+
+def settings(path: Path | None, *, rank: int | None = None, full: bool = False, **overrides: Any) -> Any:
+    """The :class:`TuneConfig` of a YAML file with the command line's options on top."""
+    import yaml
+
+    from calibrant.errors import ConfigError
+    from calibrant.tuning import TuneConfig, load_config
+
+    values = {name: value for name, value in overrides.items() if value is not None}
+    base = TuneConfig() if path is None else load_config(path)
+    if full and rank is not None:
+        raise ConfigError(asked="--full and --rank", found="full tuning has no adapter", todo="give one of them")
+    if full:
+        values["lora"] = None
+    elif rank is not None:
+        lora = {} if base.lora is None else base.lora.model_dump()
+        values["lora"] = {**lora, "rank": rank, "alpha": 2 * rank}
+    return TuneConfig.make({**yaml.safe_load(base.model_dump_json()), **values})
+
+
+def run(
+    model: o.Model,
+    questions: o.Questions,
+    calibration: Annotated[str, typer.Option(help="Held-out questions: E-step, early stopping.", show_default=False)],
+    out: o.OutFolder,
+    objective: Annotated[str | None, typer.Option(help="cft, rcft or sft.")] = None,
+    config: Config = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    batch_size: BatchSize = None,
+    micro_batch: MicroBatch = None,
+    lam: Lam = None,
+    rank: Rank = None,
+    full: Full = False,
+    seed: TuneSeed = None,
+    report_to: ReportTo = None,
+    columns: o.Columns = None,
+    skip_bad: o.SkipBad = False,
+    limit: o.Limit = None,
+    reading: o.Reading = "letters",
+    format: o.Format = "raw",
+    variant: o.Variant = "sum",
+    system: o.System = None,
+    revision: o.Revision = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Tune an adapter on questions by CFT, RCFT or plain SFT; run again to go on after an interruption."""
+    from calibrant.tuning import tune
+
+    chosen = settings(
+        config,
+        rank=rank,
+        full=full,
+        objective=objective,
+        epochs=epochs,
+        learning_rate=lr,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch,
+        lam=lam,
+        seed=seed,
+        report_to=report_to,
+    )
+    result = tune(
+        model,
+        o.questions_of(questions, columns=columns, skip_bad=skip_bad, limit=limit),
+        o.questions_of(calibration, columns=columns, skip_bad=skip_bad),
+        out=out,
+        config=chosen,
+        style=o.style_of(reading, format, variant, system),
+        progress=o.watching(quiet),
+        **o.loading_of(
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        ),
+    )
+    typer.echo(
+        f"{result.adapter or result.weights}: {result.objective}, {result.steps} steps, "
+        f"{result.seconds:.0f} s, {result.stopped}"
+    )

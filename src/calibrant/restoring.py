@@ -1,0 +1,280 @@
+"""``restore``: the main job. Score the aligned model, diagnose it, tune it, score it again, report.
+
+Every stage leaves its result in the run's folder, so an interrupted run goes on where it stopped::
+
+    OUT/run.json              what this run is: model, prompt, settings, digests of the questions
+    OUT/questions/*.jsonl     the splits, as used
+    OUT/scores/{before,after}/{calibration,test,<ood>}.safetensors
+    OUT/diagnosis.json
+    OUT/tuning/adapter/       the restored model's adapter, with a model card
+    OUT/report/index.html     and report.md, report.json, figures
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from calibrant._version import __version__
+from calibrant.diagnosis import Diagnosis, diagnose
+from calibrant.errors import ConfigError, QuestionError
+from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.metrics import measure
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.reporting import Domain, model_card, report
+from calibrant.scores import Scores
+from calibrant.scoring import LoadedModel, load_model, score
+from calibrant.tuning import TuneConfig, TuneResult, tune
+
+SPLITS = ("train", "calibration", "test")
+Choice = Literal["auto", "cft", "rcft", "sft"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning."""
+
+    diagnosis: Diagnosis
+    tuning: TuneResult | None
+    before: Mapping[str, Scores]
+    after: Mapping[str, Scores]
+    report: Path
+
+
+def restore(
+    model: str | Path,
+    splits: Mapping[str, QuestionSet],
+    *,
+    out: str | Path,
+    ood: Mapping[str, QuestionSet] | None = None,
+    objective: Choice = "auto",
+    config: TuneConfig | None = None,
+    style: PromptStyle | None = None,
+    progress: bool = False,
+    command: str | None = None,
+    batch_tokens: int = 2048,
+    **loading: Any,
+) -> Restored:
+    """Restore the calibration of an aligned model, and show by how much, in and out of domain.
+
+    The objective is chosen on the calibration split alone (:func:`calibrant.diagnose`); the test splits are only measured.
+
+    Parameters
+    ----------
+    model : hub id, local folder or GGUF file.
+    splits : ``train``, ``calibration`` and ``test``, disjoint by content (:func:`calibrant.split_questions` makes them).
+    out : folder of the run. Called again with the same arguments, a run goes on where it stopped.
+    ood : out-of-domain test sets by name.
+    objective : ``"auto"`` follows the diagnosis; ``"cft"``, ``"rcft"`` or ``"sft"`` is done whatever it says.
+    config : settings of the tuning; its ``objective`` gives way to the one chosen here.
+    style : how questions are put; letters in a raw prompt by default.
+    progress : draw progress bars and say what happens.
+    command : kept in the provenance.
+    batch_tokens : token budget of a scoring pass.
+    loading : further arguments of :func:`calibrant.load_model`.
+
+    Raises
+    ------
+    LeakageError : a question stands in two splits.
+    ConfigError : ``out`` holds another run.
+    """
+    style, config, out, ood = style or PromptStyle(), config or TuneConfig(), Path(out), dict(ood or {})
+    _check_splits(splits, ood)
+    sets = {**{name: splits[name] for name in SPLITS}, **ood}
+    refuse_leakage(**sets)
+    claim_folder(out, _identity(model, style, config, objective, sets, loading), "restore run")
+    for name, questions in sets.items():
+        questions.save(out / "questions" / f"{name}.jsonl")
+    stage = _Stage(Path(out), model, style, progress, command, config.seed, batch_tokens, loading)
+    held_out = {name: questions for name, questions in sets.items() if name != "train"}
+
+    before = stage.scores("before", held_out)
+    diagnosis = diagnose(before["calibration"], seed=config.seed)
+    write_json(out / "diagnosis.json", diagnosis.to_json())
+    stage.say(diagnosis.to_text())
+    chosen = _chosen(objective, diagnosis)
+    tuning, after = None, {}
+    if chosen is None:
+        stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
+    else:
+        tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
+        after = stage.scores("after", held_out, adapter=tuning.adapter, weights=tuning.weights)
+    domains = [
+        Domain(name, name == "test", before[name], after.get(name)) for name in held_out if name != "calibration"
+    ]
+    asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
+    notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
+    page = report(
+        domains,
+        diagnosis=diagnosis,
+        tuning=None if tuning is None else tuning.to_json(),
+        asked=asked,
+        notes=notes,
+        out=out / "report",
+    )
+    if tuning is not None:
+        card = model_card(domains, tuning=tuning.to_json(), asked=asked)
+        write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
+    stage.say(_closing(domains, page))
+    return Restored(diagnosis, tuning, before, after, page)
+
+
+@dataclass
+class _Stage:
+    out: Path
+    model: str | Path
+    style: PromptStyle
+    progress: bool
+    command: str | None
+    seed: int
+    batch_tokens: int
+    loading: dict[str, Any]
+    _loaded: LoadedModel | None = None
+
+    def say(self, text: str) -> None:
+        if self.progress:
+            Console(stderr=True).print(text, highlight=False, markup=False)
+
+    def scores(
+        self,
+        when: str,
+        sets: Mapping[str, QuestionSet],
+        *,
+        adapter: Path | None = None,
+        weights: Path | None = None,
+    ) -> dict[str, Scores]:
+        found = {}
+        for name, questions in sets.items():
+            path = self.out / "scores" / when / f"{name}.safetensors"
+            if not path.exists():
+                self.say(f"Scoring {name!r} {when} tuning: {len(questions)} questions")
+                score(
+                    self._load(weights or self.model, adapter),
+                    questions,
+                    style=self.style,
+                    split=name,
+                    progress=self.progress,
+                    command=self.command,
+                    seed=self.seed,
+                    batch_tokens=self.batch_tokens,
+                ).save(path)
+            found[name] = Scores.load(path)
+        self._release()
+        return found
+
+    def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet]) -> TuneResult:
+        self.say(f"Tuning by {config.objective.upper()} on {len(splits['train'])} questions")
+        return tune(
+            self.model,
+            splits["train"],
+            splits["calibration"],
+            out=self.out / "tuning",
+            config=config,
+            style=self.style,
+            progress=self.progress,
+            batch_tokens=self.batch_tokens,
+            **self.loading,
+        )
+
+    def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
+        if self._loaded is None:
+            self._loaded = load_model(model, adapter=adapter, **self.loading)
+        return self._loaded
+
+    def _release(self) -> None:
+        self._loaded = None
+        gc.collect()
+
+
+def _check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionSet]) -> None:
+    missing = [name for name in SPLITS if not splits.get(name)]
+    if missing:
+        raise QuestionError(
+            asked=f"questions to {', '.join(SPLITS)}",
+            found=f"none for {', '.join(missing)}",
+            todo="give each split at least one question; split_questions makes three of one set",
+        )
+    clash = [name for name in ood if name in SPLITS]
+    if clash:
+        raise ConfigError(
+            asked=f"out-of-domain sets named {', '.join(ood)}",
+            found=f"{', '.join(clash)} is the name of a split",
+            todo="give them names of their own",
+        )
+
+
+def _chosen(objective: Choice, diagnosis: Diagnosis) -> Literal["cft", "rcft", "sft"] | None:
+    if objective != "auto":
+        return objective
+    if diagnosis.action in ("nothing", "other-reading"):
+        return None
+    return "rcft" if diagnosis.action == "rcft" else "cft"
+
+
+def _identity(
+    model: str | Path,
+    style: PromptStyle,
+    config: TuneConfig,
+    objective: str,
+    sets: Mapping[str, QuestionSet],
+    loading: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "loading": {name: str(value) for name, value in loading.items()},
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+        "objective": objective,
+        "config": config.model_dump(mode="json"),
+        "questions": {name: {"n": len(q), "digest": q.digest} for name, q in sets.items()},
+    }
+
+
+def _asked(
+    model: str | Path,
+    style: PromptStyle,
+    config: TuneConfig,
+    objective: str,
+    chosen: str | None,
+    sets: Mapping[str, QuestionSet],
+    before: Scores,
+    command: str | None,
+) -> dict[str, Any]:
+    variant = f", {style.variant}" if style.reading == "continuation" else ""
+    facts = before.provenance
+    return {
+        "model": str(model),
+        "revision": facts.get("revision"),
+        "weights fingerprint": facts.get("weights"),
+        "questions": {name: f"{q.name} ({len(q)})" for name, q in sets.items()},
+        "reading": f"{style.reading} ({style.format}{variant})",
+        "objective": f"{chosen or 'none'} ({'asked for' if objective != 'auto' else 'chosen by the diagnosis'})",
+        "precision": facts.get("dtype"),
+        "device": facts.get("device"),
+        "seed": config.seed,
+        "versions": {**facts.get("versions", {}), "calibrant": __version__},
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+    }
+
+
+def _closing(domains: list[Domain], page: Path) -> str:
+    lines = []
+    for domain in domains:
+        if domain.after is None:
+            continue
+        a, b = measure(domain.before), measure(domain.after)
+        parts = [
+            f"{label} {a[name].value:.3f} [{a[name].low:.3f}, {a[name].high:.3f}] -> "
+            f"{b[name].value:.3f} [{b[name].low:.3f}, {b[name].high:.3f}]"
+            for label, name in (("conf-ECE", "conf_ece"), ("accuracy", "accuracy"))
+        ]
+        lines.append(f"{domain.name} (n={a.n}): {'; '.join(parts)}; floor {b['conf_ece'].floor_p95:.3f}")
+    return "\n".join([*lines, f"Report: {page}"])
