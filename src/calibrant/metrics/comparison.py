@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import bin_edges, check_level
 from calibrant.metrics.measurement import finite
+from calibrant.metrics.planning import holm, n_to_decide
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval
+from calibrant.metrics.uncertainty import cell_noise, error_difference_interval, percentile_interval
 from calibrant.scores import Scores
 
 LOWER_IS_BETTER = ("conf_ece", "cw_ece", "nll", "brier")
 HIGHER_IS_BETTER = ("accuracy",)
+UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Difference:
     value : ``b - a``: for before and after, the change.
     low, high : its paired interval; ``nan`` where there is none.
     n : questions behind it.
+    p_value : of no difference: ``2 Phi(-z |value| / margin)`` with margin the distance from the value to the end of the
+        interval that faces 0, so that it is below ``1 - level`` exactly where the interval leaves out 0; ``nan`` where
+        none.
+    n_needed : questions at which the interval would leave out 0 with 80 % power, were this value the truth; ``None`` if
+        it does already, or if the value is 0.
     verdict : ``"b is better"``, ``"a is better"``, ``"b is higher"``, ``"b is lower"`` (where neither end is better),
         or ``"undecided"`` where the interval holds 0.
     """
@@ -41,12 +49,14 @@ class Difference:
     low: float
     high: float
     n: int
+    p_value: float
+    n_needed: int | None
     verdict: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is not a finite number is ``None``."""
-        numbers = {name: finite(getattr(self, name)) for name in ("a", "b", "value", "low", "high")}
-        return {**numbers, "n": self.n, "verdict": self.verdict}
+        numbers = {name: finite(getattr(self, name)) for name in ("a", "b", "value", "low", "high", "p_value")}
+        return {**numbers, "n": self.n, "n_needed": self.n_needed, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,25 @@ class Comparison:
     matched_by: str
     n_clusters: int | None
     differences: Mapping[str, Difference]
+
+    def sentence(self, name: str, a: str = "a", b: str = "b") -> str:
+        """One difference in words, with the names of the two.
+
+        >>> answer = [0] * 30 + [1] * 20
+        >>> one = Scores.from_probs([[0.7, 0.3]] * 50, answer)
+        >>> compare(one, one).sentence("nll", "before", "after")
+        'nll: before and after do not differ on these 50 questions'
+        """
+        d = self[name]
+        share = f"{100 * self.level:g} % interval {d.low:+.4f} to {d.high:+.4f}, n = {d.n}"
+        if d.value == 0:
+            return f"{name}: {a} and {b} do not differ on these {d.n} questions"
+        change = f"{name}: from {d.a:.4f} ({a}) to {d.b:.4f} ({b}), {d.value:+.4f}"
+        if d.verdict != UNDECIDED:
+            word = {"a": a, "b": b}[d.verdict[0]] + d.verdict[1:]
+            return f"{change}; {word}, {share}"
+        needed = "" if d.n_needed is None else f"; would need about {d.n_needed:,} questions to settle"
+        return f"{change}; undecided, {share}{needed}"
 
     def __getitem__(self, name: str) -> Difference:
         if name not in self.differences:
@@ -91,10 +120,7 @@ def compare(
     """The change from ``a`` to ``b`` in each metric, with paired intervals.
 
     Both are resampled with the same weights, so what the questions have in common cancels. Means by the percentile
-    bootstrap; calibration errors by combining the two intervals of
-    :func:`~calibrant.metrics.uncertainty.error_interval` with the correlation r of the two errors over the draws
-    (MOVER: Zou & Donner 2008): ``low = D - sqrt(u^2 + v^2 - 2 r u v)``, ``u = B - low_B``, ``v = high_A - A``, and
-    alike for ``high``.
+    bootstrap, calibration errors by :func:`~calibrant.metrics.uncertainty.error_difference_interval`.
 
     Parameters
     ----------
@@ -195,7 +221,7 @@ def _mean_differences(pair: Pair, level: float) -> dict[str, Difference]:
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
-        out[name] = _difference(name, a, b, low, high, sums_a.scores.n)
+        out[name] = _difference(name, a, b, low, high, sums_a.scores.n, level)
     return out
 
 
@@ -210,39 +236,52 @@ def _error_differences(pair: Pair, level: float, seed: int) -> dict[str, Differe
     out = {}
     for name, ((cell_a, noise_a), (cell_b, noise_b)) in cells.items():
         low, high = error_difference_interval(cell_a, noise_a, cell_b, noise_b, level)
-        out[name] = _difference(name, float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum()), low, high, n)
+        out[name] = _difference(name, float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum()), low, high, n, level)
     (conf_a, noise_a), (conf_b, noise_b) = cells["conf_ece"]
     gap_a, gap_b = -float(conf_a.sum()), -float(conf_b.sum())
     low, high = percentile_interval(gap_b - gap_a - noise_b.sum(1) + noise_a.sum(1), level)
-    return out | {"signed_gap": _difference("signed_gap", gap_a, gap_b, low, high, n)}
+    return out | {"signed_gap": _difference("signed_gap", gap_a, gap_b, low, high, n, level)}
 
 
-def error_difference_interval(
-    cell_a: np.ndarray, noise_a: np.ndarray, cell_b: np.ndarray, noise_b: np.ndarray, level: float = 0.95
-) -> tuple[float, float]:
-    """MOVER interval of ``sum |delta_b| - sum |delta_a|`` from cells and *paired* draws of their noise (see
-    :func:`compare`).
-    """
-    a, b = float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum())
-    (low_a, high_a), (low_b, high_b) = error_interval(cell_a, noise_a, level), error_interval(cell_b, noise_b, level)
-    drawn_a, drawn_b = np.abs(cell_a + noise_a).sum(1), np.abs(cell_b + noise_b).sum(1)
-    spread = float(drawn_a.std() * drawn_b.std())
-    r = float(np.mean((drawn_a - drawn_a.mean()) * (drawn_b - drawn_b.mean()))) / spread if spread > 0 else 0.0
-
-    def arm(u: float, v: float) -> float:
-        return float(np.sqrt(max(u * u + v * v - 2 * r * u * v, 0.0)))
-
-    return b - a - arm(b - low_b, high_a - a), b - a + arm(high_b - b, a - low_a)
-
-
-def _difference(name: str, a: float, b: float, low: float, high: float, n: int) -> Difference:
+def _difference(name: str, a: float, b: float, low: float, high: float, n: int, level: float) -> Difference:
     value = b - a if np.isfinite(a) and np.isfinite(b) else np.nan
     if not (low > 0 or high < 0):
-        verdict = "undecided"
+        verdict = UNDECIDED
     elif name in LOWER_IS_BETTER:
         verdict = "b is better" if high < 0 else "a is better"
     elif name in HIGHER_IS_BETTER:
         verdict = "b is better" if low > 0 else "a is better"
     else:
         verdict = "b is lower" if high < 0 else "b is higher"
-    return Difference(a, b, float(value), float(low), float(high), n, verdict)
+    needed = n_to_decide(float(value), float(low), float(high), n, level) if verdict == UNDECIDED else None
+    return Difference(
+        a, b, float(value), float(low), float(high), n, _p_value(value, low, high, level), needed, verdict
+    )
+
+
+def _p_value(value: float, low: float, high: float, level: float) -> float:
+    margin = value - low if value > 0 else high - value
+    if np.isnan(margin):
+        return float("nan")
+    if margin <= 0:
+        return 1.0 if value == 0 else 0.0
+    return float(2 * norm.cdf(-norm.ppf((1 + level) / 2) * abs(value) / margin))
+
+
+def compare_many(
+    base: Scores, others: Mapping[str, Scores], metric: str = "conf_ece", *, level: float = 0.95, **settings: Any
+) -> dict[str, tuple[Difference, float]]:
+    """Each of ``others`` against ``base`` on one metric, with Holm's correction for having looked at all of them.
+
+    Returns the difference (its interval uncorrected) and the corrected p-value by name; call a difference real where
+    that is at most ``1 - level``. Further settings go to :func:`compare`.
+
+    >>> answer = [0] * 30 + [1] * 20
+    >>> base = Scores.from_probs([[0.99, 0.01]] * 50, answer)
+    >>> cured = Scores.from_probs([[0.62, 0.38]] * 50, answer)
+    >>> {name: p < 0.05 for name, (d, p) in compare_many(base, {"cured": cured, "same": base}).items()}
+    {'cured': True, 'same': False}
+    """
+    found = {name: compare(base, other, level=level, **settings)[metric] for name, other in others.items()}
+    corrected = holm([1.0 if np.isnan(d.p_value) else d.p_value for d in found.values()])
+    return {name: (d, p) for (name, d), p in zip(found.items(), corrected, strict=True)}

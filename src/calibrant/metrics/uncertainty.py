@@ -70,22 +70,84 @@ def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95
     """
     check_level(level)
     total, tail = float(np.abs(cell_C).sum()), (1 - level) / 2
-    scale_C = noise_BC.std(0)
-    sign_C = np.where(cell_C < 0, -1.0, 1.0)
-    low_g = cell_C * (np.abs(cell_C) > 2 * scale_C)
-    high_g = sign_C * np.maximum(np.abs(cell_C), scale_C)
     low = 0.0
-    if low_g.any() and _share(low_g * 0, noise_BC, total, above=True) < tail:
-        unit_C = low_g / np.abs(low_g).sum()
+    if _share(cell_C * 0, noise_BC, total, above=True) < tail:
+        unit_C = _few(cell_C, noise_BC)
         low = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= tail, total)
-    elif _share(cell_C * 0, noise_BC, total, above=True) < tail and total > 0:
-        unit_C = cell_C / total
-        low = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= tail, total)
-    high = total
-    if high_g.any():
-        unit_C = high_g / np.abs(high_g).sum()
-        high = max(total, _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=False) < tail, total))
-    return min(low, total), high
+    unit_C = _all(cell_C, noise_BC)
+    if not unit_C.any():
+        return 0.0, 0.0
+    high = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=False) < tail, total)
+    return min(low, total), max(high, total)
+
+
+def error_difference_interval(
+    cell_a: np.ndarray, noise_a: np.ndarray, cell_b: np.ndarray, noise_b: np.ndarray, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval for ``sum |delta_b| - sum |delta_a|``, given cells and *paired* draws of their noise.
+
+    As in :func:`error_interval` the sampling law of the plug-in difference is inverted, with both noises drawn
+    together. For the low end, b takes the profile of few cells and a that of all, each first at the size whose median
+    error is the one seen; from there b shrinks and a grows by equal steps until a difference as large as the one seen
+    is rare, and alike for the high end with a and b exchanged. Percentile intervals of the difference cover a cure that
+    works almost never, as the cured model's error is mostly bias. Two models that agree in every cell of every draw
+    differ by 0. Source: ours.
+
+    >>> import numpy as np
+    >>> noise = np.random.default_rng(0).normal(0, 0.01, (2000, 2))
+    >>> low, high = error_difference_interval(np.array([0.2, 0.1]), noise, np.array([0.05, 0.05]), noise)
+    >>> low < -0.2 < high
+    True
+    """
+    check_level(level)
+    if np.array_equal(cell_a, cell_b) and np.array_equal(noise_a, noise_b):
+        return 0.0, 0.0
+    tail = (1 - level) / 2
+    return _low_difference(cell_a, noise_a, cell_b, noise_b, tail), -_low_difference(
+        cell_b, noise_b, cell_a, noise_a, tail
+    )
+
+
+def _low_difference(
+    cell_a: np.ndarray, noise_a: np.ndarray, cell_b: np.ndarray, noise_b: np.ndarray, tail: float
+) -> float:
+    total_a, total_b = float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum())
+    unit_a, unit_b = _all(cell_a, noise_a), _few(cell_b, noise_b)
+    size_a, size_b = _median_size(unit_a, noise_a, total_a), _median_size(unit_b, noise_b, total_b)
+
+    def rare(step: float) -> bool:
+        b = max(size_b - step / 2, 0.0)
+        a = size_a + step - (size_b - b)
+        drawn_B = np.abs(b * unit_b + noise_b).sum(1) - np.abs(a * unit_a + noise_a).sum(1)
+        return float(np.mean(drawn_B >= total_b - total_a)) < tail
+
+    step = _crossing(rare, total_a + total_b)
+    return min(size_b - size_a - step, total_b - total_a)
+
+
+def _few(cell_C: np.ndarray, noise_BC: np.ndarray) -> np.ndarray:
+    """Profile of the cells beyond two standard deviations, or of all if none is; absolute sum 1 (0 if there is
+    none).
+    """
+    far_C = cell_C * (np.abs(cell_C) > 2 * noise_BC.std(0))
+    return _unit(far_C if far_C.any() else cell_C)
+
+
+def _all(cell_C: np.ndarray, noise_BC: np.ndarray) -> np.ndarray:
+    """Profile with no cell below one standard deviation; absolute sum 1 (0 if there is none)."""
+    return _unit(np.where(cell_C < 0, -1.0, 1.0) * np.maximum(np.abs(cell_C), noise_BC.std(0)))
+
+
+def _unit(profile_C: np.ndarray) -> np.ndarray:
+    total = float(np.abs(profile_C).sum())
+    return profile_C / total if total > 0 else profile_C
+
+
+def _median_size(unit_C: np.ndarray, noise_BC: np.ndarray, total: float) -> float:
+    """The t at which the median of ``sum |t g + noise|`` is ``total``; 0 where noise alone is larger."""
+    if _share(unit_C * 0, noise_BC, total, above=True) >= 0.5:
+        return 0.0
+    return _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= 0.5, total)
 
 
 def _share(centre_C: np.ndarray, noise_BC: np.ndarray, total: float, *, above: bool) -> float:
@@ -96,7 +158,7 @@ def _share(centre_C: np.ndarray, noise_BC: np.ndarray, total: float, *, above: b
 def _crossing(reached: Callable[[float], bool], start: float) -> float:
     """The least t >= 0 at which a monotone condition holds, by bisection."""
     low, high = 0.0, max(2 * start, 1e-3)
-    while not reached(high) and high < 1e6:
+    while not reached(high) and high < 64:
         high *= 2
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -152,3 +214,33 @@ def noise_floor(scores: Scores, n_bins: int = 10, n_draws: int = 1000, seed: int
     scale_C = np.repeat(1 / np.maximum(has_K, 1), n_bins) / (has_K > 0).sum()
     cw_R = (np.abs(hits_RC - expected_C) * scale_C).sum(1)
     return np.abs(conf_RM - expected_M).sum(1) / n, cw_R
+
+
+def bca_interval(draws_B: np.ndarray, terms_N: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval of a mean (Efron, JASA 1987), second-order correct for skewed
+    terms.
+
+    Percentiles ``Phi(z0 + (z0 + z)/(1 - a (z0 + z)))`` with ``z0 = Phi^-1(share of draws below the mean)`` and, for a
+    mean, acceleration ``a = sum d^3 / (6 (sum d^2)^1.5)``, ``d = terms - mean``. Not for calibration errors: see
+    :func:`error_interval`.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> terms = rng.exponential(size=50)
+    >>> draws = rng.choice(terms, (2000, 50)).mean(1)
+    >>> bca_interval(draws, terms)[1] > percentile_interval(draws)[1]  # skewed to the right: reaches further right
+    True
+    """
+    check_level(level)
+    mean = terms_N.mean()
+    d_N = terms_N - mean
+    spread = float((d_N**2).sum())
+    if spread == 0 or np.ptp(draws_B) == 0:
+        return percentile_interval(draws_B, level)
+    a = float((d_N**3).sum()) / (6 * spread**1.5)
+    below = np.clip(np.mean(draws_B < mean), 0.5 / len(draws_B), 1 - 0.5 / len(draws_B))
+    z0 = float(norm.ppf(below))
+    z = np.array([-1.0, 1.0]) * float(norm.ppf((1 + level) / 2))
+    shares = norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    low, high = np.quantile(draws_B, shares)
+    return float(low), float(high)

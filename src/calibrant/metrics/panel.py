@@ -91,8 +91,8 @@ def battery(
         kept_draws = most_confident(drawn, coverage)
         l2 = l2_ece(c_N, y_N, n_bins, level)
         intervals["debiased_l2_ece"] = (min(l2.low, values["debiased_l2_ece"]), max(l2.high, values["debiased_l2_ece"]))
-        intervals["equal_mass_ece"] = _cell_interval(small, drawn, mass_bin_G, n_bins, level, seed)
-        intervals["ece_at_coverage"] = _cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
+        intervals["equal_mass_ece"] = cell_interval(small, drawn, mass_bin_G, n_bins, level, seed)
+        intervals["ece_at_coverage"] = cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
         intervals["smooth_ece"] = _smooth_interval(small, drawn, level)
         intervals |= _ranking_intervals(values, drawn, kept_draws, level)
     floors = _floors(twin, bin_G, mass_bin_G, n_bins, coverage)
@@ -117,7 +117,7 @@ def _ece(profile: Profile, bin_G: np.ndarray, n_bins: int) -> float:
     return float((share_M * np.abs(gap_M)).sum())
 
 
-def _cell_interval(plain: Profile, drawn: Profile, bin_G: np.ndarray, n_bins: int, level: float, seed: int) -> Interval:
+def cell_interval(plain: Profile, drawn: Profile, bin_G: np.ndarray, n_bins: int, level: float, seed: int) -> Interval:
     share_M, gap_M = bin_gaps(plain, bin_G, n_bins)
     share_BM, gap_BM = bin_gaps(drawn, bin_G, n_bins)
     n_M, hits_M, _ = plain.binned(bin_G, n_bins)

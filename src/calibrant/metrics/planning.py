@@ -1,0 +1,142 @@
+"""How many questions are enough. Shape suffixes: R redraws, M bins, G groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from calibrant.errors import ConfigError
+from calibrant.metrics.binned import bin_gaps, equal_width_bins
+from calibrant.metrics.bins import check_level
+from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.profile import Profile, compress, exact_profile
+from calibrant.scores import Scores
+
+BISECTIONS = 12
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p-values for looking at all of them (Holm 1979): valid whatever their dependence.
+
+    ``adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))`` over the sorted values; reject where at most alpha.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(np.minimum((len(p) - np.arange(len(p))) * p[order], 1.0))
+    out = np.empty(len(p))
+    out[order] = stepped
+    return [float(x) for x in out]
+
+
+def n_for_width(estimate: Estimate, width: float) -> int:
+    """Questions needed for an interval of this full width, if the data stay alike: ``n (current width / width)^2``,
+    rounded up.
+
+    Raises
+    ------
+    ConfigError : a width that is not positive, or an estimate without an interval.
+
+    >>> n_for_width(Estimate(value=0.5, low=0.4, high=0.6, n=100), width=0.1)
+    400
+    """
+    current = estimate.high - estimate.low
+    if not width > 0 or not math.isfinite(current):
+        raise ConfigError(
+            asked="questions for an interval of a wanted width",
+            found=f"width {width}, current interval {estimate.low} to {estimate.high}",
+            todo="give a positive width and an estimate that has an interval",
+        )
+    return math.ceil(estimate.n * (current / width) ** 2 - 1e-9)
+
+
+def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.95, power: float = 0.8) -> int | None:
+    """Questions at which an interval would exclude 0 with probability ``power``, were ``value`` the truth; ``None`` if
+    value is 0.
+
+    ``n (margin / |value|)^2 ((z_level + z_power) / z_level)^2`` with margin the distance from the value to the end of
+    the interval that faces 0. At least ``n`` where the interval holds 0.
+
+    >>> n_to_decide(value=-0.02, low=-0.06, high=0.02, n=500)  # margin .04: 500 * 4 * (2.80/1.96)^2
+    4087
+    """
+    check_level(level)
+    check_level(power)
+    if value == 0 or not all(math.isfinite(x) for x in (value, low, high)):
+        return None
+    margin = value - low if value > 0 else high - value
+    z = float(norm.ppf((1 + level) / 2))
+    return math.ceil(n * (margin / abs(value)) ** 2 * ((z + float(norm.ppf(power))) / z) ** 2)
+
+
+def minimum_detectable(
+    scores: Scores,
+    *,
+    n: int | None = None,
+    power: float = 0.8,
+    n_bins: int = 10,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> float:
+    """The least uniform overconfidence that ``measure`` would call distinguishable, with probability ``power``.
+
+    A model with these confidences is right ``delta`` less often than it says (accuracies cut at 0), on ``n`` questions
+    (default: as many as given). Returned is the least delta at which its conf-ECE exceeds the 95th percentile of the
+    calibrated twin's in a share ``power`` of the draws; ``inf`` if none below 1 does. Scales as ``1 / sqrt(n)``. Finer
+    shapes of miscalibration are harder: for any Lipschitz shape the error of *every* estimator is at best of order
+    :func:`verification_rate`.
+
+    >>> s = Scores.from_probs([[0.7, 0.3]] * 400, [0] * 400)
+    >>> round(minimum_detectable(s), 2)  # about (1.96 + .84) sqrt(.21/400) = .064
+    0.07
+    """
+    check_level(power)
+    if n_draws < 50 or (n is not None and n < 1):
+        raise ConfigError(
+            asked="a detectable error", found=f"n = {n}, n_draws = {n_draws}", todo="give n >= 1, draws >= 50"
+        )
+    small = compress(exact_profile(scores.confidence_N, scores.correct_N), n_bins, groups=256)
+    share_G = small.n_G / float(small.n)
+    rng = np.random.default_rng([seed, 6])
+    count_RG = rng.multinomial(scores.n if n is None else n, share_G, size=n_draws)
+    bin_G = equal_width_bins(small, n_bins)
+
+    def errors(delta: float) -> np.ndarray:
+        fresh = np.random.default_rng([seed, 7])
+        hits_RG = fresh.binomial(count_RG, np.clip(small.c_G - delta, 0.0, 1.0))
+        drawn = Profile(small.c_G, count_RG.astype(np.float64), hits_RG.astype(np.float64))
+        share_RM, gap_RM = bin_gaps(drawn, bin_G, n_bins)
+        return np.asarray((share_RM * np.abs(gap_RM)).sum(-1))
+
+    threshold = float(np.quantile(errors(0.0), 0.95))
+    low, high = 0.0, 1.0
+    if np.mean(errors(high) > threshold) < power:
+        return math.inf
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        enough = np.mean(errors(middle) > threshold) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def verification_rate(error_rate: float, n: int, lipschitz: float = 1.0) -> float:
+    """``(L e / n)^(1/3)``: the order, without its constant, of the least error of any estimator of the unbinned ECE.
+
+    e is the model's error rate, L the Lipschitz constant of its calibration function. Below ``n e`` of about 1, no
+    miscalibration can be seen at all. Source: arXiv 2604.12951 (as stated in its abstract; the constant is not).
+
+    >>> round(verification_rate(error_rate=0.3, n=2400), 3)
+    0.05
+    """
+    if not (0 < error_rate <= 1 and n >= 1 and lipschitz > 0):
+        raise ConfigError(
+            asked="the rate of estimation",
+            found=f"error rate {error_rate}, n = {n}, L = {lipschitz}",
+            todo="give an error rate in (0, 1], n >= 1 and L > 0",
+        )
+    return float((lipschitz * error_rate / n) ** (1 / 3))

@@ -1,0 +1,173 @@
+"""``slices``: calibration in parts of the questions, corrected for looking. Shape suffixes: N questions, S slices, R
+redraws.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics.binned import bin_gaps, equal_width_bins
+from calibrant.metrics.bins import bin_edges, check_level
+from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
+from calibrant.metrics.panel import cell_interval
+from calibrant.metrics.planning import holm
+from calibrant.metrics.profile import compress, exact_profile, redraw_labels, resample
+from calibrant.metrics.uncertainty import percentile_interval, wilson_interval
+from calibrant.scores import Scores
+
+QUANTILES = 4
+MAX_VALUES = 10
+GROUPS = 128
+BUILT_IN = ("subject", "answer", "prediction", "options")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One part of the questions.
+
+    Parameters
+    ----------
+    name : its value, or its range of values.
+    n : its questions.
+    accuracy, mean_confidence, signed_gap, conf_ece : with intervals; conf_ece with the floor of this slice.
+    p_value : chance that a calibrated model scores a conf-ECE this large on this slice.
+    p_holm : the same, corrected for all slices looked at.
+    verdict : ``"distinguishable from calibrated"`` where ``p_holm <= 1 - level``.
+    """
+
+    name: str
+    n: int
+    accuracy: Estimate
+    mean_confidence: float
+    signed_gap: Estimate
+    conf_ece: Estimate
+    p_value: float
+    p_holm: float
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        plain = ("name", "n", "mean_confidence", "p_value", "p_holm", "verdict")
+        out: dict[str, Any] = {key: getattr(self, key) for key in plain}
+        return out | {key: getattr(self, key).to_json() for key in ("accuracy", "signed_gap", "conf_ece")}
+
+
+def slices(
+    scores: Scores,
+    by: str | Sequence[Any] = "subject",
+    *,
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Slice, ...]:
+    """The questions in parts, worst first: by corrected p-value, then by error above its floor. Every question is in
+    one part.
+
+    Parameters
+    ----------
+    scores
+        At least one question.
+    by
+        ``"subject"``, ``"answer"`` (position of the right option), ``"prediction"`` (position of the chosen one),
+        ``"options"`` (their number), the name of a column such as a question's length, or one value a question. Numbers
+        with more than ten different values are cut into four parts of equal mass. A missing value makes a part of its
+        own, ``"(none)"``.
+    n_bins, n_boot, level, seed
+        As for ``measure``. Labels are redrawn ``max(n_boot, 20 S / (1 - level))`` times, so that the correction can
+        bite.
+
+    >>> p = [[0.7, 0.3]] * 400
+    >>> answer = ([0] * 9 + [1]) * 20 + ([0] * 5 + [1] * 5) * 20  # accuracy .9 in one subject, .5 in the other: .7 over all
+    >>> s = Scores.from_probs(p, answer, subjects=["law"] * 200 + ["art"] * 200)
+    >>> [(part.name, round(part.signed_gap.value, 2), part.p_holm < 0.01) for part in slices(s)]
+    [('art', 0.2, True), ('law', -0.2, True)]
+    """
+    check_level(level)
+    bin_edges(n_bins)
+    labels = _labels(scores, by)
+    names = sorted(set(labels))
+    draws = max(n_boot, round(20 * len(names) / (1 - level)))
+    at = {name: np.flatnonzero(np.array(labels) == name) for name in names}
+    parts = [_slice(name, scores.select(at[name]), n_bins, n_boot, draws, level, seed) for name in names]
+    corrected = holm([part.p_value for part in parts])
+    done = [
+        Slice(**{**part.__dict__, "p_holm": p, "verdict": DISTINGUISHABLE if p <= 1 - level else INDISTINGUISHABLE})
+        for part, p in zip(parts, corrected, strict=True)
+    ]
+    return tuple(sorted(done, key=lambda s: (s.p_holm, (s.conf_ece.floor_mean or 0.0) - s.conf_ece.value, s.name)))
+
+
+def _slice(name: str, part: Scores, n_bins: int, n_boot: int, draws: int, level: float, seed: int) -> Slice:
+    profile = compress(exact_profile(part.confidence_N, part.correct_N), n_bins, GROUPS)
+    bin_G = equal_width_bins(profile, n_bins)
+    share_M, gap_M = bin_gaps(profile, bin_G, n_bins)
+    share_RM, gap_RM = bin_gaps(redraw_labels(profile, draws, seed), bin_G, n_bins)
+    floor_R = (share_RM * np.abs(gap_RM)).sum(-1)
+    value = float((share_M * np.abs(gap_M)).sum())
+    p_value = float((1 + (floor_R >= value - 1e-12).sum()) / (1 + draws))
+    low, high, gap_low, gap_high = (np.nan,) * 4
+    gap = -float((share_M * gap_M).sum())
+    if part.n > 1:
+        drawn = resample(profile, n_boot, seed)
+        low, high = cell_interval(profile, drawn, bin_G, n_bins, level, seed)
+        gap_low, gap_high = percentile_interval(-(np.multiply(*bin_gaps(drawn, bin_G, n_bins))).sum(-1), level)
+    accuracy = float(part.correct_N.mean())
+    p95 = float(np.quantile(floor_R, 0.95))
+    verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+    return Slice(
+        name=name,
+        n=part.n,
+        accuracy=Estimate(accuracy, *wilson_interval(accuracy, part.n, level), part.n),
+        mean_confidence=float(part.confidence_N.mean()),
+        signed_gap=Estimate(gap, gap_low, gap_high, part.n),
+        conf_ece=Estimate(value, low, high, part.n, float(floor_R.mean()), p95, verdict),
+        p_value=p_value,
+        p_holm=p_value,
+        verdict=verdict,
+    )
+
+
+def _labels(scores: Scores, by: str | Sequence[Any]) -> list[str]:
+    values: Sequence[Any]
+    if not isinstance(by, str):
+        values = list(by)
+    elif by in scores.columns:
+        values = scores.columns[by]
+    elif by in BUILT_IN:
+        built = {"subject": scores.subjects, "answer": scores.answer_N, "prediction": scores.prediction_N}
+        values = list(built.get(by, scores.k_N))
+    else:
+        raise ConfigError(
+            asked=f"slices by {by!r}",
+            found=f"columns: {', '.join(sorted(scores.columns)) or 'none'}",
+            todo=f"give one of {', '.join(BUILT_IN)}, one of those columns, or one value a question",
+        )
+    if len(values) != scores.n:
+        raise ScoresError(
+            asked=f"one value for each of {scores.n} questions",
+            found=f"{len(values)} values",
+            todo="give one a question",
+        )
+    known = [v for v in values if v is not None]
+    if len(set(known)) > MAX_VALUES and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known):
+        return _ranges(values)
+    return ["(none)" if v is None else str(v) for v in values]
+
+
+def _ranges(values: Sequence[Any]) -> list[str]:
+    number_N = np.array([np.nan if v is None else float(v) for v in values])
+    known = number_N[~np.isnan(number_N)]
+    edges = np.unique(np.quantile(known, np.arange(1, QUANTILES) / QUANTILES))
+    part_N = np.searchsorted(edges, number_N, side="left")
+    names = {}
+    for part in np.unique(part_N[~np.isnan(number_N)]):
+        inside = number_N[(part_N == part) & ~np.isnan(number_N)]
+        names[int(part)] = f"{inside.min():g} to {inside.max():g}"
+    return ["(none)" if np.isnan(x) else names[int(p)] for x, p in zip(number_N, part_N, strict=True)]
