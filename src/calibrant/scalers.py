@@ -184,13 +184,18 @@ def cross_validated(scaler: Scaler, scores: Scores, *, folds: int = 5, seed: int
     return replace(scores, logp_NK=logp_NK, provenance={**scores.provenance, "scaler": named})
 
 
+def temperature_is_possible(scores: Scores) -> bool:
+    """Whether more than half of the answers have a probability above 0: enough for a temperature, in each fold too."""
+    answer_logp_N = scores.logp_NK[np.arange(scores.n), scores.answer_N]
+    return bool(np.isfinite(answer_logp_N).sum() > scores.n / 2)
+
+
 def question_keys(scores: Scores) -> list[str]:
     """What tells one question from another: its content hash; where that is unknown, a digest of id, answer and
     scores.
     """
     return [
-        known
-        or hashlib.sha256(f"{name}\0{answer}\0".encode() + np.ascontiguousarray(row_K).tobytes()).hexdigest()[:24]
+        known or hashlib.sha256(f"{name}\0{answer}\0".encode() + np.ascontiguousarray(row_K).tobytes()).hexdigest()[:24]
         for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, scores.logp_NK, strict=True)
     ]
 

@@ -1,0 +1,92 @@
+"""Means, binned errors and differences with intervals, as the diagnosis needs them.
+
+Shape suffixes: N questions, M bins, C columns, B bootstrap draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.sums import bootstrap_sums
+from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, wilson_interval
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How intervals are made: B draws, level, seed, and M bins for binned errors."""
+
+    n_boot: int
+    level: float
+    seed: int
+    n_bins: int
+
+
+def mean_draws(columns_NC: np.ndarray, how: Sampling) -> np.ndarray:
+    """Bootstrap means of C columns, (B, C); the questions of a draw are the same for all columns."""
+    n = len(columns_NC)
+    weighted_NC = np.column_stack([np.ones(n), columns_NC])
+    draws_BC = bootstrap_sums(weighted_NC.__getitem__, n, how.n_boot, how.seed)
+    return np.asarray(draws_BC[:, 1:] / draws_BC[:, :1])
+
+
+def mean_estimates(columns: Mapping[str, np.ndarray], how: Sampling) -> dict[str, Estimate]:
+    """The mean of each named column (N,), with its percentile bootstrap interval."""
+    columns_NC = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns.values()])
+    draws_BC = mean_draws(columns_NC, how)
+    return {
+        name: Estimate(float(columns_NC[:, j].mean()), *percentile_interval(draws_BC[:, j], how.level), len(columns_NC))
+        for j, name in enumerate(columns)
+    }
+
+
+def binned_errors(
+    gaps_N: Mapping[str, np.ndarray], bin_N: np.ndarray, thin_M: Mapping[str, np.ndarray], how: Sampling
+) -> dict[str, Estimate]:
+    """``sum_m |sum_{i in m} gap_i| / N`` of each named gap, with the interval of ``metrics.error_interval``.
+
+    ``thin_M`` is the variance that resampling cannot see in thin bins (0 where a gap holds no label noise).
+    """
+    inside_NM = bin_N[:, None] == np.arange(how.n_bins)
+    out = {}
+    for name, gap_N in gaps_N.items():
+        cells_NM = np.where(inside_NM, gap_N[:, None], 0.0)
+        cell_M = cells_NM.mean(0)
+        noise_BM = cell_noise(mean_draws(cells_NM, how), cell_M, thin_M[name], how.seed)
+        out[name] = Estimate(float(np.abs(cell_M).sum()), *error_interval(cell_M, noise_BM, how.level), len(cells_NM))
+    return out
+
+
+def absolute(signed: Estimate) -> Estimate:
+    """``|x|`` from the estimate of x: the interval starts at 0 where that of x holds 0."""
+    ends = abs(signed.low), abs(signed.high)
+    low = 0.0 if signed.low <= 0 <= signed.high else min(ends)
+    return Estimate(abs(signed.value), low, max(ends), signed.n)
+
+
+def combined(a: Estimate, b: Estimate, rule: Callable[[float, float], float]) -> Estimate:
+    """``max(0, rule(a, b))`` with the least and largest value that it takes at the ends of the two intervals.
+
+    For a rule that is monotone in each argument; conservative, since the ends need not occur together.
+    """
+    ends = [rule(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
+    value, low, high = (max(0.0, x) for x in (rule(a.value, b.value), min(ends), max(ends)))
+    return Estimate(value, low, high, min(a.n, b.n))
+
+
+def share_difference(a: float, n_a: int, b: float, n_b: int, level: float) -> Estimate:
+    """``a - b`` of two independent proportions: Newcombe's hybrid score interval (Statistics in Medicine 1998, method
+    10).
+
+    >>> d = share_difference(56 / 70, 70, 48 / 80, 80, 0.95)  # the example of Newcombe's table II
+    >>> [round(x, 4) for x in (d.value, d.low, d.high)]
+    [0.2, 0.0524, 0.3339]
+    """
+    (low_a, high_a), (low_b, high_b) = wilson_interval(a, n_a, level), wilson_interval(b, n_b, level)
+    value = a - b
+    low, high = value - math.hypot(a - low_a, high_b - b), value + math.hypot(high_a - a, b - low_b)
+    return Estimate(value, low, high, min(n_a, n_b))

@@ -1,0 +1,159 @@
+"""The path of a tuning run: checkpoints on the plane of accuracy and ECE, and the signs that it leaves the regime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibrant.diagnosis.estimates import Sampling
+from calibrant.errors import ConfigError
+from calibrant.metrics.measurement import measure
+from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.scores import Scores
+
+GROWTH = 0.05
+"""Growth of (training - held-out accuracy) along a path that counts as a sign."""
+NLL_RISE = 0.01
+"""Rise of held-out NLL above its minimum, in nats a question, that counts as a sign."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One point of a tuning run, measured on held-out questions.
+
+    Parameters
+    ----------
+    accuracy, conf_ece, n : held-out, and the questions behind them.
+    floor_p95 : 95th percentile of the conf-ECE of a calibrated twin; ``None`` where unknown.
+    nll : held-out, nats a question. train_accuracy : on the training questions.
+    gap : ends of the interval of mean confidence - accuracy, ``None`` where unknown.
+    step, epoch : where in the run.
+    """
+
+    accuracy: float
+    conf_ece: float
+    n: int
+    floor_p95: float | None = None
+    nll: float | None = None
+    train_accuracy: float | None = None
+    gap: tuple[float, float] | None = None
+    step: float | None = None
+    epoch: float | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether conf-ECE is known to be within its floor."""
+        return self.floor_p95 is not None and self.conf_ece <= self.floor_p95
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        names = ("step", "epoch", "n", "accuracy", "conf_ece", "floor_p95", "nll", "train_accuracy")
+        return {name: getattr(self, name) for name in names} | {"gap": None if self.gap is None else list(self.gap)}
+
+
+def checkpoints(path: Sequence[Scores | Mapping[str, Any]], how: Sampling) -> tuple[Checkpoint, ...]:
+    """Checkpoints from ``Scores`` (measured here) or mappings; a mapping needs accuracy, conf_ece and n.
+
+    A mapping may also hold floor_p95, nll, train_accuracy, step, epoch and ``signed_gap`` as ``{"low", "high"}``; what
+    else it holds (a learning rate, a loss) is not read.
+
+    Raises
+    ------
+    ConfigError : a point without the three, or a value that is no number.
+    """
+    return tuple(_checkpoint(point, i, how) for i, point in enumerate(path))
+
+
+def critical_checkpoint(points: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint of highest held-out accuracy whose ECE is within its floor; the first of equals; ``None`` if
+    none is.
+    """
+    return max((p for p in points if p.calibrated), key=lambda p: p.accuracy, default=None)
+
+
+def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple[str, ...]:
+    """Sentences, one a sign that the run has left the calibratable regime; the rules are ours.
+
+    1. training - held-out accuracy grew by more than .05 from the first to the last checkpoint that tell it;
+    2. held-out NLL of the last is more than .01 nats above its minimum, while accuracy stayed within its interval;
+    3. the last one's |mean confidence - accuracy| is above 0 over its whole interval, and an earlier one's was not;
+    4. the last one's ECE is above its floor, and an earlier one's was not.
+    """
+    if len(points) < 2:
+        return ()
+    last, signs = points[-1], []
+    told = [p.train_accuracy - p.accuracy for p in points if p.train_accuracy is not None]
+    if len(told) > 1 and told[-1] - told[0] > GROWTH:
+        signs.append(f"training minus held-out accuracy grew from {told[0]:+.3f} to {told[-1]:+.3f}")
+    known = [p for p in points if p.nll is not None]
+    if len(known) > 1 and known[-1] is last and last.nll is not None:
+        best = min(known, key=lambda p: math.inf if p.nll is None else p.nll)
+        assert best.nll is not None
+        low, high = wilson_interval(best.accuracy, best.n, level)
+        if last.nll > best.nll + NLL_RISE and low <= last.accuracy <= high:
+            signs.append(
+                f"held-out NLL turned up from {best.nll:.3f} to {last.nll:.3f} while accuracy stayed at "
+                f"{last.accuracy:.3f} (n = {last.n})"
+            )
+    if _off_balance(last) and any(p.gap is not None and not _off_balance(p) for p in points[:-1]):
+        signs.append("mean confidence and accuracy of the last checkpoint differ, with an interval that excludes 0")
+    if last.floor_p95 is not None and not last.calibrated and any(p.calibrated for p in points[:-1]):
+        signs.append(
+            f"conf-ECE was within its floor earlier and is {last.conf_ece:.3f} at the last checkpoint "
+            f"(floor {last.floor_p95:.3f}, n = {last.n})"
+        )
+    return tuple(signs)
+
+
+def _off_balance(point: Checkpoint) -> bool:
+    return point.gap is not None and (point.gap[0] > 0 or point.gap[1] < 0)
+
+
+def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) -> Checkpoint:
+    if isinstance(point, Scores):
+        m = measure(point, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed)
+        ece, gap, nll = m["conf_ece"], m["signed_gap"], m["nll"].value
+        ends = (gap.low, gap.high) if math.isfinite(gap.low) else None
+        return Checkpoint(
+            m["accuracy"].value,
+            ece.value,
+            m.n,
+            ece.floor_p95,
+            nll if math.isfinite(nll) else None,
+            gap=ends,
+            step=_number(point.provenance, "step", place),
+            epoch=_number(point.provenance, "epoch", place),
+        )
+    accuracy, conf_ece, n = (_number(point, name, place) for name in ("accuracy", "conf_ece", "n"))
+    if accuracy is None or conf_ece is None or n is None or not (0 <= accuracy <= 1 and conf_ece >= 0 and n >= 1):
+        raise ConfigError(
+            asked=f"checkpoint {place} of the path",
+            found=f"accuracy {accuracy}, conf_ece {conf_ece}, n {n}",
+            todo="give Scores, or a mapping with accuracy in [0, 1], conf_ece and n (and, where known, floor_p95)",
+        )
+    gap_of = point.get("signed_gap")
+    known = isinstance(gap_of, Mapping) and gap_of.get("low") is not None and gap_of.get("high") is not None
+    names = ("floor_p95", "nll", "train_accuracy", "step", "epoch")
+    return Checkpoint(
+        accuracy=accuracy,
+        conf_ece=conf_ece,
+        n=int(n),
+        gap=(float(gap_of["low"]), float(gap_of["high"])) if known and isinstance(gap_of, Mapping) else None,
+        **{name: _number(point, name, place) for name in names},
+    )
+
+
+def _number(values: Mapping[str, Any], name: str, place: int) -> float | None:
+    """The number under a name; ``{"value": x}`` counts as x; ``None`` where it is missing or NaN."""
+    value = values.get(name)
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(
+            asked=f"{name} of checkpoint {place} of the path", found=f"{value!r}", todo="give a number or leave it out"
+        )
+    return float(value) if math.isfinite(value) else None

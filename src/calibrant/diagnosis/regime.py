@@ -1,0 +1,139 @@
+"""The two regimes: the target, the critical accuracy, and the bounds that tie accuracy to ECE.
+
+Let π* be the target distribution over the options, ŷ the model's prediction, c its confidence, and per confidence bin
+
+* ``acc(c)``, the share of correct predictions, with mean A (accuracy);
+* ``acc*(c) = E[π*(ŷ | x) | c]``, the accuracy that the same predictions would have were answers drawn from the target,
+  with mean A* (the *critical accuracy*);
+* ``C = E c``,  ``TCE = E|acc*(c) - c|`` (target calibration error),  ``Δ = E|acc(c) - acc*(c)|``.
+
+Then, in the sample as in the population, with one and the same binning:
+
+1. ``ECE >= |A - C|``;
+2. ``|TCE - Δ| <= ECE <= TCE + Δ``;
+3. ``ECE >= |A - A*| - TCE``: a model that matches the target (TCE = 0) has ``ECE >= |A - A*|``.
+
+1 is the triangle inequality over bins; 2 says that acc, acc* and c are three points of one L1 space; 3 follows from
+``Δ >= |A - A*|``. The two regimes, the target and TCE are those of Xiao et al. (ICML 2025, arXiv 2505.01997); these
+three inequalities, in this form, are ours. Shape suffixes: N questions, K options, M bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from calibrant.diagnosis.estimates import Sampling, absolute, binned_errors, combined, mean_estimates, share_difference
+from calibrant.diagnosis.path import Checkpoint, critical_checkpoint
+from calibrant.metrics.bins import bin_index
+from calibrant.metrics.measurement import Estimate, Measurement
+from calibrant.metrics.sums import QuestionSums
+from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
+from calibrant.scores import Scores
+
+NAMES = (
+    "critical_accuracy",
+    "excess_accuracy",
+    "distance",
+    "tce",
+    "delta",
+    "bound_1",
+    "bound_2_low",
+    "bound_2_high",
+    "bound_3",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What stands for π*: ``scores`` of the same questions in the same order, or a ``checkpoint`` of a path.
+
+    Parameters
+    ----------
+    kind : "given", "reference", "path" or "self".
+    name : in words, to be shown beside every number that depends on it.
+    """
+
+    kind: str
+    name: str
+    scores: Scores | None
+    checkpoint: Checkpoint | None = None
+
+
+def choose_target(
+    scores: Scores, target: Scores | None, reference: Scores | None, points: Sequence[Checkpoint], seed: int
+) -> Target:
+    """The first that is at hand: target scores; the reference with a cross-validated temperature; the best calibrated
+    checkpoint of a path; the scores themselves with a cross-validated temperature.
+    """
+    if target is not None:
+        return Target("given", "the given target scores" + _model_of(target), target)
+    if reference is not None:
+        name = "the reference" + _model_of(reference)
+        if temperature_is_possible(reference):
+            calibrated = cross_validated(Temperature(), reference, seed=seed)
+            return Target("reference", name + ", calibrated by a cross-validated temperature", calibrated)
+        return Target("reference", name + ", as it is (no temperature can be fitted to it)", reference)
+    best = critical_checkpoint(points)
+    if best is not None:
+        return Target("path", "the most accurate checkpoint of the path whose ECE is within its floor", None, best)
+    if temperature_is_possible(scores):
+        calibrated = cross_validated(Temperature(), scores, seed=seed)
+        return Target("self", "the model itself, calibrated by a cross-validated temperature", calibrated)
+    return Target("self", "the model itself, as it is (no temperature can be fitted to it)", scores)
+
+
+def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: Sampling) -> dict[str, Estimate]:
+    """Critical accuracy, distance and bounds, by the names in :data:`NAMES`; with a path for target there is no π*
+    to compare bins with, so tce, delta, bound_2 and bound_3 are left out.
+
+    Intervals: A - A* by a paired bootstrap over questions (Newcombe's for a path); TCE, Δ as for any binned error;
+    bounds by combining the ends of the intervals of their parts, which is conservative. The noise of the target's own
+    temperature is not in them.
+    """
+    bound_1 = absolute(measured["signed_gap"])
+    if target.scores is None:
+        assert target.checkpoint is not None
+        a, b = measured["accuracy"], target.checkpoint
+        excess = share_difference(a.value, a.n, b.accuracy, b.n, how.level)
+        critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, b.n, how.level), b.n)
+        return {
+            "critical_accuracy": critical,
+            "excess_accuracy": excess,
+            "distance": absolute(excess),
+            "bound_1": bound_1,
+        }
+    c_N, correct_N = np.minimum(scores.confidence_N, 1.0), scores.correct_N.astype(np.float64)
+    star_N = np.minimum(target.scores.p_NK[np.arange(scores.n), scores.prediction_N], 1.0)
+    means = mean_estimates({"critical": star_N, "excess": correct_N - star_N}, how)
+    label_noise_M, _ = QuestionSums(scores, how.n_bins).thin_variances
+    errors = binned_errors(
+        {"tce": star_N - c_N, "delta": correct_N - star_N},
+        bin_index(c_N, how.n_bins),
+        {"tce": np.zeros(how.n_bins), "delta": label_noise_M},
+        how,
+    )
+    tce, delta = errors["tce"], errors["delta"]
+    distance = absolute(means["excess"])
+    low = combined(tce, delta, lambda x, y: abs(x - y))
+    if tce.low <= delta.high and delta.low <= tce.high:
+        low = replace(low, low=0.0)
+    return {
+        "critical_accuracy": means["critical"],
+        "excess_accuracy": means["excess"],
+        "distance": distance,
+        "tce": tce,
+        "delta": delta,
+        "bound_1": bound_1,
+        "bound_2_low": low,
+        "bound_2_high": combined(tce, delta, lambda x, y: x + y),
+        "bound_3": combined(distance, tce, lambda x, y: x - y),
+    }
+
+
+def _model_of(scores: Scores) -> str:
+    model = scores.provenance.get("model")
+    return f" ({model})" if isinstance(model, str) and model else ""

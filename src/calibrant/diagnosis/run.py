@@ -1,0 +1,117 @@
+"""``diagnose``: why a model is miscalibrated, whether it can be mended, and by what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calibrant.diagnosis.collapse import collapse
+from calibrant.diagnosis.estimates import Sampling
+from calibrant.diagnosis.options import letter_prior, option_mass
+from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
+from calibrant.diagnosis.regime import choose_target, regime_numbers
+from calibrant.diagnosis.result import Diagnosis
+from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import measure
+from calibrant.scores import Scores
+
+
+def diagnose(
+    scores: Scores,
+    *,
+    reference: Scores | None = None,
+    target: Scores | None = None,
+    path: Sequence[Scores | Mapping[str, Any]] = (),
+    seed: int = 0,
+    n_boot: int = 1000,
+    n_bins: int = 10,
+    level: float = 0.95,
+    tolerance: float = TOLERANCE,
+) -> Diagnosis:
+    """Explain the calibration of ``scores`` and recommend an action; the rule stands in docs/regimes.md.
+
+    Parameters
+    ----------
+    scores
+        Of the aligned model, on held-out questions; two or more.
+    reference
+        Of the pre-alignment model on the same questions, matched by id or content hash. Without it, what alignment
+        changed cannot be told, and the text says so.
+    target
+        Scores that stand for the target distribution π*, same questions. Without them: the reference with a
+        cross-validated temperature; else the best calibrated checkpoint of ``path``; else the model itself with one.
+    path
+        Checkpoints of a tuning run in order: ``Scores``, or mappings with accuracy, conf_ece, n and, where known,
+        floor_p95, nll, train_accuracy, step, epoch, signed_gap.
+    seed, n_boot, n_bins, level
+        As for ``measure``.
+    tolerance
+        Excess of accuracy over the critical accuracy, in shares, that is taken as none.
+
+    Raises
+    ------
+    ScoresError : one question only, or other questions in ``reference`` or ``target``. ConfigError : a setting or a
+        checkpoint that has no meaning.
+
+    Source: regimes, target and TCE: Xiao et al. (ICML 2025, arXiv 2505.01997); bounds, intervals and rule: ours.
+
+    >>> s = Scores.from_probs([[0.95, 0.05]] * 1000, [0] * 600 + [1] * 400)
+    >>> d = diagnose(s)
+    >>> d.verdict, d.action, round(d.numbers["signed_gap"].value, 3)
+    ('calibratable', 'cft', 0.35)
+    """
+    if scores.n < 2:
+        raise ScoresError(asked="a diagnosis", found="one question", todo="give two or more, at best some thousand")
+    if not 0 < tolerance < 1:
+        raise ConfigError(
+            asked="a tolerance", found=f"{tolerance}", todo=f"give a share in (0, 1), usually {TOLERANCE}"
+        )
+    how = Sampling(n_boot, level, seed, n_bins)
+    measured = measure(scores, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
+    reference = None if reference is None else align(scores, reference)[0]
+    target = None if target is None else align(scores, target)[0]
+    points = checkpoints(path, how)
+    chosen = choose_target(scores, target, reference, points, seed)
+    kept = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll")
+    prompt = scores.provenance.get("prompt")
+    facts = Facts(
+        n=scores.n,
+        chance=float((1 / scores.k_N).mean()),
+        numbers={name: measured[name] for name in kept} | regime_numbers(scores, measured, chosen, how),
+        target=chosen,
+        mass=option_mass(scores),
+        prior=letter_prior(scores),
+        collapse=collapse(scores, measured, reference, how),
+        reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
+        split=scores.split,
+        signs=signs_of_leaving(points, level),
+        tolerance=tolerance,
+    )
+    verdict = verdict_of(facts)
+    action = action_of(facts, verdict)
+    return Diagnosis(
+        verdict=verdict,
+        action=action,
+        reasons=reasons_of(facts, verdict, action),
+        warnings=warnings_of(facts),
+        target_kind=chosen.kind,
+        target_name=chosen.name,
+        n=facts.n,
+        chance=facts.chance,
+        at_chance=facts.at_chance,
+        collapsed=facts.collapsed,
+        numbers=facts.numbers,
+        option_mass=facts.mass,
+        letter_prior=facts.prior,
+        collapse=facts.collapse,
+        path=points,
+        critical_checkpoint=critical_checkpoint(points),
+        reading=facts.reading,
+        n_bins=n_bins,
+        n_boot=n_boot,
+        level=level,
+        seed=seed,
+        tolerance=tolerance,
+    )

@@ -1,0 +1,286 @@
+"""From numbers to a verdict, an action, and the sentences that give the reasons. The rule is told in docs/regimes.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from calibrant.diagnosis.collapse import NEAR_ONE, Collapse, TemperatureEffect
+from calibrant.diagnosis.options import LOW_MASS, LetterPrior, OptionMass
+from calibrant.diagnosis.regime import Target
+from calibrant.diagnosis.result import Action, Verdict
+from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate
+
+TOLERANCE = 0.05
+"""An excess of accuracy over A* up to this bounds ECE by no more than the noise floor of some thousand questions."""
+LEAST_N = 30
+"""With fewer questions no verdict is given."""
+PURE_SHARPENING = 0.25
+"""Intercept and scatter, in nats of log-odds, up to which alignment did nothing but sharpen (a factor of 1.3 in odds)."""
+PRIOR_DISTANCE, PRIOR_P = 0.05, 0.001
+"""A prior over option positions is warned of beyond this distance and under this p-value."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the rule looks at."""
+
+    n: int
+    chance: float
+    numbers: Mapping[str, Estimate]
+    target: Target
+    mass: OptionMass | None
+    prior: LetterPrior
+    collapse: Collapse
+    reading: str | None
+    split: str
+    signs: tuple[str, ...]
+    tolerance: float
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the interval of accuracy holds the chance level."""
+        return self.numbers["accuracy"].low <= self.chance <= self.numbers["accuracy"].high
+
+    @property
+    def below_chance(self) -> bool:
+        """Whether the interval of accuracy lies below the chance level."""
+        return self.numbers["accuracy"].high < self.chance
+
+    @property
+    def within_floor(self) -> bool:
+        """Whether conf-ECE cannot be told from that of a calibrated model."""
+        return self.numbers["conf_ece"].verdict == INDISTINGUISHABLE
+
+    @property
+    def collapsed(self) -> bool | None:
+        """Whether alignment raised confidence, lowered entropy, and the model is overconfident; each beyond its
+        interval.
+        """
+        s = self.collapse.shift
+        if s is None:
+            return None
+        return s.confidence.low > 0 and s.entropy.high < 0 and self.numbers["signed_gap"].low > 0
+
+    @property
+    def only_sharpened(self) -> bool:
+        """Whether alignment did nothing but raise the reference to a power: what one temperature undoes everywhere."""
+        s = self.collapse.shift
+        return s is not None and abs(s.intercept.value) <= PURE_SHARPENING and s.scatter <= PURE_SHARPENING
+
+
+def verdict_of(f: Facts) -> Verdict:
+    """Regime from the interval of A - A*, relative to the target."""
+    excess = f.numbers["excess_accuracy"]
+    if f.n < LEAST_N or f.at_chance or f.below_chance:
+        return "undecided"
+    if excess.low > 0 and excess.value > f.tolerance:
+        return "non-calibratable"
+    return "calibratable" if excess.high < f.tolerance else "undecided"
+
+
+def action_of(f: Facts, verdict: Verdict) -> Action:
+    """What to do; the first rule that holds."""
+    t = f.collapse.temperature
+    if f.n < LEAST_N:
+        return "cft"
+    if f.at_chance or f.below_chance:
+        return "other-reading"
+    if f.within_floor:
+        return "nothing"
+    if verdict == "non-calibratable":
+        return "rcft"
+    if verdict == "calibratable" and t is not None and t.suffices and f.only_sharpened:
+        return "temperature"
+    return "cft"
+
+
+def reasons_of(f: Facts, verdict: Verdict, action: Action) -> tuple[str, ...]:
+    """Sentences: what is measured, what the target says, why this verdict, why this action."""
+    return tuple(
+        sentence
+        for sentence in (
+            _miscalibration(f),
+            _collapse(f),
+            _near_one(f),
+            _target(f),
+            _verdict(f, verdict),
+            _temperature(f.collapse.temperature),
+            _action(f, verdict, action),
+        )
+        if sentence
+    )
+
+
+def warnings_of(f: Facts) -> tuple[str, ...]:
+    """Sentences about what a reader must not miss."""
+    accuracy, ece, t = f.numbers["accuracy"], f.numbers["conf_ece"], f.collapse.temperature
+    out = []
+    if f.split.lower() in {"train", "training"}:
+        out.append(f"These scores are of the split {f.split!r}: a diagnosis of training questions flatters the model.")
+    if f.n < LEAST_N:
+        out.append(f"{f.n} questions are fewer than {LEAST_N}: nothing can be decided from them.")
+    elif f.n < 100:
+        out.append(f"{f.n} questions: the intervals are wide, and approximate under 100.")
+    if f.at_chance:
+        out.append(f"The model cannot be told from chance: accuracy {_with(accuracy)} holds {f.chance:.3f}, n = {f.n}.")
+    if f.below_chance:
+        out.append(f"Accuracy {_with(accuracy)} is below chance, {f.chance:.3f}: check the answers and their order.")
+    out += _mass_warning(f)
+    p = f.prior.p_value
+    if f.prior.distance >= PRIOR_DISTANCE and p is not None and p < PRIOR_P:
+        out.append(
+            f"{f.prior.distance:.1%} of the probability stands at the wrong option positions (p = {p:.1g}, n = {f.n}): "
+            "the model prefers positions, whatever stands there."
+        )
+    if f.within_floor and ece.high > 2 * f.tolerance and f.n >= LEAST_N:
+        out.append(
+            f"That conf-ECE is within its floor shows little: with n = {f.n} it may still be as large as {ece.high:.3f}."
+        )
+    if t is not None and t.n_left_out:
+        out.append(f"{t.n_left_out} of {f.n} answers have probability 0: no temperature mends those.")
+    if t is None:
+        out.append("At least half of the answers have probability 0: no temperature can be fitted.")
+    out += [f"Sign of leaving the calibratable regime: {sign}." for sign in f.signs]
+    return tuple(out)
+
+
+def _miscalibration(f: Facts) -> str:
+    gap, ece = f.numbers["signed_gap"], f.numbers["conf_ece"]
+    word = "overconfident" if gap.low > 0 else "underconfident" if gap.high < 0 else "neither over- nor underconfident"
+    return (
+        f"Mean confidence {f.numbers['mean_confidence'].value:.3f} against accuracy {f.numbers['accuracy'].value:.3f} "
+        f"(n = {f.n}): {word} on average, gap {_with(gap, sign=True)}; conf-ECE {_with(ece)}, where noise alone gives "
+        f"up to {ece.floor_p95:.3f}: {ece.verdict}."
+    )
+
+
+def _collapse(f: Facts) -> str:
+    s = f.collapse.shift
+    if s is None:
+        return ""
+    change = (
+        f"confidence {_with(s.confidence, sign=True)}, entropy {_with(s.entropy, sign=True)} nats, the same prediction "
+        f"on {s.agreement.value:.1%} of the questions"
+    )
+    if math.isfinite(s.slope.value):
+        change += f", log-odds raised to the power {_with(s.slope)} with a scatter of {s.scatter:.3f} nats"
+    if f.collapsed:
+        return f"Preference collapse: against the reference, {change}, and the model is overconfident."
+    return f"Against the reference: {change}."
+
+
+def _near_one(f: Facts) -> str:
+    share, right = f.collapse.share_near_one, f.collapse.accuracy_near_one
+    if right is None or right.high >= NEAR_ONE:
+        return ""
+    return (
+        f"{share.value:.1%} of the questions get a confidence of {NEAR_ONE} or more, and are right {_with(right)} of the "
+        f"time (n = {right.n})."
+    )
+
+
+def _target(f: Facts) -> str:
+    critical, excess = f.numbers["critical_accuracy"], f.numbers["excess_accuracy"]
+    if f.target.kind == "path":
+        return (
+            f"Critical accuracy by {f.target.name}: A* = {_with(critical)}, n = {critical.n}; "
+            f"A - A* = {_with(excess, sign=True)}. The best of several checkpoints is a little flattered."
+        )
+    text = (
+        f"Were answers drawn from {f.target.name}, these predictions would be right A* = {_with(critical)} of the time; "
+        f"A - A* = {_with(excess, sign=True)}."
+    )
+    if f.target.kind == "self":
+        text += (
+            " That target is fitted to the same model, so A* is near A by construction: it can show little beyond what "
+            "a temperature does. A reference, target scores or a path of checkpoints says more."
+        )
+    if excess.high < -f.tolerance:
+        text += (
+            f" The target promises more than these predictions keep: matching it would leave an ECE of about "
+            f"{-excess.value:.3f} unless accuracy rises."
+        )
+    return text
+
+
+def _verdict(f: Facts, verdict: Verdict) -> str:
+    excess, tolerance = f.numbers["excess_accuracy"], f.tolerance
+    if f.n < LEAST_N:
+        return f"Undecided: {f.n} questions are fewer than {LEAST_N}."
+    if f.at_chance or f.below_chance:
+        return "Undecided: at or below chance, these scores do not show what the model knows."
+    if verdict == "non-calibratable":
+        return (
+            f"Non-calibratable: accuracy exceeds A* by more than {tolerance:g} and beyond its interval, so a model that "
+            f"matched this target would have an ECE of at least {_with(f.numbers['distance'])}."
+        )
+    if verdict == "calibratable":
+        return (
+            f"Calibratable: the whole interval of A - A* is below {tolerance:g}, so this target does not stand in the "
+            "way of calibration at this accuracy."
+        )
+    return f"Undecided: the interval of A - A* reaches {tolerance:g} without settling either side.{_needed(f, excess)}"
+
+
+def _needed(f: Facts, excess: Estimate) -> str:
+    room = f.tolerance - excess.value if excess.value < f.tolerance else excess.value
+    half = (excess.high - excess.low) / 2
+    if not room > 0.001:
+        return ""
+    return f" If the difference stays, about {math.ceil(1.1 * f.n * (half / room) ** 2)} questions would settle it."
+
+
+def _temperature(t: TemperatureEffect | None) -> str:
+    if t is None:
+        return ""
+    before, after = t.conf_ece
+    text = (
+        f"One temperature (T = {t.temperature:.3f}, cross-validated) takes conf-ECE from {before.value:.3f} to "
+        f"{_with(after)} and NLL from {t.nll[0].value:.3f} to {t.nll[1].value:.3f}"
+    )
+    if t.undone is None:
+        return text + "."
+    left = "within its floor" if t.suffices else "still above its floor"
+    return f"{text}: {t.undone:.0%} of the excess over the floor is undone, what is left is {left}."
+
+
+def _action(f: Facts, verdict: Verdict, action: Action) -> str:
+    if action == "other-reading":
+        return "Try another reading of the options or another prompt format: at chance there is nothing to calibrate."
+    if action == "nothing":
+        return "Nothing to mend: conf-ECE is within what noise alone gives."
+    if action == "rcft":
+        return "RCFT trades the two: it raises accuracy and holds ECE down by its calibration term."
+    if action == "temperature":
+        return (
+            f"A temperature is enough: alignment did nothing but sharpen the reference (intercept and scatter within "
+            f"{PURE_SHARPENING} nats), and dividing by one temperature undoes just that."
+        )
+    t = f.collapse.temperature
+    text = "CFT is the default: it trains on answers only and barely moves accuracy."
+    if f.n < LEAST_N:
+        return text + f" But score at least {LEAST_N} questions, better 1,000, before deciding."
+    if t is not None and t.suffices:
+        text += (
+            " A temperature is the cheap alternative and suffices on this split; it was fitted here and need not hold "
+            "on other kinds of questions."
+        )
+    if verdict == "undecided":
+        text += " Diagnose again afterwards: if accuracy has risen above A*, go on with RCFT."
+    return text
+
+
+def _mass_warning(f: Facts) -> list[str]:
+    if f.mass is None or f.mass.mean >= LOW_MASS or f.reading == "continuation":
+        return []
+    told = f"mean option mass {f.mass.mean:.3f} (n = {f.mass.n}), under .5 on {f.mass.share_low:.0%} of the questions"
+    if f.reading == "letters":
+        return [f"The model hardly wanted to answer with a letter: {told}. Try another prompt format or reading."]
+    return [f"The scores do not say how options were read. If as letters, the model hardly wanted them: {told}."]
+
+
+def _with(e: Estimate, *, sign: bool = False) -> str:
+    spec = "+.3f" if sign else ".3f"
+    return f"{e.value:{spec}} [{e.low:{spec}}, {e.high:{spec}}]"
