@@ -1,0 +1,236 @@
+"""``import_table``: a table of option probabilities in, ``Scores`` out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrant.errors import QuestionError, ScoresError
+from calibrant.importing.content import content_of
+from calibrant.questions import did_you_mean, shown
+from calibrant.scores import Scores
+from calibrant.sources import numeral
+from calibrant.sources.readers import SUFFIXES, read_file
+
+Rows = list[tuple[str, Mapping[str, Any]]]
+OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
+LOG_PREFIXES = ("logp", "logprob")
+WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; or natural logarithms as logp_0, logp_1, …"
+
+
+def import_table(
+    table: str | Path | Mapping[str, Any],
+    *,
+    answer: str = "answer",
+    probabilities: Sequence[str] | None = None,
+    id: str | None = None,
+    subject: str | None = None,
+    split: str = "",
+) -> Scores:
+    """Scores from a table with a row a question and a column an option.
+
+    Parameters
+    ----------
+    table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), or a mapping of column name to values.
+    answer : the column of the correct option: a 0-based index or a letter.
+    probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
+        ``logp_0``, …). Names that begin with ``logp`` hold natural logarithms, which are normalised over the options;
+        probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option that the question has not.
+    id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
+        else the ids are 0, 1, …
+    split : name that the scores will carry.
+
+    Returns
+    -------
+    Scores : further columns are kept, a column ``logmass`` as :attr:`Scores.logmass_N`; hashes are those of our own
+        questions where the table also holds question and options, else ``""``.
+
+    Raises
+    ------
+    ScoresError : no such file or columns, cells that are no numbers, rows that are no distribution, an answer that fits no
+        option or seems to count from 1, ids that repeat.
+
+    >>> table = {"p_a": [0.7, 0.5], "p_b": [0.2, 0.5], "p_c": [0.1, float("nan")], "answer": ["A", "b"]}
+    >>> s = import_table(table)
+    >>> s.k_N.tolist(), s.answer_N.tolist(), s.confidence_N.round(2).tolist()
+    ([3, 2], [0, 1], [0.7, 0.5])
+    """
+    title, rows = _rows(table)
+    asked = f"scores from {title}"
+    columns = list(rows[0][1])
+    names = list(probabilities) if probabilities is not None else _option_columns(columns, asked)
+    for column in (answer, *names, *filter(None, (id, subject))):
+        if column not in columns:
+            raise ScoresError(
+                asked=f"column {column!r} of {title}",
+                found=f"columns {', '.join(columns)}{did_you_mean(column, columns)}",
+                todo="name a column that is there",
+            )
+    blank_is_nan = isinstance(table, Mapping)
+    p = [[_cell(where, row, column, blank_is_nan) for column in names] for where, row in rows]
+    k_N = [sum(not np.isnan(x) for x in row) for row in p]
+    id = id or ("id" if "id" in columns else None)
+    subject = subject or ("subject" if "subject" in columns else None)
+    used = {answer, id, subject, "logmass", *names}
+    facts: dict[str, Any] = {
+        "ids": None if id is None else _ids([str(row.get(id)) for _, row in rows], asked),
+        "subjects": None if subject is None else [_subject(row.get(subject)) for _, row in rows],
+        "columns": {name: [_plain(row.get(name)) for _, row in rows] for name in columns if name not in used},
+        "split": split,
+        "provenance": {"source": "table", "file": title, "columns": names},
+    }
+    answers = _answers([(where, row.get(answer)) for where, row in rows], k_N, names, asked)
+    if all(column.lower().startswith("logp") for column in names):
+        scores = Scores.from_logp(p, answers, **facts)
+    else:
+        scores = Scores.from_probs(p, answers, **facts)
+    if "logmass" in columns:
+        mass = [_cell(where, row, "logmass", blank_is_nan) for where, row in rows]
+        scores = replace(scores, logmass_N=np.array(mass))
+    return replace(scores, hashes=tuple(content_of(row, k).hash for (_, row), k in zip(rows, k_N, strict=True)))
+
+
+def _rows(table: Any) -> tuple[str, Rows]:
+    """Name of the table and its rows with where they stand; at least one."""
+    if isinstance(table, Mapping):
+        lengths = {name: len(values) for name, values in table.items()}
+        if len(set(lengths.values())) != 1:
+            raise ScoresError(
+                asked="columns of one length",
+                found=", ".join(f"{n} in {name}" for name, n in lengths.items()) or "no columns",
+                todo="give one value a question in every column",
+            )
+        plain = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in table.items()}
+        cells = zip(*plain.values(), strict=True)
+        name = "a mapping"
+        rows: Rows = [(f"row {i}", dict(zip(plain, row, strict=True))) for i, row in enumerate(cells, 1)]
+    else:
+        name, rows = Path(table).name, _file_rows(Path(table))
+    if not rows:
+        raise ScoresError(asked=f"scores from {name}", found="no rows", todo="give at least one question")
+    return name, rows
+
+
+def _file_rows(path: Path) -> Rows:
+    asked = f"scores from {path}"
+    if not path.is_file():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ScoresError(
+            asked=asked,
+            found=f"no such file{did_you_mean(path.name, near)}",
+            todo=f"give a table, one of {', '.join(SUFFIXES)}",
+        )
+    rows = []
+    try:
+        for where, row in read_file(path):
+            if isinstance(row, QuestionError):
+                raise row
+            rows.append((where, row))
+    except QuestionError as error:
+        raise ScoresError(asked=asked, found=error.found, todo=error.todo) from error
+    return rows
+
+
+def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
+    """The one family of option columns: letters from a, or numbers from 0 or 1, without a gap."""
+    families: dict[tuple[str, bool], dict[int, str]] = {}
+    for column in columns:
+        if match := OPTION_COLUMN.fullmatch(str(column)):
+            place = ord(match[2].lower()) - ord("a") if match[2].isalpha() else int(match[2])
+            families.setdefault((match[1].lower(), match[2].isalpha()), {})[place] = column
+    whole = [
+        [by_place[place] for place in sorted(by_place)]
+        for (_, lettered), by_place in families.items()
+        if len(by_place) >= 2
+        and min(by_place) <= (0 if lettered else 1)
+        and max(by_place) - min(by_place) == len(by_place) - 1
+    ]
+    if len(whole) != 1:
+        raise ScoresError(
+            asked=f"{asked}: one column of probabilities an option",
+            found=f"columns {', '.join(map(str, columns))}" + (" (several sets of options)" if whole else ""),
+            todo=f"name them {WANTED}, or say which they are with probabilities=[…]",
+        )
+    return whole[0]
+
+
+def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -> float:
+    """A number; nan for a blank cell."""
+    value = row.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return float("nan")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+        blank_is_nan = False
+    if np.isnan(number) and not blank_is_nan:
+        raise ScoresError(
+            asked=f"a number in column {column!r}",
+            found=f"{value!r} in {where}",
+            todo="write a number, or leave the cell blank where the question has no such option",
+        )
+    return number
+
+
+def _ids(ids: list[str], asked: str) -> list[str]:
+    first: dict[str, int] = {}
+    repeats = [
+        f"{name!r} in rows {first[name]} and {i}" for i, name in enumerate(ids, 1) if first.setdefault(name, i) != i
+    ]
+    if repeats:
+        raise ScoresError(asked=f"{asked}: ids, each once", found=shown(repeats), todo="give each question its own id")
+    return ids
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold; dates and the like by their text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _subject(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequence[str], asked: str) -> list[int]:
+    answers = []
+    for where, value in cells:
+        text = str(value).strip().upper()
+        number = numeral(value)
+        if number is None and len(text) == 1 and text.isascii() and text.isalpha():
+            number = ord(text) - ord("A")
+        if number is None:
+            raise ScoresError(
+                asked=f"{asked}: the correct option in {where}",
+                found=f"{value!r}",
+                todo="give a 0-based index or a letter",
+            )
+        answers.append(number)
+    _refuse_from_one([numeral(value) for _, value in cells], k_N, names, asked)
+    for (where, value), k, number in zip(cells, k_N, answers, strict=True):
+        if not 0 <= number < k:
+            raise ScoresError(
+                asked=f"{asked}: the correct option in {where}",
+                found=f"answer {value!r} for {k} options",
+                todo=f"give an index from 0 to {k - 1} or a letter",
+            )
+    return answers
+
+
+def _refuse_from_one(numbers: Sequence[int | None], k_N: Sequence[int], names: Sequence[str], asked: str) -> None:
+    """Answers that seem to count from 1: none is 0, and one is the number of options or the columns count from 1."""
+    given = [number for number in numbers if number is not None]
+    tops = sum(number == k for number, k in zip(numbers, k_N, strict=True))
+    from_one = bool(re.search(r"\D1$", names[0]))
+    if given and 0 not in given and (tops or from_one):
+        raise ScoresError(
+            asked=f"{asked}: answers counted from 0",
+            found=f"no answer is 0, {tops} equal the number of options, and the first column is {names[0]!r}",
+            todo="subtract 1 from the answers if they count from 1, or give letters",
+        )
