@@ -59,7 +59,7 @@ def restore(
     style: PromptStyle | None = None,
     progress: bool = False,
     command: str | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     **loading: Any,
 ) -> Restored:
     """Restore the calibration of an aligned model, and show by how much, in and out of domain.
@@ -134,7 +134,7 @@ class _Stage:
     progress: bool
     command: str | None
     seed: int
-    batch_tokens: int
+    batch_tokens: int | None
     loading: dict[str, Any]
     _loaded: LoadedModel | None = None
 

@@ -23,7 +23,7 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept weights that are not safetensors.")]
-BatchTokens = Annotated[int, typer.Option(help="Padded tokens in one scoring pass.", min=1)]
+BatchTokens = Annotated[int | None, typer.Option(help="Padded tokens in one scoring pass.", min=1)]
 
 Reading = Annotated[str, typer.Option(help="letters, or continuation (the options' texts).")]
 Format = Annotated[str, typer.Option(help="raw, chat, chat-prefix, or release (the paper's prompt, letters only).")]

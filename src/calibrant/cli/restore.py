@@ -48,7 +48,7 @@ def run(
     device: o.Device = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
-    batch_tokens: o.BatchTokens = 2048,
+    batch_tokens: o.BatchTokens = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""

@@ -33,7 +33,7 @@ def run(
     device: o.Device = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
-    batch_tokens: o.BatchTokens = 2048,
+    batch_tokens: o.BatchTokens = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Option probabilities of a model for each question, into one scores file."""

@@ -30,6 +30,7 @@ from calibrant.scoring.models import LoadedModel, load_model
 from calibrant.scoring.options import Encoded, encode
 
 Route = Literal["shared", "plain", "single"]
+BATCH_TOKENS = {"cpu": 1024}
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
@@ -39,7 +40,7 @@ def score(
     *,
     style: PromptStyle | None = None,
     adapter: str | Path | None = None,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     split: str = "",
     progress: bool = False,
     command: str | None = None,
@@ -58,7 +59,7 @@ def score(
     questions : with unique ids; 2 to 26 options each, mixed as they come.
     style : reading, prompt format and variant; letters in a raw prompt by default.
     adapter : a peft adapter to put on the model.
-    batch_tokens : budget of padded tokens in one forward pass.
+    batch_tokens : budget of padded tokens in one forward pass; default 1,024 on a CPU, 16,384 on a GPU.
     split : name that the scores will carry.
     progress : draw a progress bar with the time left.
     command, seed : kept in the provenance.
@@ -124,11 +125,14 @@ def scores_of(
 class OptionScorer:
     """Scores encoded questions with one model; holds the head and the route that the self-test chose."""
 
-    def __init__(self, model: Any, style: PromptStyle, batch_tokens: int = 2048, route: Route = "shared") -> None:
-        self.model, self.style, self.batch_tokens = model, style, batch_tokens
+    def __init__(
+        self, model: Any, style: PromptStyle, batch_tokens: int | None = None, route: Route = "shared"
+    ) -> None:
+        self.model, self.style = model, style
         self.route: Route = route
         self.head = Head.of(model)
         self.device = next(model.parameters()).device
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
 
     @torch.inference_mode()
     def run(self, encoded: Sequence[Encoded], *, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -79,7 +79,7 @@ def tune(
     config: TuneConfig | None = None,
     style: PromptStyle | None = None,
     progress: bool = False,
-    batch_tokens: int = 2048,
+    batch_tokens: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     **loading: Any,
 ) -> TuneResult:

@@ -1,0 +1,35 @@
+"""The demo: the main job on the embedded default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibrant.demo.model import demo_model_path
+from calibrant.demo.worldknowledge import demo_questions
+from calibrant.prompts import PromptStyle
+from calibrant.restoring import Restored, restore
+from calibrant.tuning import TuneConfig
+
+STYLE = PromptStyle(reading="continuation", variant="sum")
+CONFIG = TuneConfig(objective="cft", epochs=2, batch_size=16, learning_rate=3e-4)
+CALIBRATION = 250
+
+
+def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str | None = None) -> Restored:
+    """Restore SmolLM2-135M-Instruct on world knowledge, chemistry out of domain; see docs/demo.md.
+
+    Raises
+    ------
+    MissingExtraError : the extra ``[demo]`` is not installed.
+    """
+    questions = demo_questions(calibration=CALIBRATION)
+    return restore(
+        demo_model_path(),
+        {name: questions[name] for name in ("train", "calibration", "test")},
+        ood={"chemistry": questions["ood"]},
+        out=out,
+        config=CONFIG.model_copy(update={"seed": seed}),
+        style=STYLE,
+        progress=progress,
+        command=command,
+    )
