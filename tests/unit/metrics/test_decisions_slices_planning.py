@@ -1,0 +1,174 @@
+"""Thresholds that keep their promise, slices that find what averages hide, and how many questions are enough."""
+
+import math
+
+import numpy as np
+import pytest
+
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics import (
+    Estimate,
+    holm,
+    measure,
+    minimum_detectable,
+    n_for_width,
+    n_to_decide,
+    risk_coverage,
+    slices,
+    threshold_for,
+    verification_rate,
+)
+from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE
+from calibrant.scores import Scores
+
+
+def test_risk_coverage_ends_at_the_error_rate_and_groups_ties():
+    curve = risk_coverage([0.9, 0.8, 0.8, 0.3], [1, 1, 0, 0])
+    assert curve.threshold_G.tolist() == [0.9, 0.8, 0.3]
+    assert curve.coverage_G.tolist() == [0.25, 0.75, 1.0]
+    assert curve.risk_G == pytest.approx([0, 1 / 3, 1 / 2])
+    assert (curve.low_G <= curve.risk_G).all()
+    assert (curve.risk_G <= curve.high_G).all()
+
+
+def test_a_promise_is_broken_no_more_often_than_stated():
+    """Accuracy equals confidence on [.5, 1]: above t it is (1 + t)/2, so a promise of .9 holds iff t >= .8."""
+    broken, made = 0, 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        c = 0.5 + rng.random(600) / 2
+        d = threshold_for(c, rng.random(600) < c, target_accuracy=0.9, level=0.9)
+        made += d.threshold is not None
+        broken += d.threshold is not None and (1 + d.threshold) / 2 < 0.9
+    assert made > 200
+    assert broken / 400 < 0.10 + 2 * math.sqrt(0.09 / 400)
+
+
+def test_the_bound_of_the_chosen_threshold_is_above_the_target():
+    rng = np.random.default_rng(0)
+    c = 0.5 + rng.random(4000) / 2
+    d = threshold_for(c, rng.random(4000) < c, target_accuracy=0.85)
+    assert d.accuracy_low >= 0.85
+    assert 0.70 < d.threshold < 0.80
+    assert d.coverage == pytest.approx((c >= d.threshold).mean())
+    assert d.abstention == pytest.approx(1 - d.coverage)
+
+
+@pytest.mark.parametrize(("n", "share", "why"), [(20, 1.0, "need at least"), (500, 0.3, "too low")])
+def test_no_threshold_is_said_with_its_reason(n, share, why):
+    c = np.linspace(0.5, 1, n)
+    d = threshold_for(c, np.arange(n) < share * n, target_accuracy=0.95)
+    assert d.threshold is None
+    assert d.coverage == 0
+    assert why in d.note
+    assert d.to_json()["accuracy"] is None
+
+
+def test_targets_that_are_no_share_are_refused():
+    with pytest.raises(ConfigError):
+        threshold_for([0.5], [1], 1.0)
+
+
+def hidden(seed=1):
+    """Twenty subjects of 150; one is overconfident by .2 and another underconfident by .2: the average is calibrated."""
+    rng = np.random.default_rng(seed)
+    c = 0.55 + 0.2 * rng.random(3000)
+    subject = np.repeat(np.arange(20), 150)
+    shift = np.select([subject == 3, subject == 11], [-0.2, 0.2], 0.0)
+    y = rng.random(3000) < c + shift
+    p = np.column_stack([c, 1 - c])
+    lengths = rng.integers(1, 500, 3000).tolist()
+    return Scores.from_probs(
+        p, np.where(y, 0, 1), subjects=[f"s{i:02d}" for i in subject], columns={"length": lengths, "kind": ["x"] * 3000}
+    )
+
+
+def test_a_miscalibrated_subject_behind_a_calibrated_average_is_found():
+    s = hidden()
+    assert measure(s)["conf_ece"].verdict == INDISTINGUISHABLE
+    found = slices(s)
+    assert {part.name for part in found[:2]} == {"s03", "s11"}
+    assert [part.verdict for part in found].count(DISTINGUISHABLE) == 2
+    assert sum(part.n for part in found) == s.n
+    by_name = {part.name: part for part in found}
+    assert by_name["s03"].signed_gap.low > 0
+    assert by_name["s11"].signed_gap.high < 0
+    assert by_name["s03"].conf_ece.low > 0.05
+
+
+def test_looking_at_many_calibrated_slices_raises_a_false_alarm_rarely():
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        c = 0.5 + 0.5 * rng.random(600)
+        s = Scores.from_probs(np.column_stack([c, 1 - c]), np.where(rng.random(600) < c, 0, 1))
+        parts = slices(s, rng.integers(0, 12, 600).tolist(), n_boot=50)
+        alarms += any(part.verdict == DISTINGUISHABLE for part in parts)
+    assert alarms <= 6  # 5 % of 40 is 2; P(more than 6) < .5 %
+
+
+def test_numbers_are_cut_in_four_and_nothing_is_dropped():
+    s = hidden()
+    parts = slices(s, "length", n_boot=50)
+    assert len(parts) == 4
+    assert all(650 < part.n < 850 for part in parts)
+    assert sum(part.n for part in parts) == s.n
+    values = [None, math.nan, *range(2998)]
+    parts = slices(s, values, n_boot=50)
+    assert {part.name: part.n for part in parts}["(none)"] == 2
+    assert sum(part.n for part in parts) == s.n
+
+
+@pytest.mark.parametrize(
+    ("by", "names"), [("answer", {"0", "1"}), ("options", {"2"}), ("kind", {"x"}), ("prediction", {"0"})]
+)
+def test_built_in_slices(by, names):
+    assert {part.name for part in slices(hidden(), by, n_boot=50)} == names
+
+
+def test_slices_by_nothing_known_are_refused():
+    with pytest.raises(ConfigError, match="kind"):
+        slices(hidden(), "nothing")
+    with pytest.raises(ScoresError):
+        slices(hidden(), [1, 2])
+
+
+def test_holm_by_hand():
+    """Sorted .005 x4 = .02; .01 x3 = .03; .03 x2 = .06; .04 x1 -> at least .06."""
+    assert holm([0.04, 0.005, 0.03, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_n_for_width_quadruples_for_half_the_width():
+    e = Estimate(0.5, 0.4, 0.6, 100)
+    assert n_for_width(e, 0.1) == 400
+    with pytest.raises(ConfigError):
+        n_for_width(Estimate(0.5, math.nan, math.nan, 1), 0.1)
+    with pytest.raises(ConfigError):
+        n_for_width(e, 0)
+
+
+def test_n_to_decide_gives_its_power():
+    """A mean of 1 with sd 10: n = (10 (1.96 + .84)/1)^2 = 785; from a pilot of 100 whose margin is 1.96."""
+    assert n_to_decide(1.0, 1.0 - 1.96, 1.0 + 1.96, 100) == pytest.approx(785, abs=2)
+    assert n_to_decide(0.0, -1, 1, 100) is None
+
+
+def test_minimum_detectable_error_is_detected_with_its_power_and_shrinks_with_the_root_of_n():
+    """c = .7: about (z.95-two-sided-ish + .84) sqrt(.21/n)."""
+    s = Scores.from_probs([[0.7, 0.3]] * 400, [0] * 400)
+    d = minimum_detectable(s)
+    rng = np.random.default_rng(1)
+    hits = rng.binomial(400, 0.7 - d, 4000)
+    calibrated = np.abs(rng.binomial(400, 0.7, 100_000) / 400 - 0.7)
+    seen = np.mean(np.abs(hits / 400 - 0.7) > np.quantile(calibrated, 0.95))
+    assert seen == pytest.approx(0.8, abs=0.05)
+    assert minimum_detectable(s, n=6400) == pytest.approx(d / 4, rel=0.1)
+    assert minimum_detectable(s, n=1) == math.inf
+
+
+def test_verification_rate_is_a_cube_root_and_refuses_nonsense():
+    assert verification_rate(0.1, 8000) == pytest.approx(verification_rate(0.1, 1000) / 2)
+    with pytest.raises(ConfigError):
+        verification_rate(0, 100)
