@@ -1,0 +1,240 @@
+"""What stands on the page besides numbers: words, facts and code, shared by page, Markdown and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from calibrant.reporting.results import Assessed
+
+ACTIONS = {
+    "nothing": "Nothing to repair",
+    "temperature": "Temperature scaling",
+    "cft": "Calibration-aware fine-tuning (CFT)",
+    "rcft": "Regularised calibration-aware fine-tuning (RCFT)",
+    "other-reading": "Read the options in another way first",
+}
+OBJECTIVES = {
+    "cft": "CFT: log loss of the answer alone",
+    "rcft": "RCFT: log loss of question and answer, plus λ times the calibration error",
+    "sft": "SFT: log loss of question and answer (a control)",
+}
+CAVEAT = (
+    "What this verdict can and cannot say: a map of the confidences alone can bring conf-ECE down to its floor at "
+    "unchanged accuracy whenever every bin is right at least as often as a random guess among the options. "
+    "“Non-calibratable” is therefore a statement about the chosen target and training objective, never about the "
+    "model as such."
+)
+LIMITS = (
+    "These numbers hold for these questions, put in this prompt and read in this way; another prompt, another order of "
+    "the options or another kind of question can give others.",
+    "“No more than chance” is not proof of calibration: with few questions a real error can hide in the noise. The "
+    "upper end of its interval says how large it may still be.",
+    "Confidence here is the probability of the chosen option among the options offered. Nothing is said about free "
+    "text, where a fine-tuning of this kind is not known to help.",
+    "Intervals take the questions as drawn independently unless clusters are named. They cover chance in the questions, "
+    "not chance in the training: another seed gives another adapter.",
+)
+
+
+HOW_TO_READ = (
+    "How to read this: on the diagonal the model is right as often as it says, below it is too sure, above too unsure; "
+    "a bar that misses the diagonal is off by more than chance, and grey is where a calibrated model would fall."
+)
+USE_ADAPTER = "The result is an adapter: load the base model, then put the adapter on it."
+USE_WEIGHTS = "All weights were tuned: load the result like any model."
+
+
+def facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Plain facts as (label, text); what is ``None`` or empty is left out.
+
+    >>> facts({"model": "m", "versions": {"torch": "2.9", "calibrant": "1"}, "command": None})
+    [('Model', 'm'), ('Versions', 'torch 2.9, calibrant 1')]
+    """
+    out = []
+    for key, value in asked.items():
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{name} {part}" for name, part in value.items() if part is not None)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            text = ", ".join(str(part) for part in value)
+        else:
+            text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        if text:
+            label = key.replace("_", " ")
+            out.append((label[:1].upper() + label[1:], text))
+    return out
+
+
+def question(assessed: Sequence[Assessed], model: str) -> str:
+    """What was asked, in one sentence."""
+    names = [f"{part.before.n:,} from “{part.domain.name}”" for part in assessed]
+    sets = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    more = ", and does tuning repair it" if assessed[0].after is not None else ""
+    return f"Is {model or 'this model'} as often right as it says{more}? Asked on multiple-choice questions: {sets}."
+
+
+def table_caption(part: Assessed) -> str:
+    """What the table of one domain shows."""
+    shown = (
+        f"{part.before.n:,} questions; small print: {part.before.level:.0%} intervals, and what chance alone gives a "
+    )
+    shown += "calibrated model (mean, and 95th percentile)."
+    return shown if part.after is None else f"{shown} Changes are paired: the same questions before and after."
+
+
+def terms(part: Assessed) -> list[tuple[str, str]]:
+    """Definitions of what is shown beside the numbers."""
+    m = part.before
+    return [
+        (
+            "Chance (noise floor)",
+            f"the same error when labels are drawn anew {m.n_boot:,} times from the model's own probabilities: its mean and "
+            "95th percentile. A perfectly calibrated model does not score 0.",
+        ),
+        (
+            "Interval",
+            f"{m.level:.0%}. Calibration errors: by inverting their sampling law, as a plain bootstrap of a quantity that is "
+            "biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
+        ),
+        (
+            "Change",
+            "after minus before on the same questions, by a paired bootstrap; better or worse is said only where its "
+            "interval leaves 0 out.",
+        ),
+        ("Bars in the diagram", "Clopper-Pearson 95% intervals of each group's accuracy."),
+        (
+            "Grey boxes in the diagram",
+            "the middle 95% of Binomial(nₘ, confₘ)/nₘ: accuracies of a group whose confidence is true.",
+        ),
+    ]
+
+
+def diagnosis_words(diagnosis: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Verdict, action, reasons and warnings of a diagnosis in words; ``None`` where there is none."""
+    if not diagnosis:
+        return None
+    action = str(diagnosis.get("action") or "")
+    return {
+        "verdict": str(diagnosis.get("verdict") or "undecided"),
+        "action": ACTIONS.get(action, action),
+        "reasons": list(diagnosis.get("reasons") or ()),
+        "warnings": list(diagnosis.get("warnings") or ()),
+    }
+
+
+def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
+    """The critical accuracy A* that a diagnosis found, or ``None``."""
+    value = diagnosis.get("target_accuracy")
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    return None if value is None else float(value)
+
+
+def map_caption(has_target: bool) -> str:
+    """How to read the regime map."""
+    text = (
+        "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate."
+    )
+    return f"{text} A model that matches the target cannot lie in the shaded area." if has_target else text
+
+
+def history_table(tuning: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    """Evaluations during training as a table, ``None`` where there were none."""
+    columns = (
+        ("epoch", "Epoch", "{:g}"),
+        ("nll", "Log loss", "{:.3f}"),
+        ("conf_ece", "conf-ECE", "{:.3f}"),
+        ("floor_p95", "Chance, up to", "{:.3f}"),
+        ("accuracy", "Accuracy", "{:.1%}"),
+        ("mean_confidence", "Confidence", "{:.1%}"),
+    )
+    points = list(tuning.get("history") or ())
+    shown = [column for column in columns if any(point.get(column[0]) is not None for point in points)]
+    if not shown:
+        return None
+    lines = [["" if p.get(key) is None else form.format(p[key]) for key, _, form in shown] for p in points]
+    return {"head": [name for _, name, _ in shown], "lines": lines}
+
+
+def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was trained and for how long, as (label, text)."""
+    config: Mapping[str, Any] = tuning.get("config") or {}
+    objective = str(tuning.get("objective") or "")
+    trained, total = tuning.get("trained_parameters"), tuning.get("total_parameters")
+    share = f"{trained:,} of {total:,} ({trained / total:.2%})" if trained and total else None
+    seconds, best = tuning.get("seconds"), tuning.get("best_epoch")
+    lora = config.get("lora")
+    if isinstance(lora, Mapping):
+        targets = lora.get("targets")
+        named = targets if isinstance(targets, str) else ", ".join(targets or ())
+        lora = f"rank {lora.get('rank')}, alpha {lora.get('alpha'):g}, dropout {lora.get('dropout'):g}, on {named}"
+    regularised = objective == "rcft"
+    known = {
+        "objective": OBJECTIVES.get(objective, objective),
+        "trained parameters": share,
+        "LoRA": lora,
+        "training questions": tuning.get("questions"),
+        "optimiser steps": tuning.get("steps"),
+        "time": None if seconds is None else duration(float(seconds)),
+        "ended because": tuning.get("stopped"),
+        "weights kept from epoch": None if best is None else f"{best:g}",
+        "learning rate": config.get("learning_rate"),
+        "batch": config.get("batch_size"),
+        "epochs asked for": config.get("epochs"),
+        "λ": config.get("lam") if regularised else None,
+        "E-step": str(config.get("e_step")).replace("_", " ") if regularised and config.get("e_step") else None,
+        "seed": config.get("seed"),
+        "adapter": tuning.get("adapter"),
+        "weights": tuning.get("weights"),
+    }
+    return facts(known)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(42.4), duration(200), duration(7300)
+    ('42 s', '3 min 20 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def model_name(asked: Mapping[str, Any]) -> str:
+    """The model's name for a title: a hub id as it is, a local path by its last part."""
+    model = str(asked.get("model") or "")
+    absolute = PurePath(model).is_absolute() or model.startswith((".", "~"))
+    return PurePath(model).name if absolute or model.endswith(".gguf") else model
+
+
+def usage_code(base: str, tuning: Mapping[str, Any], revision: str | None = None) -> str:
+    """Python that loads the restored model with transformers (and peft, where it is an adapter).
+
+    >>> print(usage_code("owner/name", {"adapter": "run/adapter"}))
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    <BLANKLINE>
+    tokenizer = AutoTokenizer.from_pretrained('owner/name')
+    model = AutoModelForCausalLM.from_pretrained('owner/name')
+    model = PeftModel.from_pretrained(model, 'run/adapter')
+    """
+    adapter = tuning.get("adapter")
+    if adapter is None:
+        base, revision = str(tuning.get("weights")), None
+    names, arguments, dense = "AutoModelForCausalLM, AutoTokenizer", repr(base), ""
+    if base.endswith(".gguf"):
+        folder, _, name = base.replace("\\", "/").rpartition("/")
+        arguments = f"{folder or '.'!r}, gguf_file={name!r}"
+        names, dense = f"{names}, GgufConfig", ", quantization_config=GgufConfig(dequantize=True)"
+    if revision is not None:
+        arguments += f", revision={revision!r}"
+    lines = [f"from transformers import {names}", ""]
+    lines += [f"tokenizer = AutoTokenizer.from_pretrained({arguments})"]
+    lines += [f"model = AutoModelForCausalLM.from_pretrained({arguments}{dense})"]
+    if adapter is not None:
+        lines = ["from peft import PeftModel", *lines, f"model = PeftModel.from_pretrained(model, {str(adapter)!r})"]
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""The regime map and the error plot of domains or slices. Each draws on ``ax`` and returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from calibrant.errors import ConfigError
+from calibrant.metrics import Estimate
+from calibrant.reporting.canvas import AFTER, BAND, BEFORE, FAINT, FORBIDDEN, INK, MUTED, new_axes, style
+
+
+def regime_map(
+    points: Sequence[Mapping[str, Any]], *, target_accuracy: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """The path of a model over the accuracy-ECE plane, from its first point (square) to its last (disc).
+
+    Grey band: errors that a calibrated model shows by chance. Dotted: ``ECE = 1 - accuracy``, all confidences at 1.
+    With ``target_accuracy`` A*: the bound ``|A - A*|`` below which a model that matches the target cannot lie, shaded.
+
+    Parameters
+    ----------
+    points
+        In order of time, each with ``accuracy`` and ``conf_ece``, and where known ``floor_p95`` and ``epoch`` (the
+        label, unless ``label`` is given).
+    target_accuracy
+        The critical accuracy A*, ``None`` where unknown.
+    ax
+        Axes to draw on; ``None``: a figure of its own.
+
+    Raises
+    ------
+    ConfigError : no point, or a point without its two numbers.
+
+    >>> path = [{"accuracy": 0.62, "conf_ece": 0.20}, {"accuracy": 0.64, "conf_ece": 0.05, "floor_p95": 0.06}]
+    >>> regime_map(path, target_accuracy=0.66).get_xlabel()
+    'Accuracy'
+    """
+    for i, point in enumerate(points):
+        if point.get("accuracy") is None or point.get("conf_ece") is None:
+            raise ConfigError(
+                asked="points with accuracy and conf_ece", found=f"point {i}: {dict(point)}", todo="give both"
+            )
+    if not points:
+        raise ConfigError(asked="a regime map", found="no point", todo="give one point or more")
+    a = np.array([float(point["accuracy"]) for point in points])
+    e = np.array([float(point["conf_ece"]) for point in points])
+    floors = [float(point["floor_p95"]) for point in points if point.get("floor_p95") is not None]
+    with style():
+        ax = new_axes(4.8, 3.9) if ax is None else ax
+        left, right, top = _map_limits(a, e, target_accuracy, max(floors, default=0.0))
+        x = np.linspace(left, right, 200)
+        if floors:
+            ax.axhspan(0, max(floors), color=BAND, alpha=0.6, linewidth=0, zorder=0.4, label="reach of chance (95%)")
+        if 1 - right < top:
+            ax.plot(x, 1 - x, color=MUTED, linestyle=":", linewidth=1.2, label="always certain: 1 − A")
+        if target_accuracy is not None:
+            bound = np.abs(x - target_accuracy)
+            ax.fill_between(x, 0, bound, color=FORBIDDEN, alpha=0.75, linewidth=0, zorder=0.5)
+            ax.plot(x, bound, color=INK, linewidth=1.2, label=f"|A − A*|, A* = {target_accuracy:.1%}")
+        _draw_path(ax, a, e)
+        _label_path(ax, points, a, e)
+        ax.set(xlim=(left, right), ylim=(0, top), xlabel="Accuracy", ylabel="Calibration error (conf-ECE)")
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.6, columnspacing=1.4)
+    return ax
+
+
+def error_plot(
+    rows: Mapping[str, Sequence[Estimate]],
+    *,
+    ax: Axes | None = None,
+    labels: Sequence[str] = ("before", "after"),
+    xlabel: str = "Calibration error (conf-ECE)",
+) -> Axes:
+    r"""One row a domain or slice: each calibration error with its interval, and the floor that chance alone reaches.
+
+    Parameters
+    ----------
+    rows
+        By name, one estimate a row (a slice plot) or two (before and after).
+    ax, labels, xlabel
+        Axes to draw on, names of the series, and of the number.
+
+    Raises
+    ------
+    ConfigError : no row, or rows with other than one or two estimates, or unequal.
+
+    >>> row = [Estimate(0.18, 0.15, 0.21, 400, 0.03, 0.05, ""), Estimate(0.05, 0.02, 0.08, 400, 0.03, 0.06, "")]
+    >>> [tick.get_text() for tick in error_plot({"history": row}).get_yticklabels()]
+    ['history\nn = 400']
+    """
+    counts = {len(row) for row in rows.values()}
+    if len(counts) != 1 or not counts <= {1, 2}:
+        raise ConfigError(
+            asked="rows of one estimate each, or of two", found=f"rows with {sorted(counts)}", todo="give equal rows"
+        )
+    per_row = counts.pop()
+    colours = (AFTER,) if per_row == 1 else (BEFORE, AFTER)
+    with style():
+        ax = new_axes(4.8, 0.9 + 0.62 * len(rows)) if ax is None else ax
+        top = 0.0
+        for series, colour in enumerate(colours):
+            y = np.arange(len(rows)) + (0.0 if per_row == 1 else 0.32 * series - 0.16)
+            estimates = [row[series] for row in rows.values()]
+            top = max(top, _draw_estimates(ax, y, estimates, colour, labels[series] if per_row == 2 else ""))
+        names = [f"{name}\nn = {row[0].n:,}" for name, row in rows.items()]
+        ax.set_yticks(np.arange(len(rows)), names)
+        ax.set(ylim=(len(rows) - 0.45, -0.55), xlim=(0, top * 1.06 + 1e-3), xlabel=xlabel)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color=FAINT, linewidth=0.5)
+        ax.set_axisbelow(True)
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.4, columnspacing=1.4)
+    return ax
+
+
+def _draw_estimates(ax: Axes, y: np.ndarray, estimates: Sequence[Estimate], colour: str, label: str) -> float:
+    value = np.array([e.value for e in estimates])
+    low = np.array([e.low for e in estimates])
+    high = np.array([e.high for e in estimates])
+    floor = np.array([np.nan if e.floor_p95 is None else e.floor_p95 for e in estimates])
+    name = "reach of chance (95%)" if not label or colour == AFTER else None
+    ax.barh(y, floor, 0.26 if label else 0.5, color=BAND, alpha=0.8, linewidth=0, label=name)
+    arms = np.nan_to_num(np.maximum(np.stack([value - low, high - value]), 0.0))
+    ax.errorbar(
+        value,
+        y,
+        xerr=arms,
+        fmt="s" if colour == BEFORE else "o",
+        markersize=5.5,
+        color=colour,
+        markerfacecolor="white" if colour == BEFORE else colour,
+        markeredgewidth=1.4,
+        elinewidth=1.4,
+        capsize=2.5,
+        zorder=3,
+        clip_on=False,
+        label=label or "value, 95% interval",
+    )
+    return float(np.nanmax(np.concatenate([value, high, floor])))
+
+
+def _draw_path(ax: Axes, a: np.ndarray, e: np.ndarray) -> None:
+    for (a0, e0), (a1, e1) in pairwise(zip(a, e, strict=True)):
+        arrow = {"arrowstyle": "->", "color": MUTED, "linewidth": 1.1, "shrinkA": 4, "shrinkB": 4}
+        ax.annotate("", xy=(a1, e1), xytext=(a0, e0), arrowprops=arrow, zorder=2)
+    ax.plot(a[1:-1], e[1:-1], "o", color=AFTER, markersize=4.5, markerfacecolor="white", zorder=3)
+    if len(a) > 1:
+        ax.plot(a[-1:], e[-1:], "o", color=AFTER, markersize=7, zorder=3, clip_on=False)
+    ax.plot(a[:1], e[:1], "s", color=BEFORE, markersize=6.5, markerfacecolor="white", markeredgewidth=1.6, zorder=3)
+
+
+def _label_path(ax: Axes, points: Sequence[Mapping[str, Any]], a: np.ndarray, e: np.ndarray) -> None:
+    every = -(-len(points) // 6)
+    for i, point in enumerate(points):
+        text = point.get("label")
+        if text is None and point.get("epoch") is not None:
+            text = f"epoch {float(point['epoch']):g}"
+        if text is not None and (i % every == 0 or i == len(points) - 1 or "label" in point):
+            ax.annotate(str(text), (a[i], e[i]), xytext=(7, 4), textcoords="offset points", fontsize=8, zorder=4)
+
+
+def _map_limits(a: np.ndarray, e: np.ndarray, target: float | None, floor: float) -> tuple[float, float, float]:
+    accuracies = np.append(a, a if target is None else target)
+    spread = max(0.1, float(np.ptp(accuracies)))
+    left = max(0.0, float(accuracies.min()) - 0.3 * spread)
+    right = min(1.0, float(accuracies.max()) + 0.3 * spread)
+    return left, right, max(float(e.max()), floor) * 1.25 + 0.02

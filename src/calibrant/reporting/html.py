@@ -1,0 +1,241 @@
+"""``report``: results to one page that a stranger understands, with Markdown, JSON and every picture beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from calibrant._version import __version__
+from calibrant.files import write_atomically, write_json
+from calibrant.metrics.measurement import finite
+from calibrant.reporting import content
+from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, save
+from calibrant.reporting.curves import error_plot, regime_map
+from calibrant.reporting.plots import before_after, reliability_diagram
+from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
+from calibrant.reporting.tables import METRICS, Cell, estimate_cell, number, rows
+from calibrant.reporting.templates import render
+
+FORMAT, FORMAT_VERSION = "calibrant-report", 1
+BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the page: ``svg`` to stand in it, ``file`` (without suffix) to stand beside it."""
+
+    figure: Figure
+    file: str
+    alt: str
+    caption: str = ""
+
+    @property
+    def svg(self) -> Markup:
+        """The inline SVG; our own markup, so not escaped."""
+        return Markup(inline_svg(self.figure, self.file, self.alt))
+
+
+def report(
+    domains: Sequence[Domain],
+    *,
+    diagnosis: Plain = None,
+    tuning: Plain = None,
+    asked: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    out: str | Path,
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Path:
+    """Write the report of one model on one or more sets of questions into a folder; the path of ``index.html``.
+
+    The folder gets ``index.html`` (self-contained: no script, no network), ``report.md``, ``report.json``, and each
+    picture as ``.svg`` and ``.png``. Every number is made by ``measure`` and ``compare`` with the settings given here.
+
+    Parameters
+    ----------
+    domains
+        What was scored, before and, where there was a fix, after. The verdict is that of the first in domain.
+    diagnosis
+        The :class:`~calibrant.diagnosis.Diagnosis`, or its ``to_json()``.
+    tuning
+        The result of a tuning run, or its ``to_json()``: what was trained, how long, and the evaluations on the way.
+    asked
+        Plain facts to show: model, questions, command, seed, date, versions. ``model`` names the base model.
+    notes
+        Sentences that a reader must not miss.
+    out
+        Folder, made where needed.
+    n_bins, n_boot, level, seed
+        As for ``measure``.
+
+    Raises
+    ------
+    ConfigError : no domain, a name twice, or scores after the fix for some domains only.
+    OutputError : the folder cannot be written.
+    """
+    out, asked = Path(out), dict(asked or {})
+    assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
+    diagnosed, tuned = plain(diagnosis), plain(tuning)
+    page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
+    for picture in pictures:
+        save(picture.figure, out / picture.file)
+    values = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "calibrant": __version__,
+        "verdict": assessed[0].verdict.to_json(),
+        "settings": {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed},
+        "domains": [part.to_json() for part in assessed],
+        "diagnosis": diagnosed or None,
+        "tuning": tuned or None,
+        "asked": asked,
+        "notes": list(notes),
+        "figures": [picture.file for picture in pictures],
+    }
+    write_json(out / "report.json", _json_able(values))
+    write_atomically(out / "report.md", render("template.md.jinja", page))
+    return write_atomically(out / "index.html", render("template.html.jinja", page))
+
+
+def _page(
+    assessed: Sequence[Assessed],
+    diagnosis: Mapping[str, Any],
+    tuning: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    notes: Sequence[str],
+    n_bins: int,
+) -> tuple[dict[str, Any], list[Picture]]:
+    is_tuned, model = assessed[0].after is not None, content.model_name(asked)
+    parts, pictures = [], []
+    for index, part in enumerate(assessed):
+        drawn, both = _reliability(part, n_bins)
+        pictures += [*drawn, *([both] if both is not drawn[0] else [])]
+        parts.append(
+            {
+                "key": part.key,
+                "title": part.title,
+                "figures": drawn,
+                "file": both.file,
+                "alt": both.alt,
+                "caption": content.table_caption(part),
+                "rows": rows(part, index),
+                "notes": part.before.notes if part.after is None else [*part.before.notes, *part.after.notes],
+            }
+        )
+    overview, path = _overview(assessed), _path(tuning, diagnosis)
+    pictures += [picture for picture in (overview, path) if picture is not None]
+    page = {
+        "title": f"Calibration report: {model}" if model else "Calibration report",
+        "model": model,
+        "version": __version__,
+        "colours": {"before": BEFORE, "after": AFTER},
+        "question": content.question(assessed, model),
+        "main": assessed[0],
+        "others": assessed[1:],
+        "tiles": _tiles(assessed[0]),
+        "overview": overview,
+        "parts": parts,
+        "tuned": is_tuned,
+        "how_to_read": content.HOW_TO_READ,
+        "diagnosis": content.diagnosis_words(diagnosis),
+        "caveat": content.CAVEAT,
+        "training": content.training_facts(tuning) if tuning else [],
+        "regime_map": path,
+        "history": content.history_table(tuning),
+        "use": content.USE_ADAPTER if tuning.get("adapter") else content.USE_WEIGHTS,
+        "code": content.usage_code(str(asked.get("model") or "BASE MODEL"), tuning, asked.get("revision"))
+        if tuning.get("adapter") or tuning.get("weights")
+        else "",
+        "asked": content.facts(asked),
+        "notes": list(notes),
+        "metrics": METRICS,
+        "terms": content.terms(assessed[0]),
+        "limits": content.LIMITS,
+    }
+    return page, pictures
+
+
+def _reliability(part: Assessed, n_bins: int) -> tuple[list[Picture], Picture]:
+    """The diagrams of a domain one by one, for the page, and the two side by side, for a paper."""
+    scored = [("before", part.domain.before, part.before, BEFORE)]
+    if part.domain.after is not None and part.after is not None:
+        scored.append(("after", part.domain.after, part.after, AFTER))
+    drawn = []
+    for when, scores, m, colour in scored:
+        name = f"reliability-{part.key}" if len(scored) == 1 else f"reliability-{part.key}-{when}"
+        alt = (
+            f"Reliability diagram of {part.domain.name}{'' if len(scored) == 1 else f', {when} tuning'}: mean confidence "
+            f"{m['mean_confidence'].value:.1%}, accuracy {m['accuracy'].value:.1%}, calibration error "
+            f"{m['conf_ece'].value:.3f}, {m.n} questions."
+        )
+        title = "" if len(scored) == 1 else when.capitalize()
+        ax = reliability_diagram(scores, n_bins=n_bins, title=title, colour=colour)
+        drawn.append(Picture(figure_of(ax), name, alt))
+    if part.domain.after is None:
+        return drawn, drawn[0]
+    pair = figure_of(before_after(part.domain.before, part.domain.after, n_bins=n_bins))
+    return drawn, Picture(pair, f"reliability-{part.key}", " ".join(picture.alt for picture in drawn))
+
+
+def _overview(assessed: Sequence[Assessed]) -> Picture | None:
+    if len(assessed) < 2:
+        return None
+    shown, said = {}, []
+    for part in assessed:
+        row = [part.before["conf_ece"], *([part.after["conf_ece"]] if part.after is not None else [])]
+        shown[part.title.replace(" (", "\n(")] = row
+        said.append(f"{part.domain.name} {' to '.join(f'{estimate.value:.3f}' for estimate in row)}")
+    caption = "Calibration error of each set of questions. A point inside its grey bar cannot be told from calibrated."
+    return Picture(figure_of(error_plot(shown)), "calibration-error", f"Calibration error: {'; '.join(said)}.", caption)
+
+
+def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | None:
+    points = [p for p in tuning.get("history") or () if p.get("accuracy") is not None and p.get("conf_ece") is not None]
+    if not points:
+        return None
+    kept = tuning.get("best_epoch")
+    if kept is not None:
+        points = [{**p, "label": f"epoch {kept:g}, kept"} if p.get("epoch") == kept else p for p in points]
+    target = content.target_accuracy(diagnosis)
+    first, last = points[0], points[-1]
+    alt = (
+        f"Regime map: from accuracy {first['accuracy']:.1%} and calibration error {first['conf_ece']:.3f} to accuracy "
+        f"{last['accuracy']:.1%} and calibration error {last['conf_ece']:.3f}."
+    )
+    figure = figure_of(regime_map(points, target_accuracy=target))
+    return Picture(figure, "regime-map", alt, content.map_caption(target is not None))
+
+
+def _tiles(part: Assessed) -> list[dict[str, Any]]:
+    labels = (
+        ("mean_confidence", "It said it was right", "mean confidence"),
+        ("accuracy", "It was right", "accuracy"),
+        ("conf_ece", "Calibration error", ""),
+    )
+    tiles = []
+    for key, label, note in labels:
+        last = part.after or part.before
+        if not note:
+            note = f"conf-ECE; chance alone reaches {number(last[key].floor_p95, BY_KEY[key])}"
+        before = estimate_cell(part.before[key], BY_KEY[key])
+        after: Cell | None = None if part.after is None else estimate_cell(part.after[key], BY_KEY[key])
+        tiles.append({"label": label, "before": before, "after": after, "note": note})
+    return tiles
+
+
+def _json_able(value: Any) -> Any:
+    """The same with plain types only: numbers that are not finite become ``None``, paths and dates text."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_able(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_json_able(item) for item in value]
+    if isinstance(value, float):
+        return finite(value)
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
