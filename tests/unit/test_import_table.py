@@ -1,0 +1,172 @@
+"""Tables of option probabilities become Scores: names of columns, kinds of file, answers, and what is refused."""
+
+import gzip
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from calibrant.errors import ScoresError
+from calibrant.importing import import_table
+from calibrant.questions import Question
+from calibrant.scores import Scores
+
+P = [[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]]
+
+
+def csv(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(table, **options):
+    with pytest.raises(ScoresError) as caught:
+        import_table(table, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("p_0", "p_1", "p_2"),
+        ("p_1", "p_2", "p_3"),
+        ("p_a", "p_b", "p_c"),
+        ("prob_A", "prob_B", "prob_C"),
+        ("P0", "P1", "P2"),
+    ],
+)
+def test_option_columns_are_found_by_their_names(tmp_path, names):
+    s = import_table(csv(tmp_path, ",".join([*names, "answer"]) + "\n.7,.2,.1,A\n.25,.5,.25,c\n"))
+    assert s.p_NK == pytest.approx(np.array(P))
+    assert s.answer_N.tolist() == [0, 2]
+    assert s.provenance["columns"] == list(names)
+
+
+def test_option_columns_in_any_order_go_by_number_and_named_ones_as_named(tmp_path):
+    path = csv(tmp_path, "p_2,p_0,p_1,answer\n.1,.7,.2,0\n")
+    assert import_table(path).p_NK[0] == pytest.approx(P[0])
+    assert import_table(path, probabilities=["p_2", "p_0", "p_1"]).p_NK[0] == pytest.approx([0.1, 0.7, 0.2])
+
+
+def test_logarithms_are_normalised():
+    """e^-1 : e^-2 = .7311 : .2689."""
+    s = import_table({"logp_0": [-1.0], "logp_1": [-2.0], "answer": [0]})
+    assert s.p_NK[0] == pytest.approx([0.7311, 0.2689], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_file_gives_the_same(tmp_path, kind):
+    path = tmp_path / f"table.{kind}"
+    head, cells = (
+        ["id", "subject", "p_0", "p_1", "p_2", "answer", "level"],
+        [["a", "x", 0.7, 0.2, 0.1, 0, "easy"], ["b", "y", 0.5, 0.5, None, 1, "hard"]],
+    )
+    mark = "\t" if kind == "tsv" else ","
+    text = "\n".join(mark.join("" if c is None else str(c) for c in row) for row in [head, *cells])
+    if kind == "parquet":
+        pyarrow.parquet.write_table(
+            pyarrow.table(dict(zip(head, map(list, zip(*cells, strict=True)), strict=True))), path
+        )
+    elif kind == "jsonl":
+        import json
+
+        path.write_text("\n".join(json.dumps(dict(zip(head, row, strict=True))) for row in cells))
+    elif kind == "csv.gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    s = import_table(path, split="test")
+    assert s.p_NK == pytest.approx(np.array([[0.7, 0.2, 0.1], [0.5, 0.5, 0.0]]))
+    assert s.k_N.tolist() == [3, 2]
+    assert (s.ids, s.subjects) == (("a", "b"), ("x", "y"))
+    assert s.answer_N.tolist() == [0, 1]
+    assert s.columns == {"level": ("easy", "hard")}
+    assert Scores.load(s.save(tmp_path / "s.safetensors")).columns == s.columns
+
+
+def test_arrays_in_memory_and_columns_by_name():
+    s = import_table(
+        {
+            "first": np.array([0.9, 0.5]),
+            "second": np.array([0.1, 0.5]),
+            "gold": np.array([0, 1]),
+            "name": ["q", "r"],
+            "field": ["x", None],
+        },
+        probabilities=["first", "second"],
+        answer="gold",
+        id="name",
+        subject="field",
+    )
+    assert s.p_NK == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5]]))
+    assert (s.ids, s.subjects, s.columns) == (("q", "r"), ("x", None), {})
+
+
+def test_mass_of_the_options_is_kept(tmp_path):
+    s = import_table(csv(tmp_path, "p_0,p_1,answer,logmass\n.5,.5,0,-0.1\n.5,.5,1,\n"))
+    assert s.logmass_N[0] == -0.1
+    assert np.isnan(s.logmass_N[1])
+
+
+def test_question_and_options_in_the_table_give_our_hash(tmp_path):
+    path = csv(tmp_path, "question,A,B,answer,p_0,p_1\nCapital of France?,Lyon,Paris,B,.4,.6\n")
+    s = import_table(path)
+    assert s.hashes == (Question("q", "Capital of France?", ("Lyon", "Paris"), 1).content_hash,)
+    assert s.columns["question"] == ("Capital of France?",)
+
+
+def test_dates_are_kept_as_text(tmp_path):
+    import datetime
+
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"p_0": [1.0], "p_1": [0.0], "answer": [0], "day": [datetime.date(2026, 1, 2)]}), path
+    )
+    s = import_table(path)
+    assert s.columns["day"] == ("2026-01-02",)
+    s.save(tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("p_0,p_1,gold\n.5,.5,0\n", "column 'answer'"),
+        ("x,y,answer\n.5,.5,0\n", "say which they are with probabilities"),
+        ("p_0,p_2,answer\n.5,.5,0\n", "say which they are with probabilities"),
+        ("p_0,p_1,logp_0,logp_1,answer\n.5,.5,-1,-1,0\n", "several sets of options"),
+        ("p_0,p_1,answer\n.5,half,0\n", "'half' in table.csv line 2"),
+        ("p_0,p_1,answer\n.5,nan,0\n", "'nan' in table.csv line 2"),
+        ("p_0,p_1,answer\n.5,.4,0\n", "rows that sum to 1"),
+        ("p_0,p_1,answer\n1.5,-.5,0\n", "probabilities in [0, 1]"),
+        ("p_0,p_1,p_2,answer\n.5,,.5,0\n", "absent options (nan) after the present ones"),
+        ("p_0,p_1,answer\n1,,0\n", "at least two options"),
+        ("p_0,p_1,answer\n.5,.5,\n", "the correct option in table.csv line 2"),
+        ("p_0,p_1,answer\n.5,.5,yes\n", "found: 'yes'"),
+        ("p_0,p_1,answer\n.5,.5,C\n", "answer 'C' for 2 options"),
+        ("p_0,p_1,answer\n.5,.5,0\n.5,.5,-1\n", "answer '-1' for 2 options"),
+        ("p_0,p_1,answer\n.5,.5,1\n.5,.5,2\n", "subtract 1 from the answers"),
+        ("p_1,p_2,answer\n.5,.5,1\n.5,.5,1\n", "subtract 1 from the answers"),
+        ("p_0,p_1,answer,id\n.5,.5,1,a\n.5,.5,0,a\n", "'a' in rows 1 and 2"),
+        ("p_0,p_1,answer\n.5,.5\n", "2 cells under 3 columns"),
+        ("p_0,p_1,answer\n", "no rows"),
+    ],
+)
+def test_faults_are_refused_with_their_place(tmp_path, text, told):
+    message = refusal(csv(tmp_path, text))
+    assert told in message
+    assert message.startswith("asked: ")
+
+
+def test_columns_numbered_from_one_are_read_when_an_answer_is_zero(tmp_path):
+    s = import_table(csv(tmp_path, "p_1,p_2,answer\n.5,.5,0\n.5,.5,1\n"))
+    assert s.answer_N.tolist() == [0, 1]
+
+
+def test_no_such_file_and_no_such_type(tmp_path):
+    csv(tmp_path, "p_0,p_1,answer\n.5,.5,0\n", "scores.csv")
+    assert "did you mean 'scores.csv'" in refusal(tmp_path / "score.csv")
+    assert "file type '.xlsx'" in refusal(csv(tmp_path, "", "scores.xlsx"))
+    assert "1 in p_0, 2 in p_1" in refusal({"p_0": [1], "p_1": [0, 0]})
+    assert "did you mean 'answers'" in refusal({"p_0": [1], "p_1": [0], "answers": [0]})
