@@ -151,7 +151,9 @@ def measure(
     cluster_N = cluster_codes(scores, cluster)
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
     draws_BC = bootstrap_sums(sums.columns, scores.n, n_boot, seed, cluster_N)
-    estimates = _means(sums, draws_BC, level, n_clusters) | _errors(sums, draws_BC, level, seed)
+    floors = noise_floor(scores, n_bins, n_boot, seed)
+    estimates = mean_estimates(sums, draws_BC, level, n_clusters)
+    estimates |= error_estimates(sums, draws_BC, floors, level, seed)
     order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence", "option_mass")
     return Measurement(
         n=scores.n,
@@ -167,7 +169,10 @@ def measure(
     )
 
 
-def _means(sums: QuestionSums, draws_BC: np.ndarray, level: float, n_clusters: int | None) -> dict[str, Estimate]:
+def mean_estimates(
+    sums: QuestionSums, draws_BC: np.ndarray, level: float, n_clusters: int | None
+) -> dict[str, Estimate]:
+    """The means, from bootstrap sums (B, C): accuracy, mean confidence, nll, brier, and option mass where known."""
     n = sums.scores.n
     values, draws = sums.means(sums.totals), sums.means(draws_BC)
     out = {}
@@ -190,9 +195,11 @@ def _means(sums: QuestionSums, draws_BC: np.ndarray, level: float, n_clusters: i
     return out
 
 
-def _errors(sums: QuestionSums, draws_BC: np.ndarray, level: float, seed: int) -> dict[str, Estimate]:
+def error_estimates(
+    sums: QuestionSums, draws_BC: np.ndarray, floors: tuple[np.ndarray, np.ndarray], level: float, seed: int
+) -> dict[str, Estimate]:
+    """The calibration errors and the signed gap, from bootstrap sums (B, C) and floor draws of conf-ECE and cw-ECE."""
     n = sums.scores.n
-    floors = noise_floor(sums.scores, sums.n_bins, len(draws_BC), seed)
     cells = (sums.conf_cells(sums.totals), sums.class_cells(sums.totals))
     drawn = (sums.conf_cells(draws_BC), sums.class_cells(draws_BC))
     out = {}
@@ -214,7 +221,9 @@ def _errors(sums: QuestionSums, draws_BC: np.ndarray, level: float, seed: int) -
 def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | None) -> tuple[str, ...]:
     notes = []
     mass = estimates.get("option_mass")
-    if mass is not None and mass.value < LOW_MASS:
+    prompt = scores.provenance.get("prompt")
+    of_texts = isinstance(prompt, Mapping) and prompt.get("reading") == "continuation"
+    if mass is not None and mass.value < LOW_MASS and not of_texts:  # a text has many rivals that mean the same
         notes.append(
             f"mean option mass {mass.value:.3f} is under {LOW_MASS}: the model hardly wanted to answer with any option"
         )
