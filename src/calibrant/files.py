@@ -59,7 +59,8 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
     """
     folder = Path(folder)
     known, wanted = folder / RUN_FILE, json.loads(json.dumps(identity))
-    if known.exists():
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if RUN_FILE in names:
         before = json.loads(known.read_text(encoding="utf-8"))
         differs = [name for name in wanted if before.get(name) != wanted[name]]
         if differs:
@@ -68,7 +69,7 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
                 found=f"it holds another one, with a different {', '.join(differs)}",
                 todo="choose another folder, or delete that one",
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif (folder.exists() and not folder.is_dir()) or any(not name.startswith(f".{RUN_FILE}.") for name in names):
         raise ConfigError(
             asked=f"a {kind} in {folder}",
             found="something that is no run stands there",

@@ -125,7 +125,8 @@ class Head:
         if weight.requires_grad:
             return weight.float()
         if self._weight32 is None or self._weight32.device != weight.device:
-            self._weight32 = weight.float()
+            with torch.inference_mode(False):  # made while scoring, it must still serve a later training step
+                self._weight32 = weight.detach().float()
         return self._weight32
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from calibrant.errors import MissingExtraError, ModelError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -102,6 +103,7 @@ def load_model(
             from peft import PeftModel
 
             asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
+            _refuse_pickled_adapter(Path(adapter), asked, allow_pickle)
             model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable_adapter)
             facts["adapter_weights"] = fingerprint(Path(adapter)) if Path(adapter).exists() else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError) as error:
@@ -113,17 +115,30 @@ def load_model(
     return LoadedModel(model.eval(), tokenizer, facts)
 
 
+def refuse_loading(model: LoadedModel, arguments: dict[str, Any]) -> None:
+    """Raise :class:`ConfigError` when a model that is already loaded is handed arguments of :func:`load_model`."""
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ConfigError(
+            asked=f"{', '.join(given)} for {model.facts['model']!r}",
+            found="the model is loaded already",
+            todo="give them to load_model, or give the model's name instead of the loaded model",
+        )
+
+
 def pick_device(device: str) -> torch.device:
-    """``"auto"``: CUDA, then Apple's MPS, then the CPU."""
+    """``"auto"``: CUDA (of several processes, each its own GPU), then Apple's MPS, then the CPU."""
     if device != "auto":
         try:
-            return torch.device(device)
-        except RuntimeError as error:
+            where = torch.device(device)
+            torch.empty(0, device=where)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ModelError(
                 asked=f"device {device!r}", found=_first_lines(error), todo="use auto, cpu, cuda or mps"
             ) from error
+        return where
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -180,6 +195,16 @@ def _refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None
     else:
         found = f"its kind is {config.model_type!r}, which predicts no next token"
     raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
+
+
+def _refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:
+    pickled = (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists()
+    if pickled and not allow_pickle:
+        raise ModelError(
+            asked=asked,
+            found="its weights are in adapter_model.bin, which can run code when loaded",
+            todo="ask for safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle",
+        )
 
 
 def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:

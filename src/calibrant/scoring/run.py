@@ -20,13 +20,13 @@ import transformers
 from torch import Tensor
 
 from calibrant._version import __version__
-from calibrant.errors import ModelError
+from calibrant.errors import ModelError, QuestionError
 from calibrant.progress import track
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.head import Head
-from calibrant.scoring.models import LoadedModel, load_model
+from calibrant.scoring.models import LoadedModel, load_model, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 
 Route = Literal["shared", "plain", "single"]
@@ -68,12 +68,17 @@ def score(
     Raises
     ------
     ModelError : the model or tokenizer cannot do this; numbers that are not finite.
-    QuestionError : a question longer than the context.
+    QuestionError : no questions, an id twice, a question longer than the context.
+    ConfigError : arguments of :func:`load_model` for a model that is already loaded.
     """
     style = style or PromptStyle()
+    questions = list(questions if isinstance(questions, QuestionSet) else QuestionSet("questions", tuple(questions)))
+    if not questions:
+        raise QuestionError(asked="scores", found="no questions", todo="give at least one")
     if not isinstance(model, LoadedModel):
         model = load_model(model, adapter=adapter, **loading)
-    questions = list(questions)
+    else:
+        refuse_loading(model, {"adapter": adapter, **loading})
     encoded = encode(model.tokenizer, questions, style, context_length=model.context_length)
     scorer = OptionScorer(model.model, style, batch_tokens)
     route, deviation = scorer.self_test(encoded)

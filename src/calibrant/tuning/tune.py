@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
@@ -21,7 +20,7 @@ from calibrant.errors import ConfigError, ModelError, OutputError, QuestionError
 from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
-from calibrant.scoring.models import LoadedModel, load_model
+from calibrant.scoring.models import LoadedModel, load_model, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
 from calibrant.tuning.collate import Example
@@ -115,6 +114,8 @@ def tune(
     set_seed(config.seed)
     if not isinstance(model, LoadedModel):
         model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
+    else:
+        refuse_loading(model, loading)
     if model.facts.get("adapter"):
         raise ModelError(
             asked=f"tune {model.facts['model']!r} with the adapter {model.facts['adapter']!r} on it",
@@ -168,7 +169,7 @@ class _Run:
         stop_early = self.config.keep == "best" and self.config.patience > 0
         extra: list[TrainerCallback] = [*callbacks, *([shown] if shown else [])]
         if stop_early:
-            extra.append(EarlyStoppingCallback(early_stopping_patience=self.config.patience))
+            extra.append(_early_stopping(self.config, checkpoint))
         trainer = CalibrationTrainer(
             self.tuned,
             training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
@@ -190,7 +191,9 @@ class _Run:
         return self._finish(trainer, em, time.monotonic() - started)
 
     def _finish(self, trainer: CalibrationTrainer, em: EmState, seconds: float) -> TuneResult:
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        losses = [
+            entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
+        ]
         if not all(math.isfinite(loss) for loss in losses):
             raise ModelError(
                 asked=f"tune {self.loaded.facts['model']!r} by {self.config.objective}",
@@ -200,7 +203,8 @@ class _Run:
         kind = "model" if self.config.lora is None else "adapter"
         if trainer.is_world_process_zero():
             self._save(kind)
-        best = min(em.history, key=lambda point: point["nll"]) if self.config.keep == "best" else None
+        trained = [point for point in em.history if point["step"] > 0]
+        best = min(trained, key=lambda point: point["nll"]) if self.config.keep == "best" else None
         early = trainer.state.global_step < trainer.state.max_steps
         result = TuneResult(
             objective=self.config.objective,
@@ -220,6 +224,7 @@ class _Run:
             relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}
             write_json(self.out / RESULT, {**result.to_json(), **relative})
             shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()  # no process returns before the adapter stands there
         return result
 
     def _save(self, kind: str) -> None:
@@ -234,21 +239,12 @@ class _Run:
 def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loaded: LoadedModel) -> TrainingArguments:
     """The library's settings that ours stand for."""
     device = loaded.device.type
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if config.batch_size % (config.accumulation_unit * processes) and processes > 1:
-        raise ConfigError(
-            asked=f"batch_size {config.batch_size} over {processes} processes",
-            found=f"a forward pass takes {config.accumulation_unit} questions on each",
-            todo="set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes",
-        )
-    accumulate = config.batch_size // (config.accumulation_unit * processes)
     steps_an_epoch = math.ceil(n_questions / config.batch_size)
     every = max(1, math.ceil(steps_an_epoch / config.evaluations_per_epoch))
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.accumulation_unit,
-        gradient_accumulation_steps=accumulate,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup,
@@ -269,6 +265,7 @@ def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loade
         metric_for_best_model="nll",
         greater_is_better=False,
         logging_steps=max(1, every // 5),
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
         report_to=config.report_to,
         remove_unused_columns=False,
         dataloader_pin_memory=device == "cuda",
@@ -277,6 +274,14 @@ def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loade
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # several GPUs are driven by accelerate launch or torchrun, one process each
+    processes = arguments.world_size  # known only now: the library joins the process group when it makes its settings
+    if config.batch_size % (config.accumulation_unit * processes):
+        raise ConfigError(
+            asked=f"batch_size {config.batch_size} over {processes} processes",
+            found=f"a forward pass takes {config.accumulation_unit} questions on each",
+            todo="set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes",
+        )
+    arguments.gradient_accumulation_steps = config.batch_size // (config.accumulation_unit * processes)
     return arguments
 
 
@@ -334,6 +339,17 @@ def _last_checkpoint(folder: Path) -> Path | None:
             continue
         whole.append((step, path))
     return max(whole)[1] if whole else None
+
+
+def _early_stopping(config: TuneConfig, checkpoint: Path | None) -> EarlyStoppingCallback:
+    """With the evaluations without a better NLL that the checkpoint had counted."""
+    callback = EarlyStoppingCallback(early_stopping_patience=config.patience)
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        kept = state["stateful_callbacks"].get("EarlyStoppingCallback")
+        if kept is not None:
+            callback.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+    return callback
 
 
 def _restored_state(checkpoint: Path | None) -> EmState:

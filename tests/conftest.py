@@ -1,0 +1,179 @@
+"""Tiny random models with real tokenizers, made on the spot: no network, no downloads, seconds to build."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CAPITALS = [
+    ("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Peru", "Lima"), ("Cuba", "Havana"),
+    ("Kenya", "Nairobi"), ("Japan", "Tokyo"), ("Egypt", "Cairo"), ("Chile", "Santiago"), ("Norway", "Oslo"),
+    ("Ghana", "Accra"), ("Nepal", "Kathmandu"),
+]  # fmt: skip
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def capital_questions(name, n, *, ks=(4,), seed=0):
+    """``n`` questions on small sums of capitals, all different; the numbers of options go round ``ks``."""
+    from random import Random
+
+    from calibrant.questions import Question, QuestionSet
+
+    draw = Random(f"{name}{seed}")
+    cities = [city for _, city in CAPITALS]
+    questions = []
+    for i in range(n):
+        country, city = CAPITALS[i % len(CAPITALS)]
+        k = ks[i % len(ks)]
+        others = draw.sample([c for c in cities if c != city], k - 1)
+        answer = draw.randrange(k)
+        choices = (*others[:answer], city, *others[answer:])
+        questions.append(Question(f"{name}-{i}", f"Capital of {country}, {name} {i}?", choices, answer, country))
+    return QuestionSet(name, tuple(questions))
+
+
+def trained_tokenizer(*, bos=True, eos_at_end=False, chat=True):
+    """Byte-level BPE trained on a few sentences; every ``" A"`` … ``" Z"`` and ``"A"`` … ``"Z"`` is one token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from tokenizers.decoders import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevel()
+    letters = " ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    corpus = [f" {letters}"] * 40 + [f"Question: Capital of {a}?\nAnswer: {b}" for a, b in CAPITALS] * 5
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>", "</s>", "<pad>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    if bos or eos_at_end:
+        single = f"{'<s> ' if bos else ''}$A{' </s>' if eos_at_end else ''}"
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    if chat:
+        fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def merging_tokenizer(merges, *, missing=()):
+    """Byte-level BPE with exactly these merges and no splitting before them: ``(":", "A")`` makes ``":A"`` one token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers.decoders import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = [c for c in sorted(pre_tokenizers.ByteLevel.alphabet()) if c not in missing]
+    names = ["<s>", "</s>", "<pad>", "<unk>", *alphabet, *(a + b for a, b in merges)]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges), unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def tiny_config(kind, vocab_size):
+    """A two-layer configuration of a kind of model, with what it does to its logits switched on."""
+    import transformers as t
+
+    common = {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    makers = {
+        "llama": lambda: t.LlamaConfig(**common),
+        "qwen3": lambda: t.Qwen3Config(**common, head_dim=8, tie_word_embeddings=True),
+        "gemma2": lambda: t.Gemma2Config(**common, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=5.0),
+        "cohere": lambda: t.CohereConfig(**common, logit_scale=0.25),
+        "granite": lambda: t.GraniteConfig(**common, logits_scaling=3.0),
+        "gpt2": lambda: t.GPT2Config(
+            vocab_size=vocab_size, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=1
+        ),
+    }
+    return makers[kind]()
+
+
+def tiny_model(kind, tokenizer, *, seed=0, spread=8.0):
+    """A random model whose logits are spread enough to prefer some options to others."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(kind, len(tokenizer)))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.mul_(spread if "embed" in name or "wte" in name or "head" in name else 2.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_questions():
+    return capital_questions
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return trained_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer():
+    return trained_tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_merging_tokenizer():
+    return merging_tokenizer
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return tiny_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer):
+    """A function from a kind of model to a folder with it and the tokenizer, saved once a session."""
+    saved = {}
+
+    def folder(kind="llama"):
+        if kind not in saved:
+            saved[kind] = tmp_path_factory.mktemp("models") / kind
+            tiny_model(kind, tokenizer).save_pretrained(saved[kind])
+            tokenizer.save_pretrained(saved[kind])
+        return saved[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(model_folder):
+    """A function from a kind of model to it, loaded by the package; only for tests that leave it as it is."""
+    from calibrant.scoring.models import load_model
+
+    kept = {}
+
+    def load(kind="llama"):
+        if kind not in kept:
+            kept[kind] = load_model(model_folder(kind), device="cpu")
+        return kept[kind]
+
+    return load
