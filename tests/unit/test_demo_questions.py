@@ -15,16 +15,17 @@ periodictable = pytest.importorskip("periodictable")
 pytest.importorskip("countryinfo")
 
 from calibrant.demo.facts import CONTINENTS, fold  # noqa: E402
-from calibrant.demo.worldknowledge import demo_questions, gives_away  # noqa: E402
+from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions, gives_away  # noqa: E402
 from calibrant.errors import ConfigError  # noqa: E402
 
 SETS = demo_questions()
 QUESTIONS = [q for split in SETS.values() for q in split]
 DIGESTS = {
-    "train": "feb8120495b586a1",
-    "calibration": "aa95dce9f15a3456",
-    "test": "9e5dab16e6443b1b",
-    "ood": "7c033a4a20676708",
+    "train": "5aaf03a2b0ff1d2e",
+    "calibration": "62033fbd348fefb9",
+    "test": "1c1a94cb293ef94f",
+    "us states": "517cf3ff46141714",
+    "chemistry": "7c033a4a20676708",
 }
 
 
@@ -42,7 +43,8 @@ def test_there_are_at_least_two_thousand_questions_in_at_least_four_subjects_a_s
         subjects = Counter(q.subject for q in SETS[name])
         assert len(subjects) >= 4
         assert min(subjects.values()) >= 20
-    assert len(SETS["ood"]) >= 300
+    assert len(SETS["us states"]) >= 300
+    assert len(SETS["chemistry"]) >= 300
 
 
 def test_every_question_has_four_options_and_an_id_and_a_text_of_its_own():
@@ -86,7 +88,7 @@ def test_options_come_from_entities_of_their_own_split():
 
 def test_out_of_domain_subjects_are_in_no_other_split():
     inside = {q.subject for name in ("train", "calibration", "test") for q in SETS[name]}
-    assert inside.isdisjoint(q.subject for q in SETS["ood"])
+    assert inside.isdisjoint(q.subject for name in OUT_OF_DOMAIN for q in SETS[name])
 
 
 def test_no_option_is_the_beginning_of_another():
@@ -158,7 +160,7 @@ def test_city_answers_are_true_in_the_table_and_no_other_option_is():
 
 def test_element_answers_are_true_in_the_table():
     elements = {element.name: element for element in periodictable.elements}
-    for q in SETS["ood"]:
+    for q in SETS["chemistry"]:
         if q.subject == "symbol":
             assert elements[about(q)].symbol == right(q)
         elif q.subject == "element":
@@ -181,7 +183,8 @@ def test_limits_take_a_beginning_with_every_subject_in_proportion():
         "train": 100,
         "calibration": 60,
         "test": 0,
-        "ood": 30,
+        "us states": 30,
+        "chemistry": 30,
     }
     assert limited["train"].questions == SETS["train"].questions[:100]
     whole, part = (Counter(q.subject for q in s["train"]) for s in (SETS, limited))

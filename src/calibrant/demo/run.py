@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from calibrant.demo.model import demo_model_path
-from calibrant.demo.worldknowledge import demo_questions
+from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions
 from calibrant.prompts import PromptStyle
 from calibrant.restoring import Restored, restore
 from calibrant.tuning import TuneConfig
@@ -16,7 +16,7 @@ CALIBRATION = 250
 
 
 def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str | None = None) -> Restored:
-    """Restore SmolLM2-135M-Instruct on world knowledge, chemistry out of domain; see docs/demo.md.
+    """Restore SmolLM2-135M-Instruct on world knowledge; US states and chemistry are out of domain. See docs/demo.md.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str
     return restore(
         demo_model_path(),
         {name: questions[name] for name in ("train", "calibration", "test")},
-        ood={"chemistry": questions["ood"]},
+        ood={name: questions[name] for name in OUT_OF_DOMAIN},
         out=out,
         config=CONFIG.model_copy(update={"seed": seed}),
         style=STYLE,

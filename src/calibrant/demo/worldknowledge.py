@@ -1,8 +1,8 @@
 """The demo's questions: facts of data packages as multiple choice, split by entity.
 
 An entity (a country, a US state) belongs to one split across all subjects, and the distractors of a question come from
-the entities of its own split. Else a tuned model would know some options from training and rule them out. One field of
-knowledge, chemistry, is in none of the three splits: it is the out-of-domain test.
+the entities of its own split. Else a tuned model would know some options from training and rule them out. Two subjects are
+in none of the three splits: US states, out of domain but near it, and chemistry, far from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TEMPLATES = {
     "element": "Which chemical element has the symbol {}?",
     "atomic number": "What is the atomic number of {}?",
 }
-OOD_SUBJECTS = ("symbol", "element", "atomic number")
+OUT_OF_DOMAIN = {"us states": ("us state",), "chemistry": ("symbol", "element", "atomic number")}
 BLOCK = ("train", "test", "calibration", "train", "test")  # the splits of five entities of about one size
 OPTIONS = 4
 STEM = 4
@@ -39,13 +39,14 @@ def demo_questions(
     test: int | None = None,
     ood: int | None = None,
 ) -> dict[str, QuestionSet]:
-    """World-knowledge questions in four splits: ``train``, ``calibration``, ``test`` and ``ood``.
+    """World-knowledge questions: ``train``, ``calibration``, ``test``, and out of domain ``us states`` and ``chemistry``.
 
     The same on every machine for the same versions of the data packages: all choices are made by SHA-256.
 
     Parameters
     ----------
-    train, calibration, test, ood : take at most that many questions of the split, subjects in proportion; default all.
+    train, calibration, test, ood : take at most that many questions of the split (``ood``: of each set that is out of
+        domain), subjects in proportion; default all.
 
     Raises
     ------
@@ -56,13 +57,15 @@ def demo_questions(
     for name, limit in limits.items():
         if limit is not None and limit < 0:
             raise ConfigError(asked=f"{limit} questions for {name}", found="a negative number", todo="give 0 or more")
-    facts: dict[str, list[Fact]] = {name: [] for name in limits}
-    split_of = _split_of_entity(fact for fact in all_facts() if fact.subject not in OOD_SUBJECTS)
+    outside = {subject: name for name, subjects in OUT_OF_DOMAIN.items() for subject in subjects}
+    facts: dict[str, list[Fact]] = {name: [] for name in ("train", "calibration", "test", *OUT_OF_DOMAIN)}
+    split_of = _split_of_entity(fact for fact in all_facts() if fact.subject not in outside)
     for fact in all_facts():
-        facts[split_of.get(fact.entity, "ood")].append(fact)
+        facts[outside.get(fact.subject) or split_of[fact.entity]].append(fact)
+    most = {**limits, **dict.fromkeys(OUT_OF_DOMAIN, ood)}
     return {
-        name: QuestionSet(name, tuple(_mixed(_questions(facts[name]))[: limits[name]]))  # [:None] is everything
-        for name in limits
+        name: QuestionSet(name, tuple(_mixed(_questions(facts[name]))[: most[name]]))  # [:None] is everything
+        for name in facts
     }
 
 
