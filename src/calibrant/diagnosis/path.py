@@ -56,8 +56,9 @@ class Checkpoint:
 def checkpoints(path: Sequence[Scores | Mapping[str, Any]], how: Sampling) -> tuple[Checkpoint, ...]:
     """Checkpoints from ``Scores`` (measured here) or mappings; a mapping needs accuracy, conf_ece and n.
 
-    A mapping may also hold floor_p95, nll, train_accuracy, step, epoch and ``signed_gap`` as ``{"low", "high"}``; what
-    else it holds (a learning rate, a loss) is not read.
+    A mapping may also hold floor_p95, nll, train_accuracy, step, epoch, and mean_confidence or ``signed_gap`` as
+    ``{"low", "high"}``; what else it holds (a learning rate, a loss) is not read. The ``history`` of a tuning run will
+    do as it is.
 
     Raises
     ------
@@ -133,16 +134,25 @@ def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) ->
             found=f"accuracy {accuracy}, conf_ece {conf_ece}, n {n}",
             todo="give Scores, or a mapping with accuracy in [0, 1], conf_ece and n (and, where known, floor_p95)",
         )
-    gap_of = point.get("signed_gap")
-    known = isinstance(gap_of, Mapping) and gap_of.get("low") is not None and gap_of.get("high") is not None
     names = ("floor_p95", "nll", "train_accuracy", "step", "epoch")
-    return Checkpoint(
-        accuracy=accuracy,
-        conf_ece=conf_ece,
-        n=int(n),
-        gap=(float(gap_of["low"]), float(gap_of["high"])) if known and isinstance(gap_of, Mapping) else None,
-        **{name: _number(point, name, place) for name in names},
-    )
+    numbers = {name: _number(point, name, place) for name in names}
+    return Checkpoint(accuracy, conf_ece, int(n), gap=_gap(point, accuracy, int(n), place, how), **numbers)
+
+
+def _gap(point: Mapping[str, Any], accuracy: float, n: int, place: int, how: Sampling) -> tuple[float, float] | None:
+    """Ends of ``signed_gap`` where given; else mean confidence less the ends of Wilson's interval of accuracy, which
+    leaves out that confidence varies too and that both vary together; else ``None``.
+    """
+    given = point.get("signed_gap")
+    if isinstance(given, Mapping):
+        low, high = (_number(given, end, place) for end in ("low", "high"))
+        if low is not None and high is not None:
+            return low, high
+    confidence = _number(point, "mean_confidence", place)
+    if confidence is None:
+        return None
+    low_a, high_a = wilson_interval(accuracy, n, how.level)
+    return confidence - high_a, confidence - low_a
 
 
 def _number(values: Mapping[str, Any], name: str, place: int) -> float | None:

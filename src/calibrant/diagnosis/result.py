@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -87,7 +88,7 @@ class Diagnosis:
     tolerance: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; what is unknown, infinite or not a number is ``None``."""
+        """Plain JSON; what is unknown, infinite or not a number is ``None``. ``target_accuracy`` is A* once more."""
         plain = ("verdict", "action", "target_kind", "target_name", "n", "chance", "at_chance", "collapsed", "reading")
         how = ("n_bins", "n_boot", "level", "seed", "tolerance")
         critical = self.critical_checkpoint
@@ -96,6 +97,7 @@ class Diagnosis:
             "reasons": list(self.reasons),
             "warnings": list(self.warnings),
             "caveat": CAVEAT,
+            "target_accuracy": self.numbers["critical_accuracy"].to_json(),
             "numbers": dict.fromkeys(NAMES) | {name: e.to_json() for name, e in self.numbers.items()},
             "option_mass": None if self.option_mass is None else self.option_mass.to_json(),
             "letter_prior": self.letter_prior.to_json(),
@@ -151,6 +153,7 @@ class Diagnosis:
         else:
             s = c.shift
             yield f"  against the reference: confidence {s.confidence.value:+.3f}, entropy {s.entropy.value:+.3f} nats,"
-            yield f"    same prediction {s.agreement.value:.0%}; log-odds slope {s.slope.value:.3f}, intercept"
-            yield f"    {s.intercept.value:+.3f}, scatter {s.scatter:.3f} nats, r2 {s.r2:.3f} ({s.n_pairs} pairs,"
-            yield f"    {s.n_pairs_left_out} left out for a probability of 0)"
+            yield f"    same prediction {s.agreement.value:.0%}"
+            line = f"slope {s.slope.value:.3f}, intercept {s.intercept.value:+.3f}, scatter {s.scatter:.3f} nats"
+            yield "  log-odds: " + (line if math.isfinite(s.slope.value) else "no log-odds to compare")
+            yield f"    ({s.n_pairs} pairs of options; {s.n_pairs_left_out} left out for a probability of 0)"

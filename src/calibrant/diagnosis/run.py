@@ -88,6 +88,7 @@ def diagnose(
         split=scores.split,
         signs=signs_of_leaving(points, level),
         tolerance=tolerance,
+        level=level,
     )
     verdict = verdict_of(facts)
     action = action_of(facts, verdict)

@@ -11,6 +11,7 @@ from calibrant.diagnosis.options import LOW_MASS, LetterPrior, OptionMass
 from calibrant.diagnosis.regime import Target
 from calibrant.diagnosis.result import Action, Verdict
 from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate
+from calibrant.metrics.planning import n_to_decide
 
 TOLERANCE = 0.05
 """An excess of accuracy over A* up to this bounds ECE by no more than the noise floor of some thousand questions."""
@@ -37,6 +38,7 @@ class Facts:
     split: str
     signs: tuple[str, ...]
     tolerance: float
+    level: float
 
     @property
     def at_chance(self) -> bool:
@@ -225,11 +227,10 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
 
 
 def _needed(f: Facts, excess: Estimate) -> str:
-    room = f.tolerance - excess.value if excess.value < f.tolerance else excess.value
-    half = (excess.high - excess.low) / 2
-    if not room > 0.001:
-        return ""
-    return f" If the difference stays, about {math.ceil(1.1 * f.n * (half / room) ** 2)} questions would settle it."
+    """Questions that would settle it: below the tolerance if A - A* is, above 0 else."""
+    shift = f.tolerance if excess.value < f.tolerance else 0.0
+    n = n_to_decide(excess.value - shift, excess.low - shift, excess.high - shift, f.n, f.level)
+    return "" if n is None else f" Were the difference the truth, about {n:,} questions would settle it."
 
 
 def _temperature(t: TemperatureEffect | None) -> str:
@@ -238,8 +239,10 @@ def _temperature(t: TemperatureEffect | None) -> str:
     before, after = t.conf_ece
     text = (
         f"One temperature (T = {t.temperature:.3f}, cross-validated) takes conf-ECE from {before.value:.3f} to "
-        f"{_with(after)} and NLL from {t.nll[0].value:.3f} to {t.nll[1].value:.3f}"
+        f"{_with(after)}"
     )
+    if all(math.isfinite(nll.value) for nll in t.nll):
+        text += f" and NLL from {t.nll[0].value:.3f} to {t.nll[1].value:.3f}"
     if t.undone is None:
         return text + "."
     left = "within its floor" if t.suffices else "still above its floor"

@@ -1,0 +1,309 @@
+"""diagnose: each verdict, each action, each warning, JSON and text."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibrant.diagnosis import diagnose
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.scores import Scores
+
+N_BOOT = 100
+
+
+def said(sentences):
+    return " ".join(sentences)
+
+
+def raised(reference, s, noise=0.0, seed=0):
+    """The reference raised to the power s, with noise on each logit."""
+    rng = np.random.default_rng([seed, 7])
+    return replace(reference, logp_NK=logp(s * reference.logp_NK + noise * rng.normal(size=reference.logp_NK.shape)))
+
+
+def logp(z_NK):
+    return z_NK - np.logaddexp.reduce(z_NK, axis=1, keepdims=True)
+
+
+def reading(name):
+    return {"prompt": {"reading": name}}
+
+
+# ---- actions and verdicts -------------------------------------------------------------------------------------------
+
+
+def test_a_calibrated_model_needs_nothing(draw):
+    d = diagnose(draw(2000), n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("calibratable", "nothing")
+    assert "Nothing to mend" in said(d.reasons)
+    assert d.warnings == ()
+
+
+def test_an_overconfident_model_gets_cft_and_hears_that_a_temperature_is_cheaper(draw):
+    d = diagnose(draw(1000, power=3.0), n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.target_kind) == ("calibratable", "cft", "self")
+    assert "overconfident on average" in said(d.reasons)
+    assert "cheap alternative" in said(d.reasons)
+    assert "near A by construction" in said(d.reasons)
+
+
+def test_an_underconfident_model_is_called_so(draw):
+    d = diagnose(draw(1000, power=0.3), n_boot=N_BOOT)
+    assert d.action == "cft"
+    assert "underconfident on average" in said(d.reasons)
+    assert d.numbers["signed_gap"].high < 0
+
+
+def test_pure_sharpening_of_the_reference_gets_a_temperature(draw):
+    reference = draw(1000)
+    d = diagnose(raised(reference, 3.0), reference=reference, n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.target_kind, d.collapsed) == ("calibratable", "temperature", "reference", True)
+    assert "Preference collapse" in said(d.reasons)
+    assert "did nothing but sharpen" in said(d.reasons)
+
+
+def test_sharpening_with_scatter_gets_cft(draw):
+    reference = draw(1000)
+    d = diagnose(raised(reference, 3.0, noise=0.5), reference=reference, n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.collapsed) == ("calibratable", "cft", True)
+
+
+def test_accuracy_beyond_the_reference_gets_rcft(known_world):
+    """Answers learnt by heart on .4 of the questions, at confidence .95: A - A* = .24 (see known_world)."""
+    scores, star = known_world(1000, known=0.4, confidence=0.95)
+    d = diagnose(scores, reference=star, n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("non-calibratable", "rcft")
+    assert "at least" in said(d.reasons)
+    assert d.numbers["excess_accuracy"].value == pytest.approx(0.24, abs=0.05)
+
+
+def test_a_calibrated_model_beyond_its_target_needs_nothing_all_the_same(known_world):
+    """c = A by choice: conf-ECE 0, whatever the target says."""
+    first, star = known_world(1000, known=0.4, confidence=0.5)
+    scores, _ = known_world(1000, known=0.4, confidence=float(first.correct_N.mean()))
+    d = diagnose(scores, target=star, n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("non-calibratable", "nothing")
+
+
+def test_a_model_at_chance_needs_another_reading(draw):
+    """Answers that have nothing to do with the scores: accuracy 1/4 up to noise."""
+    scores = draw(400, power=2.0)
+    random = replace(scores, answer_N=np.random.default_rng(5).integers(0, 4, 400))
+    d = diagnose(random, n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.at_chance) == ("undecided", "other-reading", True)
+    assert "cannot be told from chance" in said(d.warnings)
+    assert d.chance == 0.25
+
+
+def test_a_model_below_chance_has_its_answers_doubted(draw):
+    scores = draw(400)
+    worst = replace(scores, answer_N=scores.logp_NK.argmin(1))
+    d = diagnose(worst, n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.at_chance) == ("undecided", "other-reading", False)
+    assert "below chance" in said(d.warnings)
+
+
+def test_chance_with_mixed_numbers_of_options_is_the_mean_of_one_over_k():
+    """Two options once, four options three times: (1/2 + 3/4)/4 = .3125."""
+    p = [[0.5, 0.5, float("nan"), float("nan")]] + [[0.25] * 4] * 3
+    assert diagnose(Scores.from_probs(p, [0, 1, 2, 3]), n_boot=N_BOOT).chance == 0.3125
+
+
+def test_mixed_numbers_of_options_are_diagnosed(draw):
+    reference = draw(1500, mixed=True)
+    found = Scores.from_logp(
+        np.where(np.isneginf(reference.logp_NK), np.nan, 3 * reference.logp_NK), reference.answer_N
+    )
+    d = diagnose(found, reference=reference, n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("calibratable", "temperature")
+    assert d.collapse.shift.slope.value == pytest.approx(3)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 29])
+def test_fewer_than_thirty_questions_decide_nothing(draw, n):
+    d = diagnose(draw(n, power=3.0), n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("undecided", "cft")
+    assert f"{n} questions are fewer than 30" in said(d.reasons)
+    assert f"{n} questions are fewer than 30" in said(d.warnings)
+    json.dumps(d.to_json(), allow_nan=False)
+
+
+def test_a_hundred_questions_leave_a_calibratable_model_undecided(draw):
+    d = diagnose(draw(60, power=3.0, seed=2), n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("undecided", "cft")
+    assert "Diagnose again afterwards" in said(d.reasons)
+    assert "approximate under 100" in said(d.warnings)
+
+
+def test_within_the_floor_on_few_questions_is_called_weak(draw):
+    d = diagnose(draw(60), n_boot=N_BOOT)
+    assert d.action == "nothing"
+    assert "shows little" in said(d.warnings)
+
+
+def test_the_tolerance_moves_the_verdict(known_world):
+    """A - A* = .12 +- .03: beyond .05, within .2."""
+    scores, star = known_world(1000, known=0.2)
+    assert diagnose(scores, target=star, n_boot=N_BOOT).verdict == "non-calibratable"
+    assert diagnose(scores, target=star, n_boot=N_BOOT, tolerance=0.2).verdict == "calibratable"
+
+
+# ---- what stands for the target -------------------------------------------------------------------------------------
+
+
+def test_targets_are_preferred_in_order_and_named(draw):
+    scores, reference = draw(200, power=3.0), replace(draw(200), provenance={"model": "base-7b"})
+    point = {"accuracy": 0.6, "conf_ece": 0.01, "floor_p95": 0.05, "n": 500}
+    kinds = [
+        diagnose(scores, n_boot=N_BOOT, **more)
+        for more in (
+            {"target": reference, "reference": reference, "path": [point]},
+            {"reference": reference, "path": [point]},
+            {"path": [point]},
+            {},
+        )
+    ]
+    assert [d.target_kind for d in kinds] == ["given", "reference", "path", "self"]
+    assert "base-7b" in kinds[1].target_name
+    assert kinds[1].target_name in kinds[1].to_text()
+
+
+def test_the_reference_is_calibrated_before_it_stands_for_the_target(draw):
+    """An overconfident reference would promise an A* far above A; its temperature is fitted out of fold."""
+    reference = draw(2000, power=4.0)
+    d = diagnose(raised(reference, 1.5), reference=reference, n_boot=N_BOOT)
+    assert d.numbers["excess_accuracy"].value == pytest.approx(0, abs=0.03)
+    raw = diagnose(raised(reference, 1.5), target=reference, n_boot=N_BOOT)
+    assert raw.numbers["excess_accuracy"].value < -0.1
+
+
+def test_the_reference_may_be_in_another_order_but_not_of_other_questions(draw):
+    reference = draw(200)
+    scores = raised(reference, 2.0)
+    shuffled = reference.select(np.random.default_rng(0).permutation(200))
+    same = diagnose(scores, reference=reference, n_boot=N_BOOT).to_json()
+    assert diagnose(scores, reference=shuffled, n_boot=N_BOOT).to_json() == same
+    with pytest.raises(ScoresError, match="same questions"):
+        diagnose(scores, reference=reference.select(np.arange(100)), n_boot=N_BOOT)
+    with pytest.raises(ScoresError, match="same questions"):
+        diagnose(scores, target=reference.select(np.arange(100)), n_boot=N_BOOT)
+
+
+# ---- warnings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        (reading("letters"), "hardly wanted to answer with a letter"),
+        (reading("continuation"), ""),
+        ({}, "do not say how options were read"),
+        ({"prompt": "Q: {q}"}, "do not say how options were read"),
+    ],
+)
+def test_low_option_mass_is_a_warning_for_letters_only(draw, provenance, expected):
+    scores = replace(draw(500), logmass_N=np.full(500, -2.0), provenance=provenance)
+    d = diagnose(scores, n_boot=N_BOOT)
+    assert (expected in said(d.warnings)) if expected else (d.warnings == ())
+    assert d.option_mass.mean == pytest.approx(math.exp(-2))
+    assert "option mass: mean 0.135, under .5 for 100%" in d.to_text()
+
+
+def test_high_or_unknown_mass_is_no_warning(draw):
+    high = replace(draw(500), logmass_N=np.full(500, -0.1), provenance=reading("letters"))
+    assert diagnose(high, n_boot=N_BOOT).warnings == ()
+    d = diagnose(draw(500), n_boot=N_BOOT)
+    assert (d.option_mass, d.to_json()["option_mass"], d.warnings) == (None, None, ())
+    assert "option mass: unknown" in d.to_text()
+
+
+def test_a_prior_over_positions_is_warned_of(draw):
+    plain = draw(600)
+    d = diagnose(Scores.from_logp(plain.logp_NK + np.array([2.0, 0, 0, 0]), plain.answer_N), n_boot=N_BOOT)
+    assert "the model prefers positions" in said(d.warnings)
+
+
+def test_scores_of_training_questions_are_warned_of(draw):
+    assert "flatters" in said(diagnose(draw(300, split="train"), n_boot=N_BOOT).warnings)
+    assert "flatters" not in said(diagnose(draw(300, split="test"), n_boot=N_BOOT).warnings)
+
+
+def test_answers_of_probability_0_are_counted(draw):
+    """Of 100 certain answers 20 are wrong; of 100 all wrong, no temperature exists."""
+    d = diagnose(Scores.from_probs([[1.0, 0.0]] * 100, [0] * 80 + [1] * 20), n_boot=N_BOOT)
+    assert "20 of 100 answers have probability 0" in said(d.warnings)
+    assert d.numbers["nll"].value == math.inf
+    assert d.to_json()["numbers"]["nll"]["value"] is None
+    assert "NLL" not in said(d.reasons)
+    reference = Scores.from_probs([[0.6, 0.4]] * 100, [0] * 30 + [1] * 70)
+    d = diagnose(Scores.from_probs([[1.0, 0.0]] * 100, [0] * 30 + [1] * 70), reference=reference, n_boot=N_BOOT)
+    assert "no temperature can be fitted" in said(d.warnings)
+    assert d.collapse.temperature is None
+    assert d.collapse.shift.n_pairs_left_out == 100
+    assert math.isnan(d.collapse.shift.scatter)
+    assert "no log-odds to compare" in d.to_text()
+    assert "nan" not in d.to_text()
+    json.dumps(d.to_json(), allow_nan=False)
+    alone = diagnose(Scores.from_probs([[1.0, 0.0]] * 100, [0] * 30 + [1] * 70), n_boot=N_BOOT)
+    assert "as it is" in alone.target_name
+
+
+# ---- form -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_diagnosis(draw):
+    scores = draw(300, power=2.0)
+    first, again = (diagnose(scores, n_boot=N_BOOT, seed=3).to_json() for _ in range(2))
+    assert first == again
+    assert diagnose(scores, n_boot=N_BOOT, seed=4).to_json() != first
+
+
+def test_json_has_every_number_and_its_interval(draw):
+    reference = draw(300)
+    out = json.loads(
+        json.dumps(diagnose(raised(reference, 2.0), reference=reference, n_boot=N_BOOT).to_json(), allow_nan=False)
+    )
+    assert set(out["numbers"]) == {
+        *("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll"),
+        *("critical_accuracy", "excess_accuracy", "distance", "tce", "delta"),
+        *("bound_1", "bound_2_low", "bound_2_high", "bound_3"),
+    }
+    for number in out["numbers"].values():
+        assert number["low"] <= number["value"] <= number["high"]
+        assert number["n"] == 300
+    assert out["numbers"]["conf_ece"]["floor_p95"] > 0
+    assert out["target_accuracy"] == out["numbers"]["critical_accuracy"]
+    assert "relative to a target" in out["caveat"]
+    assert out["collapse"]["needs_reference"] == []
+
+
+def test_the_text_says_what_a_reader_needs(draw):
+    text = diagnose(draw(300, power=3.0), n_boot=N_BOOT).to_text()
+    for part in (
+        "Verdict: ",
+        "Action:  ",
+        "Why\n- ",
+        "n = 300",
+        "bound 3",
+        "needs a reference",
+        "relative to a target",
+    ):
+        assert part in text
+    assert "nan" not in text
+    reference = draw(300)
+    text = diagnose(raised(reference, 3.0), reference=reference, n_boot=N_BOOT).to_text()
+    assert "needs a reference" not in text
+    assert "slope 3.000" in text
+
+
+def test_what_cannot_be_diagnosed_is_refused(draw):
+    with pytest.raises(ScoresError, match="one question"):
+        diagnose(draw(1))
+    for tolerance in (0, 1, -0.1):
+        with pytest.raises(ConfigError, match="tolerance"):
+            diagnose(draw(30), tolerance=tolerance)
+    with pytest.raises(ConfigError):
+        diagnose(draw(30), n_boot=10)

@@ -1,0 +1,112 @@
+"""Bounds and verdict in a world where the target is known."""
+
+import numpy as np
+import pytest
+
+from calibrant.diagnosis import diagnose
+from calibrant.diagnosis.estimates import Sampling, mean_estimates
+from calibrant.diagnosis.regime import Target, regime_numbers
+from calibrant.metrics import measure
+
+HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)
+
+
+def numbers(scores, star):
+    measured = measure(scores, n_boot=100)
+    found = regime_numbers(scores, measured, Target("given", "π*", star), HOW)
+    return measured["accuracy"].value, measured["conf_ece"].value, {name: e.value for name, e in found.items()}
+
+
+@pytest.mark.parametrize("known", [-0.3, 0.0, 0.2, 0.6])
+def test_accuracy_and_critical_accuracy_are_those_of_the_closed_form(known_world, known):
+    a, _, found = numbers(*known_world(20_000, known=known))
+    if known >= 0:  # 4 standard errors of a share at n = 20,000 are .014
+        assert a == pytest.approx(known + (1 - known) * 25 / 48, abs=0.014)
+        assert found["critical_accuracy"] == pytest.approx(0.4 * known + (1 - known) * 25 / 48, abs=0.014)
+        assert found["excess_accuracy"] == pytest.approx(0.6 * known, abs=0.014)
+    else:
+        assert found["excess_accuracy"] < -0.05
+
+
+@pytest.mark.parametrize("confidence", [None, 0.3, 0.55, 0.9])
+@pytest.mark.parametrize("known", [-0.5, 0.0, 0.1, 0.5])
+@pytest.mark.parametrize("n", [3, 40, 1500])
+def test_the_bounds_hold_in_every_sample(known_world, n, known, confidence):
+    _, ece, found = numbers(*known_world(n, known=known, confidence=confidence))
+    slack = 1e-12
+    assert found["bound_1"] <= ece + slack
+    assert found["bound_2_low"] <= ece + slack
+    assert ece <= found["bound_2_high"] + slack
+    assert found["bound_3"] <= ece + slack
+    assert found["bound_3"] <= found["bound_2_low"] + slack
+
+
+def test_all_bounds_are_tight_when_the_confidence_is_the_critical_accuracy(known_world):
+    """Confidence A* everywhere: TCE = 0, so ECE = Δ = |A - A*| = |A - C|."""
+    _, star = known_world(1500, known=0.4)
+    first, _ = known_world(1500, known=0.4, confidence=0.5)
+    critical = float(star.p_NK[np.arange(1500), first.prediction_N].mean())
+    scores, _ = known_world(1500, known=0.4, confidence=critical)
+    a, ece, found = numbers(scores, star)
+    assert found["tce"] == pytest.approx(0, abs=1e-12)
+    for name in ("bound_1", "bound_2_low", "bound_2_high", "bound_3", "delta", "distance"):
+        assert found[name] == pytest.approx(ece), name
+    assert ece == pytest.approx(a - critical)
+    assert ece > 0.2
+
+
+def test_collapse_makes_ece_one_minus_accuracy_and_both_sides_of_bound_2_tight(known_world):
+    """Confidence 1: ECE = 1 - A, TCE = 1 - A*. Above the critical accuracy 1 - A = TCE - Δ; below it, TCE + Δ."""
+    above, star = known_world(1500, known=0.4, confidence=1.0)
+    a, ece, found = numbers(above, star)
+    assert ece == pytest.approx(1 - a)
+    assert found["bound_2_low"] == pytest.approx(ece)
+    assert found["bound_2_high"] > ece + 0.2
+    below, star = known_world(1500, known=-0.4, confidence=1.0)
+    a, ece, found = numbers(below, star)
+    assert ece == pytest.approx(1 - a)
+    assert found["bound_2_high"] == pytest.approx(ece)
+    assert found["bound_2_low"] < ece - 0.2
+
+
+def test_the_target_itself_is_calibrated_up_to_noise(known_world):
+    scores, star = known_world(4000, known=0.0)
+    d = diagnose(scores, target=star, n_boot=200)
+    assert d.numbers["tce"].value == pytest.approx(0, abs=1e-12)
+    assert (d.verdict, d.action) == ("calibratable", "nothing")
+
+
+def test_the_verdict_flips_at_the_critical_accuracy(known_world):
+    """A - A* = .6 m; half an interval is about 1.96 * .45 / sqrt(4000) = .014; the tolerance is .05."""
+    verdicts = []
+    for known in (-0.3, 0.0, 0.03, 0.15, 0.4):
+        scores, star = known_world(4000, known=known)
+        d = diagnose(scores, target=star, n_boot=100)
+        verdicts.append(d.verdict)
+        assert (d.action == "rcft") == (d.verdict == "non-calibratable")
+    assert verdicts == ["calibratable"] * 3 + ["non-calibratable"] * 2
+
+
+def test_near_the_critical_accuracy_few_questions_leave_it_undecided(known_world):
+    scores, star = known_world(300, known=0.05)
+    d = diagnose(scores, target=star, n_boot=200)
+    assert d.verdict == "undecided"
+    assert "questions would settle it" in " ".join(d.reasons)
+
+
+def test_intervals_of_the_excess_cover_the_truth(known_world):
+    """95 % nominal; of 200 worlds at least 180 (a true 95 % gives fewer with probability .001)."""
+    inside = 0
+    for seed in range(200):
+        scores, star = known_world(300, known=0.2, seed=seed)
+        excess = scores.correct_N - star.p_NK[np.arange(300), scores.prediction_N]
+        e = mean_estimates({"excess": excess}, Sampling(200, 0.95, seed, 10))["excess"]
+        inside += e.low <= 0.12 <= e.high
+    assert inside >= 180
+
+
+def test_a_target_that_promises_too_much_is_named_and_does_not_forbid_calibration(known_world):
+    scores, star = known_world(2000, known=-0.4)
+    d = diagnose(scores, target=star, n_boot=100)
+    assert d.verdict == "calibratable"
+    assert any("promises more" in reason for reason in d.reasons)

@@ -1,0 +1,101 @@
+"""Checkpoints, the critical one, and the signs of leaving the regime."""
+
+import math
+
+import pytest
+
+from calibrant.diagnosis import diagnose
+from calibrant.diagnosis.estimates import Sampling
+from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
+from calibrant.errors import ConfigError
+from calibrant.metrics import measure, wilson_interval
+from calibrant.scores import Scores
+
+HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)
+
+
+def point(accuracy=0.6, conf_ece=0.03, floor_p95=0.04, n=1000, **more):
+    return {"accuracy": accuracy, "conf_ece": conf_ece, "floor_p95": floor_p95, "n": n, **more}
+
+
+def test_a_mapping_and_scores_give_the_same_checkpoint(draw):
+    scores = draw(300, power=2.0)
+    m = measure(scores, n_boot=100)
+    made = m.to_json()
+    made["floor_p95"] = m["conf_ece"].floor_p95
+    assert checkpoints([scores], HOW) == checkpoints([made], HOW)
+
+
+def test_the_critical_checkpoint_is_the_most_accurate_that_is_within_its_floor():
+    path = [point(0.5), point(0.62), point(0.7, conf_ece=0.05), point(0.8, floor_p95=None), point(0.61)]
+    assert critical_checkpoint(checkpoints(path, HOW)).accuracy == 0.62
+    assert critical_checkpoint(checkpoints(path[2:4], HOW)) is None
+
+
+def test_a_confidence_without_interval_is_set_against_the_interval_of_accuracy():
+    """Gap from C - A_high to C - A_low."""
+    low, high = wilson_interval(0.6, 1000)
+    (made,) = checkpoints([point(mean_confidence=0.75)], HOW)
+    assert made.gap == pytest.approx((0.75 - high, 0.75 - low))
+    assert checkpoints([point()], HOW)[0].gap is None
+
+
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [
+        ([point(train_accuracy=0.62), point(train_accuracy=0.70)], "grew from"),
+        ([point(nll=1.0), point(nll=0.9), point(nll=0.95)], "NLL turned up from 0.900"),
+        ([point(mean_confidence=0.6), point(mean_confidence=0.7)], "excludes 0"),
+        ([point(), point(conf_ece=0.06)], "within its floor earlier"),
+    ],
+)
+def test_each_sign_is_seen_alone(path, sign):
+    (found,) = signs_of_leaving(checkpoints(path, HOW))
+    assert sign in found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        [],
+        [point(nll=0.9, train_accuracy=0.9)],
+        [point(nll=1.0, train_accuracy=0.62), point(nll=0.9, train_accuracy=0.64)],
+        [point(nll=0.9), point(nll=0.905)],
+        [point(nll=0.9), point(accuracy=0.8, nll=0.95)],
+        [point(conf_ece=0.2, mean_confidence=0.8), point(conf_ece=0.1, mean_confidence=0.7)],
+    ],
+    ids=["none", "one", "improving", "NLL within noise", "accuracy pays for NLL", "never calibrated"],
+)
+def test_no_sign_where_there_is_none(path):
+    assert signs_of_leaving(checkpoints(path, HOW)) == ()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"accuracy": 0.5, "n": 10}, point(accuracy=1.5), point(n=0), point(nll="low"), point(accuracy=math.nan)],
+)
+def test_a_checkpoint_that_is_none_is_refused_with_its_place(broken):
+    with pytest.raises(ConfigError, match="checkpoint 1"):
+        checkpoints([point(), broken], HOW)
+
+
+def test_a_path_is_the_target_where_no_reference_is(draw):
+    """A = .75 against the calibrated checkpoint's .60, n = 1,000 each: A - A* = .15 +- .04."""
+    scores = Scores.from_probs([[0.95, 0.05]] * 1000, [0] * 750 + [1] * 250)
+    path = [point(0.55), point(0.60), point(0.72, conf_ece=0.15)]
+    d = diagnose(scores, path=path, n_boot=100)
+    assert (d.verdict, d.action, d.target_kind) == ("non-calibratable", "rcft", "path")
+    assert d.critical_checkpoint.accuracy == 0.60
+    assert d.numbers["excess_accuracy"].value == pytest.approx(0.15)
+    assert "tce" not in d.numbers
+    assert d.to_json()["numbers"]["tce"] is None
+    assert d.to_json()["path"][2]["conf_ece"] == 0.15
+    assert any("Sign of leaving" in warning for warning in d.warnings)
+    lower = diagnose(scores, path=[point(0.85)], n_boot=100)
+    assert lower.verdict == "calibratable"
+
+
+def test_a_path_without_a_calibrated_checkpoint_is_no_target(draw):
+    d = diagnose(draw(300, power=3.0), path=[point(conf_ece=0.2)], n_boot=100)
+    assert d.target_kind == "self"
+    assert d.critical_checkpoint is None

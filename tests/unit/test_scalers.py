@@ -1,0 +1,178 @@
+"""Temperature: known answers, mixed numbers of options, leakage, cross-validation, JSON."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calibrant.errors import ConfigError, LeakageError, ScoresError
+from calibrant.metrics import nll
+from calibrant.scalers import Temperature, cross_validated, question_keys
+from calibrant.scores import Scores
+
+
+def draw(n, *, power=1.0, k=4, mixed=False, seed=0, **more):
+    """Answers drawn from softmax(z); the model says softmax(power z)."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, k)) * 1.5
+    if mixed:
+        z[np.arange(k) >= rng.integers(2, k + 1, n)[:, None]] = np.nan
+    cumulative = np.nancumsum(np.exp(z), axis=1)
+    answer = (rng.random((n, 1)) * cumulative[:, -1:] > cumulative).sum(1)
+    return Scores.from_logp(power * z, answer, **more)
+
+
+def test_the_temperature_of_one_confidence_is_the_ratio_of_the_log_odds():
+    """All p = (.9, .1) and 7 of 10 right: q = .7, so T = ln 9 / ln(7/3) = 2.19722 / .84730."""
+    scaler = Temperature().fit(Scores.from_probs([[0.9, 0.1]] * 10, [0] * 7 + [1] * 3))
+    assert scaler.temperature_ == pytest.approx(math.log(9) / math.log(7 / 3), abs=1e-9)
+    assert (scaler.at_bound_, scaler.n_fit_, scaler.n_left_out_) == (False, 10, 0)
+
+
+@pytest.mark.parametrize("power", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_scores_raised_to_a_power_are_recovered(power, mixed):
+    """The law of the fitted T at n = 20,000 has a standard deviation of about 1.3 % of T."""
+    scaler = Temperature().fit(draw(20_000, power=power, mixed=mixed))
+    assert scaler.temperature_ == pytest.approx(power, rel=0.05)
+
+
+def test_the_fit_is_equivariant_so_a_second_sharpening_multiplies_it():
+    once, twice = draw(500, power=1.3), draw(500, power=1.3 * 1.7)
+    assert Temperature().fit(twice).temperature_ == pytest.approx(1.7 * Temperature().fit(once).temperature_, rel=1e-9)
+
+
+def test_no_other_temperature_has_a_lower_nll():
+    scores = draw(300, power=2.0, mixed=True)
+    scaler = Temperature().fit(scores)
+    best = scaler.apply(scores, allow_fit_rows=True)
+    for t in np.geomspace(0.1, 10, 50):
+        logp = scores.logp_NK / t
+        logp = logp - np.logaddexp.reduce(logp, axis=1, keepdims=True)
+        assert nll(best.logp_NK, scores.answer_N) <= nll(logp, scores.answer_N) + 1e-12
+
+
+def test_apply_keeps_predictions_absent_options_and_everything_else():
+    fit, other = draw(200, power=3.0, seed=1), draw(300, power=3.0, mixed=True, split="test", logmass=[-0.5] * 300)
+    after = Temperature().fit(fit).apply(other)
+    assert np.array_equal(after.prediction_N, other.prediction_N)
+    assert np.array_equal(after.k_N, other.k_N)
+    assert np.array_equal(after.logmass_N, other.logmass_N)
+    assert np.all(np.isneginf(after.logp_NK) == np.isneginf(other.logp_NK))
+    assert (after.ids, after.split) == (other.ids, "test")
+    assert after.confidence_N.mean() < other.confidence_N.mean()
+    assert after.provenance["scaler"]["name"] == "temperature"
+
+
+def test_questions_that_were_fitted_on_are_refused_by_hash_and_without_one():
+    bare = draw(50, power=2.0)
+    hashed = replace(bare, hashes=tuple(f"h{i}" for i in range(50)))
+    renamed = replace(hashed, ids=tuple(f"new-{i}" for i in range(50)))
+    for fit, evaluated in ((bare, bare), (hashed, renamed), (hashed, renamed.select([3]))):
+        scaler = Temperature().fit(fit)
+        with pytest.raises(LeakageError, match="were used to fit"):
+            scaler.apply(evaluated)
+        assert scaler.apply(evaluated, allow_fit_rows=True).n == evaluated.n
+
+
+def test_two_unnamed_sets_of_arrays_are_not_taken_for_each_other():
+    fit, other = draw(50, seed=1), draw(50, seed=2)
+    assert fit.ids == other.ids
+    assert Temperature().fit(fit).apply(other).n == 50
+
+
+@pytest.mark.parametrize(
+    ("answers", "bound"),
+    [([0] * 10, 0.01), ([1] * 8 + [0] * 2, 100.0)],
+    ids=["always right: no T is sharp enough", "worse than chance: no T is soft enough"],
+)
+def test_a_temperature_without_optimum_stops_at_a_bound_and_says_so(answers, bound):
+    scaler = Temperature().fit(Scores.from_probs([[0.8, 0.2]] * 10, answers))
+    assert (scaler.temperature_, scaler.at_bound_) == (bound, True)
+
+
+def test_uniform_scores_and_certain_right_scores_keep_temperature_one():
+    for p in ([0.5, 0.5], [1.0, 0.0]):
+        scaler = Temperature().fit(Scores.from_probs([p] * 4, [0] * 4))
+        assert (scaler.temperature_, scaler.at_bound_) == (1.0, False)
+
+
+def test_answers_of_probability_0_are_left_out_and_counted():
+    """The rest is ten of (.9, .1) with 7 right, as above."""
+    p = [[0.9, 0.1]] * 10 + [[1.0, 0.0]] * 3
+    scaler = Temperature().fit(Scores.from_probs(p, [0] * 7 + [1] * 3 + [1] * 3))
+    assert scaler.temperature_ == pytest.approx(math.log(9) / math.log(7 / 3), abs=1e-9)
+    assert scaler.n_left_out_ == 3
+    with pytest.raises(ScoresError, match="every answer has probability 0"):
+        Temperature().fit(Scores.from_probs([[1.0, 0.0]] * 3, [1] * 3))
+
+
+def test_json_goes_round_and_still_refuses_the_fit_questions():
+    fit, other = draw(50, power=2.0, seed=1), draw(50, power=2.0, seed=2)
+    scaler = Temperature().fit(fit)
+    again = Temperature.from_json(json.loads(json.dumps(scaler.to_json(), allow_nan=False)))
+    assert np.array_equal(again.apply(other).logp_NK, scaler.apply(other).logp_NK)
+    with pytest.raises(LeakageError):
+        again.apply(fit)
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "vector"}, {"temperature": None}, {"temperature": -1.0}, {"temperature": True}, {"n_fit": ...}]
+)
+def test_damaged_json_is_refused(change):
+    values = Temperature().fit(draw(20)).to_json() | change
+    values = {name: value for name, value in values.items() if value is not ...}
+    with pytest.raises(ConfigError):
+        Temperature.from_json(values)
+
+
+def test_an_unfitted_scaler_refuses():
+    with pytest.raises(ConfigError, match="fit"):
+        Temperature().apply(draw(5))
+
+
+def test_cross_validation_rescales_each_question_with_the_other_folds():
+    scores = draw(500, power=3.0)
+    scaler = Temperature()
+    after = cross_validated(scaler, scores, folds=5, seed=3)
+    assert scaler.temperature_ is None
+    assert np.array_equal(after.prediction_N, scores.prediction_N)
+    temperatures = [part["temperature"] for part in after.provenance["scaler"]["folds"]]
+    assert len(set(temperatures)) == 5
+    assert [part["n_fit"] for part in after.provenance["scaler"]["folds"]] == [400] * 5
+    margin = scores.logp_NK[:, 0] - scores.logp_NK[:, 1]
+    used = margin / (after.logp_NK[:, 0] - after.logp_NK[:, 1])
+    for t in temperatures:
+        assert np.isclose(used, t).sum() == 100
+    # the temperature of a fold is the one that its complement gives
+    outside = scores.select(~np.isclose(used, temperatures[2]))
+    assert Temperature().fit(outside).temperature_ == pytest.approx(temperatures[2], rel=1e-9)
+
+
+def test_cross_validation_is_reproducible_and_keeps_copies_together():
+    scores = draw(40, power=2.0)
+    doubled = replace(
+        scores.select(list(range(40)) * 2),
+        ids=tuple(str(i) for i in range(80)),
+        hashes=tuple(f"h{i % 40}" for i in range(80)),
+    )
+    once, again = cross_validated(Temperature(), doubled, seed=1), cross_validated(Temperature(), doubled, seed=1)
+    assert np.array_equal(once.logp_NK, again.logp_NK)
+    assert np.array_equal(once.logp_NK[:40], once.logp_NK[40:])
+
+
+def test_cross_validation_of_too_little_is_refused():
+    with pytest.raises(ConfigError, match="2 folds"):
+        cross_validated(Temperature(), draw(20), folds=1)
+    with pytest.raises(ScoresError, match="one question"):
+        cross_validated(Temperature(), draw(1))
+    assert cross_validated(Temperature(), draw(3)).n == 3
+
+
+def test_keys_are_hashes_where_known():
+    scores = replace(draw(2), hashes=("abc", ""))
+    first, second = question_keys(scores)
+    assert first == "abc"
+    assert len(second) == 24
