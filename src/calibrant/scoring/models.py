@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +107,8 @@ def load_model(
 
             asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
             _refuse_pickled_adapter(Path(adapter), asked, allow_pickle)
-            model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable_adapter)
+            with quiet_peft():
+                model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable_adapter)
             facts["adapter_weights"] = fingerprint(Path(adapter)) if Path(adapter).exists() else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError) as error:
         if isinstance(error, ModelError):
@@ -113,6 +117,14 @@ def load_model(
     if not quantize_4bit:
         model = model.to(where)
     return LoadedModel(model.eval(), tokenizer, facts)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """While active, peft may ask transformers by a name that it is going to retire."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def refuse_loading(model: LoadedModel, arguments: dict[str, Any]) -> None:
@@ -235,9 +247,15 @@ def _first_lines(error: BaseException, limit: int = 400) -> str:
     return text if len(text) <= limit else text[:limit] + " …"
 
 
+def _has_pickles(path: Path) -> bool:
+    """Whether a local folder holds weights as pickles; of a model on the hub it may be so."""
+    return not path.is_dir() or any(path.glob("*.bin"))
+
+
 def _advice(error: BaseException, name: str) -> str:
     text = str(error)
-    if "safetensors" in text and ("use_safetensors" in text or "does not appear to have a file named" in text):
+    signs = ("use_safetensors", "does not appear to have a file named", "no file named model.safetensors")
+    if "safetensors" in text and any(sign in text for sign in signs) and _has_pickles(Path(name)):
         return "ask for its safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle"
     if "trust_remote_code" in text:
         return "if you trust the model's own code, pass trust_remote_code / --trust-remote-code"

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from calibrant.errors import ConfigError, ModelError, OutputError, QuestionError
 from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
-from calibrant.scoring.models import LoadedModel, load_model, refuse_loading
+from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
 from calibrant.tuning.collate import Example
@@ -300,9 +299,7 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
     )
     set_seed(config.seed)  # the adapter's first weights are drawn here
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers by the name that it is going to retire
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with quiet_peft():
             tuned = get_peft_model(model, settings)
     except ValueError as error:
         raise ModelError(

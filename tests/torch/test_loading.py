@@ -1,0 +1,116 @@
+"""Loading: safe by default, and every failure in three parts."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from calibrant.errors import ModelError
+from calibrant.scoring import load_model
+from calibrant.scoring.models import fingerprint, pick_device, quiet_peft
+
+
+@pytest.fixture
+def copy(tmp_path, model_folder):
+    shutil.copytree(model_folder(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def pickled(folder, model_folder):
+    weights = load_model(model_folder(), device="cpu").model.state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+def test_pickled_weights_are_refused_unless_asked_for(copy, model_folder):
+    pickled(copy, model_folder)
+    with pytest.raises(ModelError) as raised:
+        load_model(copy, device="cpu")
+    assert "--allow-pickle" in raised.value.todo
+    assert load_model(copy, device="cpu", allow_pickle=True).facts["dtype"] == "float32"
+
+
+def test_pickled_adapter_is_refused_unless_asked_for(tmp_path, model_folder):
+    base = load_model(model_folder(), device="cpu")
+    with quiet_peft():
+        tuned = get_peft_model(base.model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    tuned.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save(weights, tmp_path / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.bin") as raised:
+        load_model(model_folder(), adapter=tmp_path, device="cpu")
+    assert "--allow-pickle" in raised.value.todo
+    assert load_model(model_folder(), adapter=tmp_path, device="cpu", allow_pickle=True).facts["adapter_weights"]
+
+
+def test_a_models_own_code_is_not_run_unless_asked_for(copy, tmp_path):
+    proof = tmp_path / "it-ran"
+    (copy / "modeling_own.py").write_text(f"open({str(proof)!r}, 'w').write('ran')\n")
+    config = json.loads((copy / "config.json").read_text())
+    config.update(
+        model_type="own-kind",
+        auto_map={"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"},
+    )
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as raised:
+        load_model(copy, device="cpu")
+    assert "trust_remote_code" in raised.value.todo
+    assert not proof.exists()
+
+
+def test_missing_hub_model_offline_is_an_error_in_three_parts():
+    with pytest.raises(ModelError) as raised:
+        load_model("no-such-owner/no-such-model", device="cpu")
+    assert "no-such-owner/no-such-model" in raised.value.asked
+    assert "check the name and the connection" in raised.value.todo
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all.gguf", "/nowhere/model.gguf", "a model with spaces"])
+def test_name_that_can_be_no_model_is_an_error(name):
+    with pytest.raises(ModelError):
+        load_model(name, device="cpu")
+
+
+def test_damaged_weights_are_an_error(copy):
+    whole = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError) as raised:
+        load_model(copy, device="cpu")
+    assert "safetensors" in raised.value.todo
+
+
+def test_folder_without_a_tokenizer_is_an_error(copy):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (copy / name).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match="model"):
+        load_model(copy, device="cpu")
+
+
+def test_adapter_that_is_none_is_an_error_naming_it(copy, tmp_path):
+    with pytest.raises(ModelError, match="the adapter '.*nothing'"):
+        load_model(copy, adapter=tmp_path / "nothing", device="cpu")
+
+
+@pytest.mark.parametrize("device", ["teapot", "cuda:99", "mps"])
+def test_device_that_is_not_there_is_an_error(device):
+    with pytest.raises(ModelError, match=f"device '{device}'"):
+        pick_device(device)
+
+
+def test_unknown_dtype_is_an_error(copy):
+    with pytest.raises(ModelError, match="dtype 'int3'"):
+        load_model(copy, dtype="int3", device="cpu")
+
+
+def test_fingerprint_follows_the_weights_not_the_place(copy, model_folder, tmp_path):
+    assert fingerprint(copy) == fingerprint(model_folder())
+    file = copy / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert fingerprint(copy) != fingerprint(model_folder())
