@@ -44,12 +44,12 @@ class Profile:
 
 
 def gather(value_G: np.ndarray, to_G: np.ndarray, size: int) -> np.ndarray:
-    """Sums of ``value_G`` (..., G) over the groups that go to each of ``size`` places, (..., size)."""
+    """Sums of ``value_G`` (..., G) over the groups that go to each of ``size`` places, (..., size); ``to_G`` ascends."""
     if value_G.ndim == 1:
         return np.bincount(to_G, weights=value_G, minlength=size)
-    one_GM = np.zeros((len(to_G), size))
-    one_GM[np.arange(len(to_G)), to_G] = 1
-    return np.asarray(value_G @ one_GM)
+    start = np.searchsorted(to_G, np.arange(size + 1))
+    upto = np.concatenate([np.zeros((*value_G.shape[:-1], 1)), np.cumsum(value_G, axis=-1)], axis=-1)
+    return np.asarray(upto[..., start[1:]] - upto[..., start[:-1]])
 
 
 def exact_profile(confidence_N: ArrayLike, correct_N: ArrayLike) -> Profile:

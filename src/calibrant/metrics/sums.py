@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def bootstrap_sums(
     every weight is 0 is the sample.
     """
     rng = np.random.default_rng([seed, 1])
-    table = poisson.ppf((np.arange(65_536) + 0.5) / 65_536, 1).astype(np.float32)
+    table = _poisson_table()
     size = max(64, BLOCK_WEIGHTS // n_boot)
     if cluster_N is not None:
         rows_GC = _cluster_rows(columns, n, cluster_N)
@@ -148,6 +148,12 @@ def bootstrap_sums(
         plain_C = plain_C + block_NC.sum(0)
         drawn_B += weight_BN.sum(1)
     return np.where(drawn_B[:, None] > 0, total_BC, plain_C)
+
+
+@cache
+def _poisson_table() -> np.ndarray:
+    """Poisson(1) weight for each 16-bit uniform."""
+    return np.asarray(poisson.ppf((np.arange(65_536) + 0.5) / 65_536, 1), dtype=np.float32)
 
 
 def _cluster_rows(columns: Callable[[slice], np.ndarray], n: int, cluster_N: np.ndarray) -> np.ndarray:

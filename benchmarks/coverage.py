@@ -1,0 +1,197 @@
+"""Do nominal 95 % intervals cover the truth 95 % of the time? Simulated for each metric, size and shape of miscalibration.
+
+    python benchmarks/coverage.py --reps 300 --out benchmarks/coverage.json   # about ten minutes on one core
+    python benchmarks/coverage.py --table benchmarks/coverage.json            # the table of docs/statistics.md
+
+Four options; true probabilities q ~ Dirichlet; each shape says what the model believes. The target is the
+population value of the same statistic with the same bins, from 1,000,000 questions with q in place of labels. Shape
+suffixes: N questions, K options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrant.metrics.binned import l2_ece
+from calibrant.metrics.bins import bin_index
+from calibrant.metrics.measurement import error_estimates, mean_estimates
+from calibrant.metrics.proper import nll_terms
+from calibrant.metrics.sums import QuestionSums, bootstrap_sums
+from calibrant.metrics.uncertainty import bca_interval, cell_noise, error_difference_interval, percentile_interval
+from calibrant.scores import Scores
+
+K, BINS, LEVEL, DRAWS = 4, 10, 0.95, 400
+NO_FLOOR = (np.zeros(1), np.zeros(1))
+SIZES = (200, 500, 2000, 10_000)
+
+
+def power(q_NK: np.ndarray, exponent: float) -> np.ndarray:
+    """``q^exponent``, normalised: sharper above 1, flatter below."""
+    log = exponent * np.log(np.maximum(q_NK, 1e-300))
+    p = np.exp(log - log.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
+
+
+def moved(p_NK: np.ndarray, shift_N: np.ndarray) -> np.ndarray:
+    """True probabilities when the top option of p deserves ``shift`` more, the others in proportion less."""
+    at, top = np.arange(len(p_NK)), p_NK.argmax(1)
+    c = p_NK[at, top]
+    q = p_NK * ((1 - np.clip(c + shift_N, 0, 1)) / np.maximum(1 - c, 1e-12))[:, None]
+    q[at, top] = np.clip(c + shift_N, 0, 1)
+    return q
+
+
+Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
+
+
+def _belief(alpha: float, believe: Callable[[np.ndarray], np.ndarray]) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        q = rng.dirichlet(np.full(K, alpha), n)
+        return believe(q), q
+
+    return draw
+
+
+def _shifted(shift: Callable[[np.ndarray], np.ndarray]) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        p = rng.dirichlet(np.ones(K), n)
+        return p, moved(p, shift(p.max(1)))
+
+    return draw
+
+
+SHAPES: dict[str, Draw] = {
+    "calibrated": _belief(1.0, lambda q: q),
+    "calibrated, confident": _belief(0.15, lambda q: q),
+    "overconfident by .03": _shifted(lambda c: np.full(len(c), -0.03)),
+    "overconfident by .10": _shifted(lambda c: np.full(len(c), -0.10)),
+    "sharpened (power 2)": _belief(1.0, lambda q: power(q, 2.0)),
+    "flattened (power 1/2)": _belief(1.0, lambda q: power(q, 0.5)),
+    "collapsed (power 12)": _belief(1.0, lambda q: power(q, 12.0)),
+    "one bad bin": _shifted(lambda c: np.where((c >= 0.6) & (c < 0.7), -0.15, 0.0)),
+    "wave": _shifted(lambda c: 0.06 * np.sign(np.sin(40 * c))),
+}
+
+
+def targets(draw: Draw) -> dict[str, float]:
+    """Population values."""
+    p, q = draw(np.random.default_rng(99), 1_000_000)
+    p = np.maximum(p, 1e-300)
+    at, top = np.arange(len(p)), p.argmax(1)
+    c, a = p[at, top], q[at, top]
+    bins = bin_index(np.minimum(c, 1.0), BINS)
+    gap, n = np.bincount(bins, a - c, BINS), np.bincount(bins, minlength=BINS)
+    cw = [
+        np.abs(np.bincount(bin_index(np.minimum(p[:, k], 1.0), BINS), q[:, k] - p[:, k], BINS)).sum() for k in range(K)
+    ]
+    return {
+        "accuracy": float(a.mean()),
+        "mean_confidence": float(c.mean()),
+        "signed_gap": float((c - a).mean()),
+        "conf_ece": float(np.abs(gap).sum() / len(p)),
+        "cw_ece": float(np.mean(cw) / len(p)),
+        "l2_ece": float(np.sqrt((gap**2 / np.maximum(n, 1)).sum() / len(p))),
+        "brier": float(((p * p).sum(1) - 2 * (p * q).sum(1) + 1).mean()),
+        "nll": float(-(q * np.log(p)).sum(1).mean()),
+    }
+
+
+def intervals(scores: Scores, twin: Scores, seed: int) -> dict[str, tuple[float, float]]:
+    """Every interval of one sample; ``twin`` has the true probabilities for the paired comparison."""
+    sums, sums_twin = QuestionSums(scores, BINS), QuestionSums(twin, BINS)
+    split = sums.n_columns
+    draws = bootstrap_sums(lambda rows: np.hstack([sums.columns(rows), sums_twin.columns(rows)]), scores.n, DRAWS, seed)
+    mine = draws[:, :split]
+    found = mean_estimates(sums, mine, LEVEL, None) | error_estimates(sums, mine, NO_FLOOR, LEVEL, seed)
+    out = {name: (e.low, e.high) for name, e in found.items()}
+    cells, cells_twin = sums.conf_cells(sums.totals), sums_twin.conf_cells(sums_twin.totals)
+    drawn = sums.conf_cells(mine)
+    noise = cell_noise(drawn, cells, sums.thin_variances[0], seed)
+    noise_twin = cell_noise(sums_twin.conf_cells(draws[:, split:]), cells_twin, sums_twin.thin_variances[0], seed)
+    out["difference of conf_ece"] = error_difference_interval(cells, noise, cells_twin, noise_twin, LEVEL)
+    out["conf_ece, naive percentile"] = percentile_interval(np.abs(drawn).sum(1), LEVEL)
+    out["nll, BCa"] = bca_interval(sums.means(mine)["nll"], nll_terms(scores.logp_NK, scores.answer_N), LEVEL)
+    l2 = l2_ece(scores.confidence_N, scores.correct_N, BINS, LEVEL)
+    return out | {"l2_ece": (l2.low, l2.high)}
+
+
+def simulate(reps: int) -> list[dict[str, Any]]:
+    """One row for each shape and size."""
+    rows = []
+    for shape, draw in SHAPES.items():
+        truth = targets(draw)
+        truth |= {"conf_ece, naive percentile": truth["conf_ece"], "nll, BCa": truth["nll"]}
+        for n in SIZES:
+            missed: dict[str, list[int]] = {}
+            width: dict[str, list[float]] = {}
+            for rep in range(reps):
+                rng = np.random.default_rng([n, rep])
+                p, q = draw(rng, n)
+                answer = (rng.random((n, 1)) > np.cumsum(q, 1)[:, :-1]).sum(1)
+                logp = np.log(np.maximum(p, 1e-300))
+                twin = Scores.from_probs(q, answer)
+                # the twin predicts its own top option, so its error is 0 in the population
+                for name, (low, high) in intervals(Scores.from_logp(logp, answer), twin, rep).items():
+                    goal = truth.get(name, -truth["conf_ece"])
+                    missed.setdefault(name, []).append(1 if goal < low else 2 if goal > high else 0)
+                    width.setdefault(name, []).append(high - low)
+            row: dict[str, Any] = {"shape": shape, "n": n, "reps": reps, "conf_ece": round(truth["conf_ece"], 4)}
+            row["coverage"] = {
+                name: {
+                    "covered": round(float(np.mean(np.array(m) == 0)), 4),
+                    "truth_below": round(float(np.mean(np.array(m) == 1)), 4),
+                    "truth_above": round(float(np.mean(np.array(m) == 2)), 4),
+                    "mean_width": round(float(np.mean(width[name])), 5),
+                }
+                for name, m in missed.items()
+            }
+            rows.append(row)
+            print(shape, n, {name: c["covered"] for name, c in row["coverage"].items()}, file=sys.stderr, flush=True)
+    return rows
+
+
+COLUMNS = (
+    "conf_ece", "cw_ece", "l2_ece", "difference of conf_ece", "signed_gap", "accuracy", "nll", "nll, BCa", "brier",
+    "conf_ece, naive percentile",
+)  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: share of intervals, in per cent, that cover."""
+    lines = [
+        "| shape | true conf-ECE | N | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for row in result["rows"]:
+        cells = [f"{100 * row['coverage'][name]['covered']:.0f}" for name in COLUMNS]
+        lines.append(f"| {row['shape']} | {row['conf_ece']:.3f} | {row['n']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Simulate and write, or print the table of an earlier run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reps", type=int, default=300)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text())))
+        return
+    result = {"level": LEVEL, "n_bins": BINS, "draws": DRAWS, "options": K, "rows": simulate(arguments.reps)}
+    text = json.dumps(result, indent=1) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
