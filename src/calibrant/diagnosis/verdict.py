@@ -73,13 +73,21 @@ class Facts:
 
 
 def verdict_of(f: Facts) -> Verdict:
-    """Regime from the interval of A - A*, relative to the target."""
-    excess = f.numbers["excess_accuracy"]
+    """The regime relative to the target; undecided on few questions and where accuracy is not above chance."""
     if f.n < LEAST_N or f.at_chance or f.below_chance:
         return "undecided"
-    if excess.low > 0 and excess.value > f.tolerance:
+    return regime_of(f.numbers["excess_accuracy"], f.tolerance)
+
+
+def regime_of(excess: Estimate, tolerance: float) -> Verdict:
+    """Regime from A - A* alone: above 0 beyond its interval and above the tolerance; below the tolerance; or neither.
+
+    >>> regime_of(Estimate(0.08, 0.02, 0.14, 900), 0.05), regime_of(Estimate(0.0, -0.04, 0.04, 400), 0.05)
+    ('non-calibratable', 'calibratable')
+    """
+    if excess.low > 0 and excess.value > tolerance:
         return "non-calibratable"
-    return "calibratable" if excess.high < f.tolerance else "undecided"
+    return "calibratable" if excess.high < tolerance else "undecided"
 
 
 def action_of(f: Facts, verdict: Verdict) -> Action:
