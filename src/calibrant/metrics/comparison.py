@@ -35,8 +35,8 @@ class Difference:
     low, high : its paired interval; ``nan`` where there is none.
     n : questions behind it.
     p_value : of no difference: ``2 Phi(-z |value| / margin)`` with margin the distance from the value to the end of the
-        interval that faces 0, so that it is below ``1 - level`` exactly where the interval leaves out 0; ``nan`` where
-        none.
+        interval that faces 0, so that it is below ``1 - level`` where the interval leaves out 0; never below
+        ``1 / (n_boot + 1)``, more than the draws can say; ``nan`` where there is no interval.
     n_needed : questions at which the interval would leave out 0 with 80 % power, were this value the truth; ``None`` if
         it does already, or if the value is 0.
     verdict : ``"b is better"``, ``"a is better"``, ``"b is higher"``, ``"b is lower"`` (where neither end is better),
@@ -221,12 +221,12 @@ def _mean_differences(pair: Pair, level: float) -> dict[str, Difference]:
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
-        out[name] = _difference(name, a, b, low, high, sums_a.scores.n, level)
+        out[name] = _difference(name, a, b, low, high, sums_a.scores.n, level, len(draws_a))
     return out
 
 
 def _error_differences(pair: Pair, level: float, seed: int) -> dict[str, Difference]:
-    n = pair[0][0].scores.n
+    n, n_boot = pair[0][0].scores.n, len(pair[0][1])
     cells: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"conf_ece": [], "cw_ece": []}
     for sums, draws_BC in pair:
         thin_M, thin_C = sums.thin_variances
@@ -236,14 +236,17 @@ def _error_differences(pair: Pair, level: float, seed: int) -> dict[str, Differe
     out = {}
     for name, ((cell_a, noise_a), (cell_b, noise_b)) in cells.items():
         low, high = error_difference_interval(cell_a, noise_a, cell_b, noise_b, level)
-        out[name] = _difference(name, float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum()), low, high, n, level)
+        a, b = float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum())
+        out[name] = _difference(name, a, b, low, high, n, level, n_boot)
     (conf_a, noise_a), (conf_b, noise_b) = cells["conf_ece"]
     gap_a, gap_b = -float(conf_a.sum()), -float(conf_b.sum())
     low, high = percentile_interval(gap_b - gap_a - noise_b.sum(1) + noise_a.sum(1), level)
-    return out | {"signed_gap": _difference("signed_gap", gap_a, gap_b, low, high, n, level)}
+    return out | {"signed_gap": _difference("signed_gap", gap_a, gap_b, low, high, n, level, n_boot)}
 
 
-def _difference(name: str, a: float, b: float, low: float, high: float, n: int, level: float) -> Difference:
+def _difference(
+    name: str, a: float, b: float, low: float, high: float, n: int, level: float, n_boot: int
+) -> Difference:
     value = b - a if np.isfinite(a) and np.isfinite(b) else np.nan
     if not (low > 0 or high < 0):
         verdict = UNDECIDED
@@ -255,17 +258,17 @@ def _difference(name: str, a: float, b: float, low: float, high: float, n: int, 
         verdict = "b is lower" if high < 0 else "b is higher"
     needed = n_to_decide(float(value), float(low), float(high), n, level) if verdict == UNDECIDED else None
     return Difference(
-        a, b, float(value), float(low), float(high), n, _p_value(value, low, high, level), needed, verdict
+        a, b, float(value), float(low), float(high), n, _p_value(value, low, high, level, n_boot), needed, verdict
     )
 
 
-def _p_value(value: float, low: float, high: float, level: float) -> float:
+def _p_value(value: float, low: float, high: float, level: float, n_boot: int) -> float:
     margin = value - low if value > 0 else high - value
     if np.isnan(margin):
         return float("nan")
     if margin <= 0:
-        return 1.0 if value == 0 else 0.0
-    return float(2 * norm.cdf(-norm.ppf((1 + level) / 2) * abs(value) / margin))
+        return 1.0 if value == 0 else 1 / (n_boot + 1)
+    return max(float(2 * norm.cdf(-norm.ppf((1 + level) / 2) * abs(value) / margin)), 1 / (n_boot + 1))
 
 
 def compare_many(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calibrant.errors import ConfigError, ScoresError
-from calibrant.metrics import compare, measure
+from calibrant.metrics import compare, compare_many, measure
 from calibrant.scores import Scores
 
 
@@ -98,3 +98,44 @@ def test_json_has_no_nan_even_where_nll_is_infinite():
     assert out["nll"]["value"] is None
     assert out["nll"]["verdict"] == "undecided"
     assert out["accuracy"]["n"] == 2
+
+
+def test_p_value_and_questions_needed_go_with_the_interval():
+    before, after = pair()
+    c = compare(before, after)
+    assert c["nll"].p_value == pytest.approx(1 / 1001)
+    assert c["nll"].n_needed is None
+    assert "after is better" in c.sentence("nll", "before", "after")
+    small = np.arange(60)
+    undecided = compare(before.select(small), pair(sharpen=1.9)[0].select(small))["conf_ece"]
+    assert undecided.verdict == "undecided"
+    assert undecided.p_value > 0.05
+    assert undecided.n_needed > 60
+
+
+def test_a_better_of_many_is_corrected_for_looking():
+    before, after = pair(300)
+    rng = np.random.default_rng(0)
+    names = [f"same {i}" for i in range(5)]
+    nudged = {name: _with(before, logp_NK=_nudge(before.logp_NK, rng)) for name in names}
+    found = compare_many(before, {"cured": after, **nudged}, "nll", n_boot=500)
+    assert found["cured"][1] <= 6 * found["cured"][0].p_value + 1e-12
+    assert found["cured"][1] < 0.05
+    for difference, corrected in found.values():
+        assert corrected >= difference.p_value
+
+
+def _nudge(logp, rng):
+    moved = logp + rng.normal(0, 0.01, logp.shape)
+    return moved - np.logaddexp.reduce(moved, axis=1, keepdims=True)
+
+
+def test_two_models_wrong_in_mirrored_ways_do_not_differ_in_error():
+    """One overconfident, one underconfident by the same .1: conf-ECE alike, signed gap opposite."""
+    rng = np.random.default_rng(3)
+    truth = 0.65 + 0.1 * rng.random(3000)
+    y = np.where(rng.random(3000) < truth, 0, 1)
+    over, under = (Scores.from_probs(np.column_stack([truth + d, 1 - truth - d]), y) for d in (0.1, -0.1))
+    c = compare(over, under)
+    assert c["conf_ece"].verdict == "undecided"
+    assert c["signed_gap"].high < -0.15
