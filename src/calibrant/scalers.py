@@ -195,7 +195,7 @@ def question_keys(scores: Scores) -> list[str]:
     scores.
     """
     return [
-        known or hashlib.sha256(f"{name}\0{answer}\0".encode() + np.ascontiguousarray(row_K).tobytes()).hexdigest()[:24]
+        known or hashlib.sha256(f"{name}\0{answer}\0".encode() + row_K.tobytes()).hexdigest()[:24]
         for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, scores.logp_NK, strict=True)
     ]
 

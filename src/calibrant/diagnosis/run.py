@@ -9,7 +9,7 @@ from calibrant.diagnosis.collapse import collapse
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.options import letter_prior, option_mass
 from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
-from calibrant.diagnosis.regime import choose_target, regime_numbers
+from calibrant.diagnosis.regime import Target, choose_target, regime_numbers
 from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
 from calibrant.errors import ConfigError, ScoresError
@@ -69,27 +69,11 @@ def diagnose(
             asked="a tolerance", found=f"{tolerance}", todo=f"give a share in (0, 1), usually {TOLERANCE}"
         )
     how = Sampling(n_boot, level, seed, n_bins)
-    measured = measure(scores, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
     reference = None if reference is None else align(scores, reference)[0]
     target = None if target is None else align(scores, target)[0]
     points = checkpoints(path, how)
     chosen = choose_target(scores, target, reference, points, seed)
-    kept = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll")
-    prompt = scores.provenance.get("prompt")
-    facts = Facts(
-        n=scores.n,
-        chance=float((1 / scores.k_N).mean()),
-        numbers={name: measured[name] for name in kept} | regime_numbers(scores, measured, chosen, how),
-        target=chosen,
-        mass=option_mass(scores),
-        prior=letter_prior(scores),
-        collapse=collapse(scores, measured, reference, how),
-        reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
-        split=scores.split,
-        signs=signs_of_leaving(points, level),
-        tolerance=tolerance,
-        level=level,
-    )
+    facts = _facts(scores, reference, chosen, signs_of_leaving(points, level), tolerance, how)
     verdict = verdict_of(facts)
     action = action_of(facts, verdict)
     return Diagnosis(
@@ -115,4 +99,26 @@ def diagnose(
         level=level,
         seed=seed,
         tolerance=tolerance,
+    )
+
+
+def _facts(
+    scores: Scores, reference: Scores | None, chosen: Target, signs: tuple[str, ...], tolerance: float, how: Sampling
+) -> Facts:
+    measured = measure(scores, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed)
+    kept = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll")
+    prompt = scores.provenance.get("prompt")
+    return Facts(
+        n=scores.n,
+        chance=float((1 / scores.k_N).mean()),
+        numbers={name: measured[name] for name in kept} | regime_numbers(scores, measured, chosen, how),
+        target=chosen,
+        mass=option_mass(scores),
+        prior=letter_prior(scores),
+        collapse=collapse(scores, measured, reference, how),
+        reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
+        split=scores.split,
+        signs=signs,
+        tolerance=tolerance,
+        level=how.level,
     )
