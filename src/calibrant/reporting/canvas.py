@@ -11,14 +11,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from calibrant.files import write_atomically
 
 BEFORE, AFTER = "#D55E00", "#0072B2"
 INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#d5dae0"
@@ -81,12 +78,19 @@ def svg_text(figure: Figure) -> str:
     return re.sub(r"[ \t]+$", "", buffer.getvalue().decode(), flags=re.MULTILINE)
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an ``<svg>`` element for a page: scales with its container, described for those who cannot see it.
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as PNG, 180 dots an inch; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
+    return buffer.getvalue()
+
+
+def inline_svg(svg: str, name: str, description: str) -> str:
+    """SVG text as an element of a page: it scales with its container and is described for those who cannot see it.
 
     Ids are prefixed with ``name``, so that several pictures can stand in one page.
     """
-    svg = svg_text(figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
@@ -95,12 +99,3 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     rest = re.sub(r"\s*<metadata>.*?</metadata>", "", rest, flags=re.DOTALL).replace("xlink:href", "href")
     label = escape(description, quote=True)
     return f'{head} role="img" aria-label="{label}"><title>{escape(description)}</title>{rest}'
-
-
-def save(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write ``path.svg`` and ``path.png`` (180 dots an inch), each atomically; the two paths."""
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
-    svg = write_atomically(path.with_suffix(".svg"), svg_text(figure))
-    return svg, write_atomically(path.with_suffix(".png"), buffer.getvalue())

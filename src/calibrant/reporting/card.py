@@ -77,7 +77,7 @@ def model_card(
             "use": content.USE_ADAPTER if tuned.get("adapter") else content.USE_WEIGHTS,
             "code": content.usage_code(base, tuned, asked.get("revision")),
             "metrics": METRICS,
-            "terms": content.terms(assessed[0])[:3],
+            "terms": [term for term in content.terms(assessed[0]) if "diagram" not in term[0]],
             "limits": content.LIMITS,
             "version": __version__,
         },

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from calibrant.diagnosis.result import LABELS
 from calibrant.reporting.results import Assessed
 
 ACTIONS = {
@@ -20,12 +21,6 @@ OBJECTIVES = {
     "rcft": "RCFT: log loss of question and answer, plus λ times the calibration error",
     "sft": "SFT: log loss of question and answer (a control)",
 }
-CAVEAT = (
-    "What this verdict can and cannot say: a map of the confidences alone can bring conf-ECE down to its floor at "
-    "unchanged accuracy whenever every bin is right at least as often as a random guess among the options. "
-    "“Non-calibratable” is therefore a statement about the chosen target and training objective, never about the "
-    "model as such."
-)
 LIMITS = (
     "These numbers hold for these questions, put in this prompt and read in this way; another prompt, another order of "
     "the options or another kind of question can give others.",
@@ -62,7 +57,7 @@ def facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         if text:
             label = key.replace("_", " ")
-            out.append((label[:1].upper() + label[1:], text))
+            out.append((label if label == "λ" else label[:1].upper() + label[1:], text))
     return out
 
 
@@ -86,6 +81,13 @@ def table_caption(part: Assessed) -> str:
 def terms(part: Assessed) -> list[tuple[str, str]]:
     """Definitions of what is shown beside the numbers."""
     m = part.before
+    changes = [
+        (
+            "Change",
+            "after minus before on the same questions, by a paired bootstrap; better or worse is said only where its "
+            "interval leaves 0 out. The number of questions that would settle an undecided one is for 80% power.",
+        )
+    ]
     return [
         (
             "Chance (noise floor)",
@@ -97,11 +99,7 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
             f"{m.level:.0%}. Calibration errors: by inverting their sampling law, as a plain bootstrap of a quantity that is "
             "biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
         ),
-        (
-            "Change",
-            "after minus before on the same questions, by a paired bootstrap; better or worse is said only where its "
-            "interval leaves 0 out.",
-        ),
+        *(changes if part.after is not None else []),
         ("Bars in the diagram", "Clopper-Pearson 95% intervals of each group's accuracy."),
         (
             "Grey boxes in the diagram",
@@ -111,30 +109,45 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
 
 
 def diagnosis_words(diagnosis: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Verdict, action, reasons and warnings of a diagnosis in words; ``None`` where there is none."""
+    """Verdict, action, evidence and warnings of a diagnosis in words; ``None`` where there is none."""
     if not diagnosis:
         return None
     action = str(diagnosis.get("action") or "")
+    numbers: Mapping[str, Any] = diagnosis.get("numbers") or {}
+    lines = []
+    for name, label in LABELS.items():
+        e = numbers.get(name)
+        if e is not None and e.get("value") is not None:
+            known = e.get("low") is not None and e.get("high") is not None
+            interval = f"{e['low']:.3f} to {e['high']:.3f}" if known else ""
+            lines.append((label, f"{e['value']:.3f}".replace("-", "−"), interval.replace("-", "−")))
     return {
         "verdict": str(diagnosis.get("verdict") or "undecided"),
+        "relative_to": str(diagnosis.get("target_name") or ""),
         "action": ACTIONS.get(action, action),
         "reasons": list(diagnosis.get("reasons") or ()),
         "warnings": list(diagnosis.get("warnings") or ()),
+        "numbers": lines,
+        "n": diagnosis.get("n"),
     }
 
 
 def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
-    """The critical accuracy A* that a diagnosis found, or ``None``."""
+    """The critical accuracy A* to draw, or ``None``.
+
+    One that was fitted to the aligned model itself says nothing about the models that tuning makes of it: not drawn.
+    """
     value = diagnosis.get("target_accuracy")
     if isinstance(value, Mapping):
         value = value.get("value")
-    return None if value is None else float(value)
+    return None if value is None or diagnosis.get("target_kind") == "self" else float(value)
 
 
 def map_caption(has_target: bool) -> str:
     """How to read the regime map."""
     text = (
-        "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate."
+        "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate; "
+        "the square is the first, the disc the last."
     )
     return f"{text} A model that matches the target cannot lie in the shaded area." if has_target else text
 

@@ -67,7 +67,8 @@ def regime_map(
         _label_path(ax, points, a, e)
         ax.set(xlim=(left, right), ylim=(0, top), xlabel="Accuracy", ylabel="Calibration error (conf-ECE)")
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.6, columnspacing=1.4)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.6, columnspacing=1.4)
     return ax
 
 
@@ -162,7 +163,8 @@ def _label_path(ax: Axes, points: Sequence[Mapping[str, Any]], a: np.ndarray, e:
         if text is None and point.get("epoch") is not None:
             text = f"epoch {float(point['epoch']):g}"
         if text is not None and (i % every == 0 or i == len(points) - 1 or "label" in point):
-            ax.annotate(str(text), (a[i], e[i]), xytext=(7, 4), textcoords="offset points", fontsize=8, zorder=4)
+            place = (7, 4 if i % 2 == 0 else -11)
+            ax.annotate(str(text), (a[i], e[i]), xytext=place, textcoords="offset points", fontsize=8, zorder=4)
 
 
 def _map_limits(a: np.ndarray, e: np.ndarray, target: float | None, floor: float) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from calibrant._version import __version__
+from calibrant.diagnosis.result import CAVEAT
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
-from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, save
+from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.curves import error_plot, regime_map
 from calibrant.reporting.plots import before_after, reliability_diagram
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
@@ -25,7 +27,7 @@ FORMAT, FORMAT_VERSION = "calibrant-report", 1
 BY_KEY = {metric.key: metric for metric in METRICS}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture of the page: ``svg`` to stand in it, ``file`` (without suffix) to stand beside it."""
 
@@ -34,10 +36,15 @@ class Picture:
     alt: str
     caption: str = ""
 
+    @cached_property
+    def source(self) -> str:
+        """The picture as SVG."""
+        return svg_text(self.figure)
+
     @property
     def svg(self) -> Markup:
-        """The inline SVG; our own markup, so not escaped."""
-        return Markup(inline_svg(self.figure, self.file, self.alt))
+        """The picture in a page; our own markup, so not escaped."""
+        return Markup(inline_svg(self.source, self.file, self.alt))
 
 
 def report(
@@ -85,7 +92,8 @@ def report(
     diagnosed, tuned = plain(diagnosis), plain(tuning)
     page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
     for picture in pictures:
-        save(picture.figure, out / picture.file)
+        write_atomically(out / f"{picture.file}.svg", picture.source)
+        write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
     values = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -145,7 +153,7 @@ def _page(
         "tuned": is_tuned,
         "how_to_read": content.HOW_TO_READ,
         "diagnosis": content.diagnosis_words(diagnosis),
-        "caveat": content.CAVEAT,
+        "caveat": CAVEAT,
         "training": content.training_facts(tuning) if tuning else [],
         "regime_map": path,
         "history": content.history_table(tuning),
@@ -197,7 +205,12 @@ def _overview(assessed: Sequence[Assessed]) -> Picture | None:
 
 
 def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | None:
+    """The regime map: of the evaluations of a tuning run, or else of the diagnosed model alone."""
     points = [p for p in tuning.get("history") or () if p.get("accuracy") is not None and p.get("conf_ece") is not None]
+    numbers = diagnosis.get("numbers") or {}
+    if not points and numbers.get("accuracy") and numbers.get("conf_ece"):
+        accuracy, error = numbers["accuracy"]["value"], numbers["conf_ece"]
+        points = [{"accuracy": accuracy, "conf_ece": error["value"], "floor_p95": error.get("floor_p95")}]
     if not points:
         return None
     kept = tuning.get("best_epoch")

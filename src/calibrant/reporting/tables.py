@@ -117,9 +117,10 @@ def estimate_cell(e: Estimate, metric: Metric, path: str = "") -> Cell:
 
 
 def difference_cell(d: Difference, metric: Metric, path: str = "") -> Cell:
-    """A change in words, always with its sign."""
+    """A change in words, always with its sign; where it is undecided, how many questions would settle it."""
     interval = span(d.low, d.high, metric, sign=True)
-    return Cell(number(d.value, metric, sign=True), interval, "", CHANGE_WORDS[d.verdict], path)
+    needed = "" if d.n_needed is None else f"about {d.n_needed:,} questions would settle it"
+    return Cell(number(d.value, metric, sign=True), interval, needed, CHANGE_WORDS[d.verdict], path)
 
 
 def number(value: float | None, metric: Metric, *, sign: bool = False) -> str:
