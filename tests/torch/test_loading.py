@@ -92,7 +92,7 @@ def test_folder_without_a_tokenizer_is_an_error(copy):
 
 
 def test_adapter_that_is_none_is_an_error_naming_it(copy, tmp_path):
-    with pytest.raises(ModelError, match="the adapter '.*nothing'"):
+    with pytest.raises(ModelError, match=r"the adapter '.*nothing'"):
         load_model(copy, adapter=tmp_path / "nothing", device="cpu")
 
 
