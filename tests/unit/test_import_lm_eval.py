@@ -329,6 +329,21 @@ def test_samples_without_arguments_keep_the_sum_but_know_no_mass(tmp_path):
     assert "without a length" in refusal(path, variant="per_char")
 
 
+@pytest.mark.parametrize("greedy", [False, 0, 0.0, "False", "false"])
+def test_greedy_marks_of_every_spelling(tmp_path, greedy):
+    rows = rows_of()
+    for row in rows:
+        row["resps"] = [[[float(r[0][0]), greedy]] for r in row["resps"]]
+    assert import_lm_eval(written(tmp_path, rows)).logp_NK.tobytes() == import_lm_eval(EASY).logp_NK.tobytes()
+
+
+def test_pairs_of_log_likelihoods_are_not_taken_for_one_with_its_mark(tmp_path):
+    """Whole texts, scored twice each: [[-50.1, -50.1]]; the second number is no mark."""
+    assert "log-likelihoods of whole texts" in refusal(
+        changed(tmp_path, resps=[["-50.1", "-50.1"], ["-40.1", "-40.1"]])
+    )
+
+
 def test_filtered_responses_serve_where_there_are_no_others(tmp_path):
     rows = [{key: value for key, value in row.items() if key != "resps"} for row in rows_of()]
     assert import_lm_eval(written(tmp_path, rows)).logp_NK.tobytes() == import_lm_eval(EASY).logp_NK.tobytes()

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 from calibrant.errors import ScoresError
 from calibrant.importing.content import Content, content_of
 
-SAMPLE_FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT[\d.:-]*\d)\.jsonl?(\.gz)?")
+SAMPLE_FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\d(?:T[\d.:-]*\d)?)\.jsonl?(\.gz)?")
 OLD_FILE = re.compile(r"(?P<stem>.+)\.jsonl(\.gz)?")
-TRUTH = {"True", "true", "False", "false"}
+GREEDY = (True, False, "True", "False", "true", "false")  # 1 and 0, which other harnesses write, equal the first two
 NAMES_SHOWN = 8
 
 
@@ -235,8 +235,7 @@ def _log_likelihood(response: Any) -> float | None:
         response = response[0]
     if not isinstance(response, list) or len(response) != 2:
         return None
-    greedy = response[1] in TRUTH if isinstance(response[1], str) else isinstance(response[1], (bool, int))
-    return _number(response[0]) if greedy else None
+    return _number(response[0]) if response[1] in GREEDY else None
 
 
 def _number(value: Any) -> float | None:
