@@ -10,7 +10,7 @@ from scipy.stats import binom
 from calibrant.errors import ConfigError
 from calibrant.metrics import Estimate, bin_table
 from calibrant.reporting import before_after, error_plot, regime_map, reliability_diagram, smooth_reliability
-from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, svg_text
+from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.plots import consistency_band
 from calibrant.scores import Scores
 
@@ -155,6 +155,18 @@ def test_error_plot_shows_value_interval_and_floor():
     }
     assert sorted({round(bar.get_width(), 3) for bar in ax.patches if np.isfinite(bar.get_width())}) == [0.05, 0.06]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["before", "reach of chance (95%)", "after"]
+
+
+def test_long_and_foreign_names_and_dollars_are_drawn_as_they_are():
+    e = Estimate(0.2, 0.15, 0.26, 400, 0.03, 0.05)
+    ax = error_plot({"costs $5 or $6_^{": [e], "東京 " * 40: [e], "x" * 500: [e]})
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[0] == "costs $5 or $6_^{\nn = 400"
+    assert all(len(line) <= 22 for label in labels for line in label.splitlines())
+    svg = svg_text(figure_of(ax))
+    assert "costs $5 or $6_^{" in svg
+    assert "東京" in svg
+    assert png_bytes(figure_of(ax)).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("rows", [{}, {"a": []}, {"a": [1, 2, 3]}, {"a": [1], "b": [1, 2]}])

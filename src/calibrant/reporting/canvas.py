@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -44,6 +45,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "calibrant",
 }
@@ -71,18 +73,21 @@ def figure_of(ax: Axes) -> Figure:
 
 def svg_text(figure: Figure) -> str:
     """The figure as SVG with real text; the same figure gives the same text."""
-    buffer = io.BytesIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with style():
-        figure.savefig(buffer, format="svg", metadata=nothing, bbox_inches="tight", pad_inches=0.06)
-    return re.sub(r"[ \t]+$", "", buffer.getvalue().decode(), flags=re.MULTILINE)
+    svg = _saved(figure, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))).decode()
+    return re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
 
 
 def png_bytes(figure: Figure) -> bytes:
     """The figure as PNG, 180 dots an inch; the same figure gives the same bytes."""
+    return _saved(figure, format="png", dpi=180, metadata={"Software": None})
+
+
+def _saved(figure: Figure, **how: Any) -> bytes:
+    """Rendered in our style; a letter that the font lacks is no warning (a browser finds it in another font)."""
     buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None}, bbox_inches="tight", pad_inches=0.06)
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, bbox_inches="tight", pad_inches=0.06, **how)
     return buffer.getvalue()
 
 

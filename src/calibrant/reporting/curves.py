@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def error_plot(
             y = np.arange(len(rows)) + (0.0 if per_row == 1 else 0.32 * series - 0.16)
             estimates = [row[series] for row in rows.values()]
             top = max(top, _draw_estimates(ax, y, estimates, colour, labels[series] if per_row == 2 else ""))
-        names = [f"{name}\nn = {row[0].n:,}" for name, row in rows.items()]
+        names = [f"{_wrapped(name)}\nn = {row[0].n:,}" for name, row in rows.items()]
         ax.set_yticks(np.arange(len(rows)), names)
         ax.set(ylim=(len(rows) - 0.45, -0.55), xlim=(0, top * 1.06 + 1e-3), xlabel=xlabel)
         ax.tick_params(axis="y", length=0)
@@ -118,6 +119,12 @@ def error_plot(
         ax.set_axisbelow(True)
         ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.4, columnspacing=1.4)
     return ax
+
+
+def _wrapped(name: str) -> str:
+    """A label of at most three lines of 22 characters."""
+    lines = [part for line in name.splitlines() for part in wrap(line, 22)]
+    return "\n".join(lines if len(lines) <= 3 else [*lines[:2], lines[2][:21] + "…"])
 
 
 def _draw_estimates(ax: Axes, y: np.ndarray, estimates: Sequence[Estimate], colour: str, label: str) -> float:
