@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/arc"))
     options = parser.parse_args()
 
-    def load(name: str):  # noqa: ANN202
+    def load(name: str):
         return load_questions(options.data / f"{name}.jsonl.gz", skip_bad=True, limit=options.limit)
 
     test, far = load("arc_easy-test"), load("arc_challenge-test")
@@ -72,7 +72,7 @@ def main() -> None:
     print(json.dumps({k: result[k] for k in ("before", "after", "change")}, indent=2))
 
 
-def _numbers(scores) -> dict:  # noqa: ANN001
+def _numbers(scores) -> dict:
     m = measure(scores)
     return {name: m[name].to_json() for name in METRICS}
 
