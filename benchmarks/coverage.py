@@ -29,6 +29,7 @@ from calibrant.scores import Scores
 
 K, BINS, LEVEL, DRAWS = 4, 10, 0.95, 400
 NO_FLOOR = (np.zeros(1), np.zeros(1))
+CLUSTERS = (10, 30, 100)
 SIZES = (200, 500, 2000, 10_000)
 
 
@@ -36,7 +37,7 @@ def power(q_NK: np.ndarray, exponent: float) -> np.ndarray:
     """``q^exponent``, normalised: sharper above 1, flatter below."""
     log = exponent * np.log(np.maximum(q_NK, 1e-300))
     p = np.exp(log - log.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
+    return np.asarray(p / p.sum(1, keepdims=True))
 
 
 def moved(p_NK: np.ndarray, shift_N: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def moved(p_NK: np.ndarray, shift_N: np.ndarray) -> np.ndarray:
     c = p_NK[at, top]
     q = p_NK * ((1 - np.clip(c + shift_N, 0, 1)) / np.maximum(1 - c, 1e-12))[:, None]
     q[at, top] = np.clip(c + shift_N, 0, 1)
-    return q
+    return np.asarray(q)
 
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
@@ -157,6 +158,36 @@ def simulate(reps: int) -> list[dict[str, Any]]:
     return rows
 
 
+def simulate_clusters(reps: int, n: int = 2000) -> list[dict[str, Any]]:
+    """Subjects of equal size, each off by its own Uniform(-.2, .1): intervals that know the subjects, and others."""
+
+    def draw(rng: np.random.Generator, size: int, subject_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        p = rng.dirichlet(np.ones(K), size)
+        return p, moved(p, rng.uniform(-0.2, 0.1, int(subject_N.max()) + 1)[subject_N])
+
+    truth = targets(lambda rng, size: draw(rng, size, np.arange(size)))
+    rows = []
+    for clusters in CLUSTERS:
+        subject_N = np.arange(n) % clusters
+        covered: dict[str, list[bool]] = {}
+        for rep in range(reps):
+            rng = np.random.default_rng([clusters, rep])
+            p, q = draw(rng, n, subject_N)
+            sums = QuestionSums(Scores.from_probs(p, (rng.random((n, 1)) > np.cumsum(q, 1)[:, :-1]).sum(1)), BINS)
+            for kind, code_N in (("clustered", subject_N), ("not clustered", None)):
+                draws = bootstrap_sums(sums.columns, n, DRAWS, rep, code_N)
+                known = None if code_N is None else clusters
+                found = mean_estimates(sums, draws, LEVEL, known)
+                found |= error_estimates(sums, draws, NO_FLOOR, LEVEL, rep, known)
+                for name in ("accuracy", "signed_gap", "conf_ece"):
+                    hit = found[name].low <= truth[name] <= found[name].high
+                    covered.setdefault(f"{name}, {kind}", []).append(hit)
+        shares = {name: round(float(np.mean(hits)), 4) for name, hits in covered.items()}
+        rows.append({"clusters": clusters, "n": n, "reps": reps, "covered": shares})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 COLUMNS = (
     "conf_ece", "cw_ece", "l2_ece", "difference of conf_ece", "signed_gap", "accuracy", "nll", "nll, BCa", "brier",
     "conf_ece, naive percentile",
@@ -175,6 +206,16 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cluster_table(result: dict[str, Any]) -> str:
+    """The same for clustered questions."""
+    names = list(result["clusters"][0]["covered"])
+    lines = ["| subjects | N | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for row in result["clusters"]:
+        cells = [f"{100 * row['covered'][name]:.0f}" for name in names]
+        lines.append(f"| {row['clusters']} | {row['n']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Simulate and write, or print the table of an earlier run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,9 +224,11 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.table.read_text())))
+        result = json.loads(arguments.table.read_text())
+        print(table(result), cluster_table(result), sep="\n\n")
         return
-    result = {"level": LEVEL, "n_bins": BINS, "draws": DRAWS, "options": K, "rows": simulate(arguments.reps)}
+    result = {"level": LEVEL, "n_bins": BINS, "draws": DRAWS, "options": K}
+    result |= {"clusters": simulate_clusters(arguments.reps), "rows": simulate(arguments.reps)}
     text = json.dumps(result, indent=1) + "\n"
     if arguments.out:
         arguments.out.write_text(text)

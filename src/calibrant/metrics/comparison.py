@@ -16,7 +16,7 @@ from calibrant.metrics.bins import bin_edges, check_level
 from calibrant.metrics.measurement import finite
 from calibrant.metrics.planning import holm, n_to_decide
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.uncertainty import cell_noise, error_difference_interval, percentile_interval
+from calibrant.metrics.uncertainty import cell_noise, cluster_factor, error_difference_interval, percentile_interval
 from calibrant.scores import Scores
 
 LOWER_IS_BETTER = ("conf_ece", "cw_ece", "nll", "brier")
@@ -154,7 +154,9 @@ def compare(
         lambda rows: np.hstack([sums_a.columns(rows), sums_b.columns(rows)]), a.n, n_boot, seed, cluster_N
     )
     pair = ((sums_a, draws_BC[:, :split]), (sums_b, draws_BC[:, split:]))
-    differences = _mean_differences(pair, level) | _error_differences(pair, level, seed)
+    n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
+    wider = cluster_factor(n_clusters, level)
+    differences = _mean_differences(pair, level, wider) | _error_differences(pair, level, seed, wider)
     order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence")
     return Comparison(
         n=a.n,
@@ -163,7 +165,7 @@ def compare(
         level=level,
         seed=seed,
         matched_by=matched_by,
-        n_clusters=None if cluster_N is None else int(cluster_N.max()) + 1,
+        n_clusters=n_clusters,
         differences={name: differences[name] for name in order},
     )
 
@@ -209,7 +211,7 @@ def align(a: Scores, b: Scores) -> tuple[Scores, str]:
 Pair = tuple[tuple[QuestionSums, np.ndarray], tuple[QuestionSums, np.ndarray]]
 
 
-def _mean_differences(pair: Pair, level: float) -> dict[str, Difference]:
+def _mean_differences(pair: Pair, level: float, wider: float) -> dict[str, Difference]:
     (sums_a, draws_a), (sums_b, draws_b) = pair
     values_a, values_b = sums_a.means(sums_a.totals), sums_b.means(sums_b.totals)
     drawn_a, drawn_b = sums_a.means(draws_a), sums_b.means(draws_b)
@@ -217,7 +219,7 @@ def _mean_differences(pair: Pair, level: float) -> dict[str, Difference]:
     out = {}
     for name in ("accuracy", "nll", "brier", "mean_confidence"):
         a, b = float(values_a[name]), float(values_b[name])
-        low, high = percentile_interval(drawn_b[name] - drawn_a[name], level)
+        low, high = percentile_interval(b - a + wider * (drawn_b[name] - drawn_a[name] - (b - a)), level)
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
@@ -225,14 +227,14 @@ def _mean_differences(pair: Pair, level: float) -> dict[str, Difference]:
     return out
 
 
-def _error_differences(pair: Pair, level: float, seed: int) -> dict[str, Difference]:
+def _error_differences(pair: Pair, level: float, seed: int, wider: float) -> dict[str, Difference]:
     n, n_boot = pair[0][0].scores.n, len(pair[0][1])
     cells: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"conf_ece": [], "cw_ece": []}
     for sums, draws_BC in pair:
         thin_M, thin_C = sums.thin_variances
         conf_M, class_C = sums.conf_cells(sums.totals), sums.class_cells(sums.totals)
-        cells["conf_ece"].append((conf_M, cell_noise(sums.conf_cells(draws_BC), conf_M, thin_M, seed)))
-        cells["cw_ece"].append((class_C, cell_noise(sums.class_cells(draws_BC), class_C, thin_C, seed)))
+        cells["conf_ece"].append((conf_M, cell_noise(sums.conf_cells(draws_BC), conf_M, thin_M, seed) * wider))
+        cells["cw_ece"].append((class_C, cell_noise(sums.class_cells(draws_BC), class_C, thin_C, seed) * wider))
     out = {}
     for name, ((cell_a, noise_a), (cell_b, noise_b)) in cells.items():
         low, high = error_difference_interval(cell_a, noise_a, cell_b, noise_b, level)

@@ -16,6 +16,7 @@ from calibrant.metrics.bins import bin_edges, check_level
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
+    cluster_factor,
     error_interval,
     noise_floor,
     percentile_interval,
@@ -153,7 +154,7 @@ def measure(
     draws_BC = bootstrap_sums(sums.columns, scores.n, n_boot, seed, cluster_N)
     floors = noise_floor(scores, n_bins, n_boot, seed)
     estimates = mean_estimates(sums, draws_BC, level, n_clusters)
-    estimates |= error_estimates(sums, draws_BC, floors, level, seed)
+    estimates |= error_estimates(sums, draws_BC, floors, level, seed, n_clusters)
     order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence", "option_mass")
     return Measurement(
         n=scores.n,
@@ -175,6 +176,8 @@ def mean_estimates(
     """The means, from bootstrap sums (B, C): accuracy, mean confidence, nll, brier, and option mass where known."""
     n = sums.scores.n
     values, draws = sums.means(sums.totals), sums.means(draws_BC)
+    wider = cluster_factor(n_clusters, level)
+    draws = {name: values[name] + wider * (draws_B - values[name]) for name, draws_B in draws.items()}
     out = {}
     for name in ("mean_confidence", "nll", "brier"):
         low, high = percentile_interval(draws[name], level) if n > 1 else (np.nan, np.nan)
@@ -196,7 +199,12 @@ def mean_estimates(
 
 
 def error_estimates(
-    sums: QuestionSums, draws_BC: np.ndarray, floors: tuple[np.ndarray, np.ndarray], level: float, seed: int
+    sums: QuestionSums,
+    draws_BC: np.ndarray,
+    floors: tuple[np.ndarray, np.ndarray],
+    level: float,
+    seed: int,
+    n_clusters: int | None = None,
 ) -> dict[str, Estimate]:
     """The calibration errors and the signed gap, from bootstrap sums (B, C) and floor draws of conf-ECE and cw-ECE."""
     n = sums.scores.n
@@ -206,7 +214,7 @@ def error_estimates(
     for name, cell_C, cells_BC, thin_C, floor_R in zip(
         ("conf_ece", "cw_ece"), cells, drawn, sums.thin_variances, floors, strict=True
     ):
-        noise_BC = cell_noise(cells_BC, cell_C, thin_C, seed)
+        noise_BC = cell_noise(cells_BC, cell_C, thin_C, seed) * cluster_factor(n_clusters, level)
         value, p95 = float(np.abs(cell_C).sum()), float(np.quantile(floor_R, 0.95))
         low, high = error_interval(cell_C, noise_BC, level) if n > 1 else (np.nan, np.nan)
         verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
@@ -236,8 +244,8 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
         notes.append("one question: no interval but accuracy's")
     elif scores.n < 100:
         notes.append(f"{scores.n} questions: intervals of calibration errors are wide and approximate under 100")
-    if n_clusters is not None and n_clusters < 20:
-        notes.append(f"{n_clusters} clusters: a clustered bootstrap understates uncertainty with fewer than about 20")
+    if n_clusters is not None and n_clusters < 10:
+        notes.append(f"{n_clusters} clusters: with fewer than 10, clustered intervals are rough")
     return tuple(notes)
 
 

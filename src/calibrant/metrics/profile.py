@@ -44,7 +44,9 @@ class Profile:
 
 
 def gather(value_G: np.ndarray, to_G: np.ndarray, size: int) -> np.ndarray:
-    """Sums of ``value_G`` (..., G) over the groups that go to each of ``size`` places, (..., size); ``to_G`` ascends."""
+    """Sums of ``value_G`` (..., G) over the groups that go to each of ``size`` places, (..., size); ``to_G``
+    ascends.
+    """
     if value_G.ndim == 1:
         return np.bincount(to_G, weights=value_G, minlength=size)
     start = np.searchsorted(to_G, np.arange(size + 1))

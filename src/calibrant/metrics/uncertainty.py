@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from calibrant.errors import ConfigError
 from calibrant.metrics.bins import bin_index, check_level
@@ -51,8 +52,10 @@ def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95
     is not rare, ``high`` the largest at which one as small is not, each at ``(1 - level) / 2``. The profile g is chosen
     on the safe side of each end: for ``low`` only the cells beyond two standard deviations (as if the rest were pure
     noise), for ``high`` no cell below one standard deviation. ``high`` is at least T, so an interval contains its own
-    value. ``low = 0`` exactly when T is an ordinary value under no miscalibration. Source: ours; coverage is simulated
-    in ``benchmarks/coverage.py`` and tabled in ``docs/statistics.md``.
+    value, and at least the far end of the interval of ``sum cell`` (the signed gap), which no error can be below: noise
+    common to all cells, as clusters make it, can cancel a gap in one sample. ``low = 0`` exactly when T is an ordinary
+    value under no miscalibration. Source: ours; coverage is simulated in ``benchmarks/coverage.py`` and tabled in
+    ``docs/statistics.md``.
 
     Parameters
     ----------
@@ -76,9 +79,10 @@ def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95
         low = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=True) >= tail, total)
     unit_C = _all(cell_C, noise_BC)
     if not unit_C.any():
-        return 0.0, 0.0
+        return 0.0, 0.0  # no cell differs from 0, in the sample or in any draw
     high = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=False) < tail, total)
-    return min(low, total), max(high, total)
+    reach = float(np.abs(percentile_interval(cell_C.sum() + noise_BC.sum(1), level)).max())
+    return min(low, total), max(high, total, reach)
 
 
 def error_difference_interval(
@@ -214,6 +218,23 @@ def noise_floor(scores: Scores, n_bins: int = 10, n_draws: int = 1000, seed: int
     scale_C = np.repeat(1 / np.maximum(has_K, 1), n_bins) / (has_K > 0).sum()
     cw_R = (np.abs(hits_RC - expected_C) * scale_C).sum(1)
     return np.abs(conf_RM - expected_M).sum(1) / n, cw_R
+
+
+def cluster_factor(n_clusters: int | None, level: float = 0.95) -> float:
+    """How much a clustered bootstrap's deviations are widened: ``sqrt(G/(G-1)) t_{G-1} / z``; 1 without clusters.
+
+    Resampling G clusters gives the variance of a sum of G terms with divisor G, and normal tails where G terms give
+    Student's: the usual small-sample correction of clustered errors (Cameron & Miller, Journal of Human Resources
+    2015).
+
+    >>> cluster_factor(None), round(cluster_factor(10), 3), round(cluster_factor(1000), 3)
+    (1.0, 1.217, 1.002)
+    """
+    check_level(level)
+    if n_clusters is None:
+        return 1.0
+    upper = (1 + level) / 2
+    return float(np.sqrt(n_clusters / (n_clusters - 1)) * student.ppf(upper, n_clusters - 1) / norm.ppf(upper))
 
 
 def bca_interval(draws_B: np.ndarray, terms_N: np.ndarray, level: float = 0.95) -> tuple[float, float]:
