@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
+from calibrant.errors import ModelError
 from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.progress import bar
 from calibrant.questions import Question
@@ -135,7 +136,12 @@ class CalibrationTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Score the calibration questions; the E-step of rcft; one more point of the path."""
-        scores = self.held_out.score()
+        try:
+            scores = self.held_out.score()
+        except ModelError as error:
+            if self.state.global_step == 0:
+                raise
+            raise diverged(self.config.objective, self.state.global_step, error.found) from error
         if self.config.objective == "rcft" and (self.config.e_step == "each_evaluation" or self.em.bins is None):
             self.em.bins = e_step(scores, self.config)
         point = checkpoint_point(scores, self.config)
@@ -146,9 +152,24 @@ class CalibrationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
         return metrics
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except RuntimeError as error:  # what torch's writer raises when the disk is full
+            raise OSError(str(error)) from error
+
     def _tally(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+
+def diverged(objective: str, step: int, found: str) -> ModelError:
+    """The error of a run whose numbers are no longer finite."""
+    return ModelError(
+        asked=f"tuning by {objective}, step {step}",
+        found=found,
+        todo="use a lower learning_rate, or dtype float32 / bfloat16 instead of float16",
+    )
 
 
 def e_step(scores: Scores, config: TuneConfig) -> BinAccuracy:

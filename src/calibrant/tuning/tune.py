@@ -24,7 +24,7 @@ from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
 from calibrant.tuning.collate import Example
 from calibrant.tuning.config import TuneConfig
-from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, e_step
+from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, diverged, e_step
 
 RESULT, CHECKPOINTS = "result.json", "checkpoints"
 
@@ -130,7 +130,7 @@ def tune(
         for name, questions in (("train", train), ("calibration", calibration))
     }
     tuned = _prepare(model.model, config)
-    scorer = OptionScorer(tuned, style, batch_tokens)
+    scorer = OptionScorer(tuned.eval(), style, batch_tokens)  # peft leaves its layers, dropout too, in training mode
     scorer.self_test(encoded["calibration"])
     held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
     run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out)
@@ -194,11 +194,7 @@ class _Run:
             entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
         ]
         if not all(math.isfinite(loss) for loss in losses):
-            raise ModelError(
-                asked=f"tune {self.loaded.facts['model']!r} by {self.config.objective}",
-                found="the loss became NaN or infinite",
-                todo="use a lower learning_rate, or dtype float32 / bfloat16 instead of float16",
-            )
+            raise diverged(self.config.objective, trainer.state.global_step, "the loss became NaN or infinite")
         kind = "model" if self.config.lora is None else "adapter"
         if trainer.is_world_process_zero():
             self._save(kind)
