@@ -24,6 +24,7 @@ from calibrant.metrics.smooth import reliability_curve, smooth_ece, smooth_ece_a
 from calibrant.metrics.synthetic import overconfident, overconfident_targets
 from calibrant.metrics.uncertainty import (
     bca_interval,
+    cluster_factor,
     error_difference_interval,
     error_interval,
     noise_floor,
@@ -51,6 +52,7 @@ __all__ = [
     "brier",
     "brier_decomposition",
     "clopper_pearson",
+    "cluster_factor",
     "compare",
     "compare_many",
     "conf_ece",
