@@ -9,7 +9,14 @@ from scipy.stats import binom
 
 from calibrant.errors import ConfigError
 from calibrant.metrics import Estimate, bin_table
-from calibrant.reporting import before_after, error_plot, regime_map, reliability_diagram, smooth_reliability
+from calibrant.reporting import (
+    before_after,
+    error_plot,
+    regime_map,
+    reliability_diagram,
+    risk_coverage_plot,
+    smooth_reliability,
+)
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.plots import consistency_band
 from calibrant.scores import Scores
@@ -155,6 +162,22 @@ def test_error_plot_shows_value_interval_and_floor():
     }
     assert sorted({round(bar.get_width(), 3) for bar in ax.patches if np.isfinite(bar.get_width())}) == [0.05, 0.06]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["before", "reach of chance (95%)", "after"]
+
+
+def test_risk_coverage_starts_with_the_most_confident_and_ends_with_all(scores):
+    """The .95 group alone: 10 of 40 wrong at coverage 40/73; all: 24 of 73 wrong."""
+    ax = risk_coverage_plot(scores)
+    x, y = ax.lines[0].get_data()
+    assert x == pytest.approx([40 / 73, 70 / 73, 1])
+    assert y == pytest.approx([10 / 40, 22 / 70, 24 / 73])
+    both = risk_coverage_plot({"before": scores, "after": scores})
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["before", "after"]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_risk_coverage_draws_one_or_two(scores, count):
+    with pytest.raises(ConfigError, match="one or two"):
+        risk_coverage_plot({str(i): scores for i in range(count)})
 
 
 def test_long_and_foreign_names_and_dollars_are_drawn_as_they_are():

@@ -1,4 +1,4 @@
-"""The regime map and the error plot of domains or slices. Each draws on ``ax`` and returns it."""
+"""The regime map, the error plot of domains or slices, and risk against coverage. Each draws on ``ax`` and returns it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from calibrant.errors import ConfigError
-from calibrant.metrics import Estimate
+from calibrant.metrics import Estimate, risk_coverage
 from calibrant.reporting.canvas import AFTER, BAND, BEFORE, FAINT, FORBIDDEN, INK, MUTED, new_axes, style
+from calibrant.scores import Scores
 
 
 def regime_map(
@@ -118,6 +119,50 @@ def error_plot(
         ax.grid(axis="x", color=FAINT, linewidth=0.5)
         ax.set_axisbelow(True)
         ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.4, columnspacing=1.4)
+    return ax
+
+
+def risk_coverage_plot(scores: Scores | Mapping[str, Scores], *, ax: Axes | None = None, level: float = 0.95) -> Axes:
+    """Error rate of the answered questions against the share answered, when the least confident ones are left unanswered.
+
+    The line is :func:`calibrant.metrics.risk_coverage`, the band its pointwise interval; the dotted level is the error
+    rate of answering everything. A line that falls to the left says that confidence tells right from wrong.
+
+    Parameters
+    ----------
+    scores
+        One set of scores, or up to two by name (drawn in the colours of before and after).
+    ax, level
+        Axes to draw on, and of the interval.
+
+    Raises
+    ------
+    ConfigError : no scores, or more than two.
+
+    >>> risk_coverage_plot(Scores.from_probs([[0.9, 0.1]] * 9 + [[0.6, 0.4]] * 9, [0] * 12 + [1] * 6)).get_ylabel()
+    'Error rate among the answered'
+    """
+    named = {"": scores} if isinstance(scores, Scores) else dict(scores)
+    if not 1 <= len(named) <= 2:
+        raise ConfigError(asked="one or two risk-coverage curves", found=f"{len(named)}", todo="draw two at a time")
+    with style():
+        ax, top = new_axes(4.8, 3.9) if ax is None else ax, 0.0
+        for colour, (name, one) in zip((AFTER,) if len(named) == 1 else (BEFORE, AFTER), named.items(), strict=True):
+            curve = risk_coverage(one.confidence_N, one.correct_N, level)
+            ax.fill_between(
+                curve.coverage_G, curve.low_G, curve.high_G, step="pre", color=colour, alpha=0.15, linewidth=0
+            )
+            dashed = (0, (4, 2)) if colour == BEFORE else "-"
+            ax.step(curve.coverage_G, curve.risk_G, where="pre", color=colour, linestyle=dashed, label=name or None)
+            ax.axhline(curve.risk_G[-1], color=colour, linestyle=":", linewidth=1)
+            top = max(top, float(curve.high_G[curve.coverage_G > 0.05].max()))
+        ax.set(xlim=(0, 1), ylim=(0, min(1.0, 1.1 * top)), xlabel="Share of questions answered, most confident first")
+        ax.set_ylabel("Error rate among the answered")
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.grid(color=FAINT, linewidth=0.5)
+        if len(named) > 1:
+            ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
     return ax
 
 
