@@ -2,8 +2,6 @@
 
 import importlib
 import math
-import resource
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from calibrant.errors import ConfigError, LeakageError, ModelError, OutputError, QuestionError
+from calibrant.errors import ConfigError, LeakageError, ModelError, QuestionError
 from calibrant.metrics import nll
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
@@ -369,34 +367,3 @@ def test_loss_that_is_nan_in_one_step_is_not_averaged_away(run, tmp_path):
         run(callbacks=[Poison()])
     assert not (tmp_path / "run" / "adapter").exists()
     assert not (tmp_path / "run" / "result.json").exists()
-
-
-# ---- disk -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def files_no_longer_than(limit):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("limit", [2_000, 12_000, 40_000])
-def test_full_disk_is_an_error_without_a_half_artefact_and_the_run_goes_on_later(run, tmp_path, limit):
-    """A file system that takes no file longer than some limit fails at different places of the same run."""
-    with pytest.raises(OutputError) as raised, files_no_longer_than(limit):
-        run(keep="last")
-    assert "free space" in raised.value.todo
-    assert not (tmp_path / "run" / "adapter").exists()
-    assert not (tmp_path / "run" / "result.json").exists()
-    assert_close(run(keep="last"), run("other", keep="last"), 0)
-
-
-def test_scores_on_a_full_disk_leave_nothing(tmp_path, model_folder, calibration):
-    scores = score(model_folder(), calibration, device="cpu")
-    with pytest.raises(OutputError), files_no_longer_than(500):
-        scores.save(tmp_path / "s.safetensors")
-    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,22 +30,32 @@ FLOOR_DRAWS = 200
 
 
 class EmState(TrainerCallback, ExportableState):
-    """What a checkpoint must remember besides the library's own state: the E-step in force, and the path so far."""
+    """What a checkpoint must remember besides the library's own state: the E-step in force, the path and time so far."""
 
-    def __init__(self, bins: BinAccuracy | None = None, history: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(
+        self, bins: BinAccuracy | None = None, history: Sequence[dict[str, Any]] = (), seconds: float = 0.0
+    ) -> None:
         self.bins = bins
         self.history = list(history)
+        self._started = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began, without the time between a break and its resumption."""
+        return time.monotonic() - self._started
 
     def state(self) -> dict[str, Any]:
         """For ``trainer_state.json``, where the library keeps it with the checkpoint."""
         bins = None if self.bins is None else self.bins.to_json()
-        return {"args": {}, "attributes": {"bins": bins, "history": self.history}}
+        return {"args": {}, "attributes": {"bins": bins, "history": self.history, "seconds": self.seconds}}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EmState:
         """The inverse of :meth:`state`."""
         kept = state["attributes"]
-        return cls(None if kept["bins"] is None else BinAccuracy.from_json(kept["bins"]), kept["history"])
+        return cls(
+            None if kept["bins"] is None else BinAccuracy.from_json(kept["bins"]), kept["history"], kept["seconds"]
+        )
 
 
 class HeldOut:

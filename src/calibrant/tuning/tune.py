@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,7 +178,6 @@ class _Run:
             letters=self.style.reading == "letters",
             callbacks=extra,
         )
-        started = time.monotonic()
         try:
             if not em.history:
                 trainer.evaluate()
@@ -187,9 +185,9 @@ class _Run:
         finally:
             if shown:
                 shown.close()
-        return self._finish(trainer, em, time.monotonic() - started)
+        return self._finish(trainer, em)
 
-    def _finish(self, trainer: CalibrationTrainer, em: EmState, seconds: float) -> TuneResult:
+    def _finish(self, trainer: CalibrationTrainer, em: EmState) -> TuneResult:
         losses = [
             entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
         ]
@@ -205,7 +203,7 @@ class _Run:
             objective=self.config.objective,
             adapter=self.out / kind if kind == "adapter" else None,
             weights=self.out / kind if kind == "model" else None,
-            seconds=round(seconds, 1),
+            seconds=round(em.seconds, 1),
             trained_parameters=sum(p.numel() for p in self.tuned.parameters() if p.requires_grad),
             total_parameters=sum(p.numel() for p in self.tuned.parameters()),
             questions=len(self.train),

@@ -1,0 +1,156 @@
+"""A run that was broken off goes on to the very bytes of one that was not."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from transformers import TrainerCallback
+
+from calibrant.tuning import LoraSettings, TuneConfig, tune
+
+SETTINGS = {
+    "cft": {"epochs": 3, "evaluations_per_epoch": 2},
+    "rcft": {"objective": "rcft", "epochs": 3},
+    "rcft-once": {"objective": "rcft", "epochs": 3, "e_step": "once"},
+}
+KILL_AT = 5
+# One process a run, so that each dies by a real SIGKILL; the parent only pays for the imports once.
+SCRIPT = """
+import json, os, signal, sys
+import torch
+from transformers import TrainerCallback
+from calibrant.intake import load_questions
+from calibrant.tuning import LoraSettings, TuneConfig, tune
+
+torch.set_num_threads(1)
+folder, model, at, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+for name, settings in runs.items():
+    child = os.fork()
+    if child == 0:
+        sets = [load_questions(f"{folder}/{part}.jsonl") for part in ("train", "calibration")]
+        config = TuneConfig(batch_size=8, patience=0, lora=LoraSettings(rank=4, alpha=8), **settings)
+        tune(model, *sets, out=f"{folder}/{name}", config=config, callbacks=[Kill()], device="cpu")
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Broken(Exception):
+    """What a test throws into a run."""
+
+
+class BreakAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise Broken
+
+
+@pytest.fixture(scope="module")
+def sets(make_questions):
+    return make_questions("train", 24, ks=(4, 2, 3)), make_questions("calibration", 20, ks=(4, 3))
+
+
+def go(folder, model, sets, settings, callbacks=()):
+    config = TuneConfig(**{"batch_size": 8, "patience": 0, "lora": LoraSettings(rank=4, alpha=8), **settings})
+    return tune(model, *sets, out=folder, config=config, callbacks=callbacks, device="cpu")
+
+
+def content(result):
+    return (result.adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, model_folder, sets):
+    """The folder in which a process each was killed in the middle of its second epoch."""
+    folder = tmp_path_factory.mktemp("killed")
+    for questions in sets:
+        questions.save(folder / f"{questions.name}.jsonl")
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(model_folder()), str(KILL_AT), json.dumps(SETTINGS)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    ).stdout
+    assert told.split() == [word for name in SETTINGS for word in (name, str(-signal.SIGKILL))]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_run_goes_on_to_the_same_bytes(tmp_path, killed, model_folder, sets, name):
+    assert not (killed / name / "result.json").exists()
+    assert not (killed / name / "adapter").exists()
+    (checkpoint,) = sorted((killed / name / "checkpoints").glob("checkpoint-*"))[-1:]
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert 0 < state["global_step"] < KILL_AT + 1
+    assert (state["stateful_callbacks"]["EmState"]["attributes"]["bins"] is None) == (name == "cft")
+    resumed = go(killed / name, model_folder(), sets, SETTINGS[name])
+    whole = go(tmp_path / "whole", model_folder(), sets, SETTINGS[name])
+    assert content(resumed) == content(whole)
+    assert resumed.history == whole.history  # the e-step and every evaluation, before and after the break
+    assert resumed.steps == whole.steps == 9
+
+
+def test_run_broken_before_its_first_checkpoint_starts_again(tmp_path, model_folder, sets):
+    with pytest.raises(Broken):
+        go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"], [BreakAt(2)])
+    again = go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"])
+    whole = go(tmp_path / "b", model_folder(), sets, SETTINGS["rcft"])
+    assert content(again) == content(whole)
+    assert again.history == whole.history
+
+
+@pytest.mark.parametrize("damage", ["no state", "half a state"])
+def test_half_written_checkpoint_is_passed_over(tmp_path, model_folder, sets, damage):
+    with pytest.raises(Broken):
+        go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"], [BreakAt(5)])
+    whole_one = tmp_path / "a" / "checkpoints" / "checkpoint-3"
+    half = whole_one.with_name("checkpoint-5")
+    shutil.copytree(whole_one, half)
+    state = half / "trainer_state.json"
+    if damage == "no state":
+        state.unlink()
+        (half / "optimizer.pt").unlink()
+    else:
+        state.write_text(state.read_text()[:200])
+    result = go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"])
+    assert content(result) == content(go(tmp_path / "b", model_folder(), sets, SETTINGS["rcft"]))
+
+
+def test_patience_counts_over_a_break(tmp_path, model_folder, sets):
+    """The run stops after two evaluations in a row without a better NLL, also when it was broken off between them."""
+    harmful = {"epochs": 8, "learning_rate": 0.3, "schedule": "constant_with_warmup", "patience": 2}
+    whole = go(tmp_path / "a", model_folder(), sets, harmful)
+    assert whole.stopped == "held-out NLL no longer fell"
+    with pytest.raises(Broken):  # after the first of the two
+        go(tmp_path / "b", model_folder(), sets, harmful, [BreakAt(whole.steps - 1)])
+    resumed = go(tmp_path / "b", model_folder(), sets, harmful)
+    assert resumed.steps == whole.steps
+    assert content(resumed) == content(whole)
+    assert resumed.best_epoch == whole.best_epoch
+
+
+def test_seconds_count_every_part_of_a_broken_run(tmp_path, model_folder, sets):
+    import time
+
+    class Slow(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            time.sleep(0.3)
+
+    with pytest.raises(Broken):
+        go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"], [Slow(), BreakAt(7)])
+    result = go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"])
+    assert result.seconds >= 6 * 0.3  # the six steps before the last checkpoint were slow, the rest was quick
