@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol, Self
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, isotonic_regression
 
 from calibrant.errors import ConfigError, LeakageError, ScoresError
 from calibrant.scores import Scores
@@ -101,13 +101,7 @@ class Temperature:
         """
         if self.temperature_ is None:
             raise ConfigError(asked="a temperature applied", found="none fitted", todo="call fit(scores) first")
-        seen = [] if allow_fit_rows else [key in self._fit_keys for key in question_keys(scores)]
-        if any(seen):
-            raise LeakageError(
-                asked=f"{scores.n} questions rescaled",
-                found=f"{sum(seen)} of them were used to fit the temperature, first {scores.ids[seen.index(True)]!r}",
-                todo="fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation",
-            )
+        _refuse_fit_questions(scores, self._fit_keys, allow_fit_rows)
         logp_NK = scores.logp_NK / self.temperature_
         logp_NK = logp_NK - np.logaddexp.reduce(logp_NK, axis=1, keepdims=True)
         named = {"name": "temperature", "temperature": self.temperature_, "n_fit": self.n_fit_}
@@ -149,6 +143,85 @@ class Temperature:
         return scaler
 
 
+class Isotonic:
+    """A monotone map of the confidence: top option ``c -> g(c)``, the other options keep their proportions.
+
+    g is the isotonic regression of correctness on confidence (pool adjacent violators), linear between its knots and
+    constant beyond them: the bin-wise map of the confidence that calibrates at unchanged predictions. So that predictions
+    stay, g is at least what keeps the top option on top (``r / (1 + r)``, r the largest share among the other
+    options); so that no option is ruled out, at most ``1 - 1 / (n + 2)``. Where the others all have probability 0 they
+    share equally. Source: Zadrozny & Elkan (KDD 2002) for the regression; the two limits are ours.
+
+    Attributes
+    ----------
+    knots_, values_ : confidences and g at them, ascending.
+    n_fit_ : questions fitted on.
+
+    >>> scores = Scores.from_probs([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10, [0] * 7 + [1] * 3 + [0] * 5 + [1] * 5)
+    >>> other = Scores.from_probs([[0.05, 0.95], [0.75, 0.25]], [0, 0], ids=["x", "y"])
+    >>> Isotonic().fit(scores).apply(other).confidence_N.round(3).tolist()  # .7 from .9 on; half-way from .5 to .7
+    [0.7, 0.6]
+    """
+
+    def __init__(self) -> None:
+        self.knots_: np.ndarray = np.zeros(0)
+        self.values_: np.ndarray = np.zeros(0)
+        self.n_fit_ = 0
+        self._fit_keys: frozenset[str] = frozenset()
+
+    def fit(self, scores: Scores) -> Self:
+        """Find g on ``scores``."""
+        c_U, place_N = np.unique(np.minimum(scores.confidence_N, 1.0), return_inverse=True)
+        count_U = np.bincount(place_N)
+        accuracy_U = np.bincount(place_N, weights=scores.correct_N.astype(np.float64)) / count_U
+        g_U = isotonic_regression(accuracy_U, weights=count_U).x
+        bend_U = np.ones(len(g_U), dtype=bool)
+        bend_U[1:-1] = (np.diff(g_U)[:-1] != 0) | (np.diff(g_U)[1:] != 0)
+        self.knots_, self.values_, self.n_fit_ = c_U[bend_U], g_U[bend_U], scores.n
+        self._fit_keys = frozenset(question_keys(scores))
+        return self
+
+    def apply(self, scores: Scores, *, allow_fit_rows: bool = False) -> Scores:
+        """Scores with the mapped confidence.
+
+        Raises
+        ------
+        ConfigError : not fitted yet.
+        LeakageError : some questions were fitted on, unless ``allow_fit_rows`` (for use, never for evaluation).
+        """
+        if not len(self.knots_):
+            raise ConfigError(asked="a confidence map applied", found="none fitted", todo="call fit(scores) first")
+        _refuse_fit_questions(scores, self._fit_keys, allow_fit_rows)
+        at_N, top_N, p_NK = np.arange(scores.n), scores.prediction_N, scores.p_NK
+        rest_NK = np.where(np.arange(scores.k) < scores.k_N[:, None], p_NK, 0.0)
+        rest_NK[at_N, top_N] = 0.0
+        equal_NK = (np.arange(scores.k) < scores.k_N[:, None]) / (scores.k_N[:, None] - 1.0)
+        equal_NK[at_N, top_N] = 0.0
+        total_N1 = rest_NK.sum(1, keepdims=True)
+        share_NK = np.where(total_N1 > 0, rest_NK / np.where(total_N1 > 0, total_N1, 1.0), equal_NK)
+        largest_N = share_NK.max(1)
+        g_N = np.interp(np.minimum(scores.confidence_N, 1.0), self.knots_, self.values_)
+        g_N = np.minimum(g_N, 1 - 1 / (self.n_fit_ + 2))
+        g_N = np.maximum(g_N, largest_N / (1 + largest_N) + 1e-9)
+        mapped_NK = (1 - g_N)[:, None] * share_NK
+        mapped_NK[at_N, top_N] = g_N
+        with np.errstate(divide="ignore"):
+            logp_NK = np.log(mapped_NK)
+        return replace(scores, logp_NK=logp_NK, provenance={**scores.provenance, "scaler": self._named()})
+
+    def _named(self) -> dict[str, Any]:
+        return {
+            "name": "isotonic",
+            "knots": self.knots_.tolist(),
+            "values": self.values_.tolist(),
+            "n_fit": self.n_fit_,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: the map and digests of the fit questions."""
+        return self._named() | {"fit_keys": sorted(self._fit_keys)}
+
+
 def cross_validated(scaler: Scaler, scores: Scores, *, folds: int = 5, seed: int = 0) -> Scores:
     """``scores`` in which each question was rescaled by a scaler fitted on the other folds only; same order.
 
@@ -182,6 +255,16 @@ def cross_validated(scaler: Scaler, scores: Scores, *, folds: int = 5, seed: int
         parts.append({name: value for name, value in fitted.to_json().items() if name != "fit_keys"})
     named = {"cross_validated": True, "folds": parts, "seed": seed}
     return replace(scores, logp_NK=logp_NK, provenance={**scores.provenance, "scaler": named})
+
+
+def _refuse_fit_questions(scores: Scores, fit_keys: frozenset[str], allow: bool) -> None:
+    seen = [] if allow else [key in fit_keys for key in question_keys(scores)]
+    if any(seen):
+        raise LeakageError(
+            asked=f"{scores.n} questions rescaled",
+            found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",
+            todo="fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation",
+        )
 
 
 def temperature_is_possible(scores: Scores) -> bool:

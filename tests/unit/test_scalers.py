@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from calibrant.errors import ConfigError, LeakageError, ScoresError
-from calibrant.metrics import nll
-from calibrant.scalers import Temperature, cross_validated, question_keys
+from calibrant.metrics import conf_ece, nll
+from calibrant.scalers import Isotonic, Temperature, cross_validated, question_keys
 from calibrant.scores import Scores
 
 
@@ -176,3 +176,57 @@ def test_keys_are_hashes_where_known():
     first, second = question_keys(scores)
     assert first == "abc"
     assert len(second) == 24
+
+
+# ---- isotonic -------------------------------------------------------------------------------------------------------
+
+
+def test_violators_are_pooled_by_hand():
+    """At .6, .7, .8, .9 (ten each) 5, 8, 6, 9 are right: .8 and .6 are pooled to .7."""
+    p = [[c, 1 - c] for c in (0.6, 0.7, 0.8, 0.9) for _ in range(10)]
+    answer = [int(i >= right) for right in (5, 8, 6, 9) for i in range(10)]
+    scaler = Isotonic().fit(Scores.from_probs(p, answer))
+    assert scaler.knots_ == pytest.approx([0.6, 0.7, 0.8, 0.9])
+    assert scaler.values_ == pytest.approx([0.5, 0.7, 0.7, 0.9])
+    other = Scores.from_probs([[c, 1 - c] for c in (0.55, 0.65, 0.75, 0.85, 0.99)], [0] * 5, ids=list("abcde"))
+    assert scaler.apply(other).confidence_N == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+def test_the_map_keeps_predictions_proportions_and_absent_options():
+    fit, other = draw(300, power=4.0, seed=1), draw(300, power=4.0, mixed=True, seed=2)
+    after = Isotonic().fit(fit).apply(other)
+    assert np.array_equal(after.prediction_N, other.prediction_N)
+    assert np.all(np.isneginf(after.logp_NK) == np.isneginf(other.logp_NK))
+    rest = [j for j in range(4) if j != other.prediction_N[0] and j < other.k_N[0]]
+    before_0, after_0 = other.p_NK[0, rest], after.p_NK[0, rest]
+    assert after_0 / after_0.sum() == pytest.approx(before_0 / before_0.sum())
+
+
+def test_the_map_never_rules_an_option_out_nor_topples_the_top():
+    """Ten of ten right: g = 1 is cut to 1 - 1/12. None right at .4: g = 0 is lifted to .35/.6 / (1 + .35/.6) = .3684."""
+    sure = Isotonic().fit(Scores.from_probs([[0.9, 0.1]] * 10, [0] * 10))
+    other = Scores.from_probs([[1.0, 0.0, 0.0]], [0], ids=["x"])
+    assert sure.apply(other).p_NK[0] == pytest.approx([11 / 12, 1 / 24, 1 / 24])
+    wrong = Isotonic().fit(Scores.from_probs([[0.4, 0.35, 0.25]] * 10, [1] * 10))
+    after = wrong.apply(Scores.from_probs([[0.4, 0.35, 0.25]], [0], ids=["x"]))
+    assert after.confidence_N[0] == pytest.approx(0.3684, abs=1e-4)
+    assert after.prediction_N[0] == 0
+
+
+def test_the_map_calibrates_what_a_temperature_cannot():
+    """Confidence .95 right .7 of the time and .55 right .6: cross-validated conf-ECE falls to the folds' noise."""
+    p = [[0.95, 0.05]] * 1000 + [[0.55, 0.45]] * 1000
+    scores = Scores.from_probs(p, [0] * 700 + [1] * 300 + [0] * 600 + [1] * 400)
+    after = cross_validated(Isotonic(), scores)
+    assert conf_ece(scores.confidence_N, scores.correct_N) == pytest.approx(0.15)
+    assert conf_ece(after.confidence_N, after.correct_N) < 0.02
+
+
+def test_the_map_refuses_its_fit_questions_and_to_work_unfitted():
+    fit = draw(50)
+    with pytest.raises(LeakageError, match="fit the scaler"):
+        Isotonic().fit(fit).apply(fit)
+    with pytest.raises(ConfigError, match="fit"):
+        Isotonic().apply(fit)
+    assert Isotonic().fit(fit).apply(fit, allow_fit_rows=True).n == 50
+    json.dumps(Isotonic().fit(fit).to_json(), allow_nan=False)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from calibrant.diagnosis.calibrator import Tempered
 from calibrant.diagnosis.estimates import Sampling, mean_draws, mean_estimates
-from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate, Measurement, finite, measure
+from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate, Measurement, finite
 from calibrant.metrics.uncertainty import percentile_interval, wilson_interval
-from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 
 NEAR_ONE = 0.99
@@ -130,7 +130,9 @@ class Collapse:
         }
 
 
-def collapse(scores: Scores, measured: Measurement, reference: Scores | None, how: Sampling) -> Collapse:
+def collapse(
+    scores: Scores, measured: Measurement, own: Tempered | None, reference: Scores | None, how: Sampling
+) -> Collapse:
     """Describe the sharpness of ``scores`` and, against ``reference`` (same questions, same order), what changed."""
     entropy_N = entropies(scores)
     near_N = scores.confidence_N >= NEAR_ONE
@@ -143,7 +145,7 @@ def collapse(scores: Scores, measured: Measurement, reference: Scores | None, ho
         confidence=means["confidence"],
         share_near_one=_proportion(near_N, how),
         accuracy_near_one=_proportion(scores.correct_N[near_N], how) if near_N.any() else None,
-        temperature=temperature_effect(scores, measured, how),
+        temperature=temperature_effect(measured, own),
         shift=None if reference is None else shift(scores, reference, how),
     )
 
@@ -184,29 +186,25 @@ def shift(scores: Scores, reference: Scores, how: Sampling) -> Shift:
     )
 
 
-def temperature_effect(scores: Scores, measured: Measurement, how: Sampling) -> TemperatureEffect | None:
-    """``measured`` against the same after a cross-validated temperature; ``None`` where no temperature can be fitted."""
-    if not temperature_is_possible(scores):
+def temperature_effect(measured: Measurement, own: Tempered | None) -> TemperatureEffect | None:
+    """What ``own``, the scores after a cross-validated temperature, changed of ``measured``."""
+    if own is None:
         return None
-    fitted = Temperature().fit(scores)
-    assert fitted.temperature_ is not None
-    after = cross_validated(Temperature(), scores, seed=how.seed)
-    then = measure(after, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed)
-    before, left = measured["conf_ece"], then["conf_ece"]
+    before, left = measured["conf_ece"], own.measured["conf_ece"]
+    assert own.fitted.temperature_ is not None
     assert before.floor_mean is not None
     assert left.floor_mean is not None
-    excess = before.value - before.floor_mean
     undone = None
     if before.verdict != INDISTINGUISHABLE:
-        undone = 1 - max(left.value - left.floor_mean, 0.0) / excess
+        undone = 1 - max(left.value - left.floor_mean, 0.0) / (before.value - before.floor_mean)
     return TemperatureEffect(
-        temperature=fitted.temperature_,
-        at_bound=fitted.at_bound_,
+        temperature=own.fitted.temperature_,
+        at_bound=own.fitted.at_bound_,
         conf_ece=(before, left),
-        nll=(measured["nll"], then["nll"]),
+        nll=(measured["nll"], own.measured["nll"]),
         undone=undone,
-        suffices=left.verdict == INDISTINGUISHABLE,
-        n_left_out=fitted.n_left_out_,
+        suffices=own.suffices,
+        n_left_out=own.fitted.n_left_out_,
     )
 
 

@@ -25,13 +25,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from calibrant.diagnosis.calibrator import Tempered, calibrated, remeasure, tempered
 from calibrant.diagnosis.estimates import Sampling, absolute, binned_errors, combined, mean_estimates, share_difference
 from calibrant.diagnosis.path import Checkpoint, critical_checkpoint
 from calibrant.metrics.bins import bin_index
 from calibrant.metrics.measurement import Estimate, Measurement
 from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval
-from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 
 NAMES = (
@@ -55,35 +55,39 @@ class Target:
     ----------
     kind : "given", "reference", "path" or "self".
     name : in words, to be shown beside every number that depends on it.
+    measured : the target's own calibration, where it is scores.
     """
 
     kind: str
     name: str
     scores: Scores | None
+    measured: Measurement | None = None
     checkpoint: Checkpoint | None = None
 
 
 def choose_target(
-    scores: Scores, target: Scores | None, reference: Scores | None, points: Sequence[Checkpoint], seed: int
+    scores: Scores,
+    own: Tempered | None,
+    target: Scores | None,
+    reference: Scores | None,
+    points: Sequence[Checkpoint],
+    how: Sampling,
 ) -> Target:
-    """The first that is at hand: target scores; the reference with a cross-validated temperature; the best calibrated
-    checkpoint of a path; the scores themselves with a cross-validated temperature.
+    """The first that is at hand: target scores as they are; the reference, calibrated; the best calibrated checkpoint of
+    a path; the scores themselves, calibrated. ``own`` is ``tempered(scores)``.
     """
     if target is not None:
-        return Target("given", "the given target scores" + _model_of(target), target)
+        return Target("given", "the given target scores" + _model_of(target), target, remeasure(target, how))
     if reference is not None:
-        name = "the reference" + _model_of(reference)
-        if temperature_is_possible(reference):
-            calibrated = cross_validated(Temperature(), reference, seed=seed)
-            return Target("reference", name + ", calibrated by a cross-validated temperature", calibrated)
-        return Target("reference", name + ", as it is (no temperature can be fitted to it)", reference)
+        made, by = calibrated(reference, tempered(reference, how), how)
+        name = f"the reference{_model_of(reference)}, calibrated by {by}"
+        return Target("reference", name, made, remeasure(made, how))
     best = critical_checkpoint(points)
     if best is not None:
-        return Target("path", "the most accurate checkpoint of the path whose ECE is within its floor", None, best)
-    if temperature_is_possible(scores):
-        calibrated = cross_validated(Temperature(), scores, seed=seed)
-        return Target("self", "the model itself, calibrated by a cross-validated temperature", calibrated)
-    return Target("self", "the model itself, as it is (no temperature can be fitted to it)", scores)
+        name = "the most accurate checkpoint of the path whose ECE is within its floor"
+        return Target("path", name, None, checkpoint=best)
+    made, by = calibrated(scores, own, how)
+    return Target("self", f"the model itself, calibrated by {by}", made, remeasure(made, how))
 
 
 def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: Sampling) -> dict[str, Estimate]:
@@ -92,7 +96,7 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
 
     Intervals: A - A* by a paired bootstrap over questions (Newcombe's for a path); TCE, Δ as for any binned error;
     bounds by combining the ends of the intervals of their parts, which is conservative. The noise of the target's own
-    temperature is not in them.
+    calibrator is not in them.
     """
     bound_1 = absolute(measured["signed_gap"])
     if target.scores is None:

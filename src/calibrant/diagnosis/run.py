@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calibrant.diagnosis.calibrator import Tempered, remeasure, tempered
 from calibrant.diagnosis.collapse import collapse
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.options import letter_prior, option_mass
@@ -14,7 +15,6 @@ from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.comparison import align
-from calibrant.metrics.measurement import measure
 from calibrant.scores import Scores
 
 
@@ -41,7 +41,7 @@ def diagnose(
         changed cannot be told, and the text says so.
     target
         Scores that stand for the target distribution π*, same questions. Without them: the reference with a
-        cross-validated temperature; else the best calibrated checkpoint of ``path``; else the model itself with one.
+        cross-validated calibrator; else the best calibrated checkpoint of ``path``; else the model itself with one.
     path
         Checkpoints of a tuning run in order: ``Scores``, or mappings with accuracy, conf_ece, n and, where known,
         floor_p95, nll, train_accuracy, step, epoch, signed_gap.
@@ -72,8 +72,9 @@ def diagnose(
     reference = None if reference is None else align(scores, reference)[0]
     target = None if target is None else align(scores, target)[0]
     points = checkpoints(path, how)
-    chosen = choose_target(scores, target, reference, points, seed)
-    facts = _facts(scores, reference, chosen, signs_of_leaving(points, level), tolerance, how)
+    own = tempered(scores, how)
+    chosen = choose_target(scores, own, target, reference, points, how)
+    facts = _facts(scores, own, reference, chosen, signs_of_leaving(points, level), tolerance, how)
     verdict = verdict_of(facts)
     action = action_of(facts, verdict)
     return Diagnosis(
@@ -103,9 +104,15 @@ def diagnose(
 
 
 def _facts(
-    scores: Scores, reference: Scores | None, chosen: Target, signs: tuple[str, ...], tolerance: float, how: Sampling
+    scores: Scores,
+    own: Tempered | None,
+    reference: Scores | None,
+    chosen: Target,
+    signs: tuple[str, ...],
+    tolerance: float,
+    how: Sampling,
 ) -> Facts:
-    measured = measure(scores, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed)
+    measured = remeasure(scores, how)
     kept = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll")
     prompt = scores.provenance.get("prompt")
     return Facts(
@@ -115,7 +122,7 @@ def _facts(
         target=chosen,
         mass=option_mass(scores),
         prior=letter_prior(scores),
-        collapse=collapse(scores, measured, reference, how),
+        collapse=collapse(scores, measured, own, reference, how),
         reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
         split=scores.split,
         signs=signs,

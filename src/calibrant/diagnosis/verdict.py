@@ -73,10 +73,13 @@ class Facts:
 
 
 def verdict_of(f: Facts) -> Verdict:
-    """The regime relative to the target; undecided on few questions and where accuracy is not above chance."""
+    """The regime relative to the target; undecided on few questions, where accuracy is not above chance, and where only
+    a target fitted to the same model says non-calibratable.
+    """
     if f.n < LEAST_N or f.at_chance or f.below_chance:
         return "undecided"
-    return regime_of(f.numbers["excess_accuracy"], f.tolerance)
+    regime = regime_of(f.numbers["excess_accuracy"], f.tolerance)
+    return "undecided" if f.target.kind == "self" and regime == "non-calibratable" else regime
 
 
 def regime_of(excess: Estimate, tolerance: float) -> Verdict:
@@ -129,6 +132,12 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
     out = []
     if f.split.lower() in {"train", "training"}:
         out.append(f"These scores are of the split {f.split!r}: a diagnosis of training questions flatters the model.")
+    target_ece = None if f.target.measured is None else f.target.measured["conf_ece"]
+    if target_ece is not None and target_ece.verdict != INDISTINGUISHABLE:
+        out.append(
+            f"The target is itself not calibrated on these questions: conf-ECE {_with(target_ece)}, floor "
+            f"{target_ece.floor_p95:.3f}; A* carries that error."
+        )
     if f.n < LEAST_N:
         out.append(f"{f.n} questions are fewer than {LEAST_N}: nothing can be decided from them.")
     elif f.n < 100:
@@ -204,8 +213,9 @@ def _target(f: Facts) -> str:
     )
     if f.target.kind == "self":
         text += (
-            " That target is fitted to the same model, so A* is near A by construction: it can show little beyond what "
-            "a temperature does. A reference, target scores or a path of checkpoints says more."
+            " That target is fitted to the same model, so A* is near A by construction: it can show that a map of the "
+            "confidence mends the model, never that its accuracy is too high. A reference, target scores or a path of "
+            "checkpoints says more."
         )
     if excess.high < -f.tolerance:
         text += (
@@ -231,6 +241,8 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
             f"Calibratable: the whole interval of A - A* is below {tolerance:g}, so this target does not stand in the "
             "way of calibration at this accuracy."
         )
+    if f.target.kind == "self" and regime_of(excess, tolerance) == "non-calibratable":
+        return "Undecided: that A exceeds A* shows that the calibrator does not fit, not that the accuracy is too high."
     return f"Undecided: the interval of A - A* reaches {tolerance:g} without settling either side.{_needed(f, excess)}"
 
 

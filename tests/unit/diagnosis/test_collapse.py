@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from calibrant.diagnosis.calibrator import calibrated, tempered
 from calibrant.diagnosis.collapse import collapse, entropies, shift, temperature_effect
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.metrics import measure
@@ -22,7 +23,7 @@ def power_of(reference, s, push=0.0):
 
 
 def effect(scores):
-    return temperature_effect(scores, measure(scores, n_boot=200), HOW)
+    return temperature_effect(measure(scores, n_boot=200), tempered(scores, HOW))
 
 
 def test_entropies_by_hand():
@@ -118,7 +119,7 @@ def test_no_temperature_where_most_answers_have_probability_0():
 def test_sharpness_by_hand_and_what_needs_a_reference():
     """Confidences 1, 1, .5, .5: half near one, of which one of two is right; entropy (0 + 0 + 2 ln 2)/4."""
     scores = Scores.from_probs([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5], [0.5, 0.5]], [0, 1, 0, 1])
-    found = collapse(scores, measure(scores, n_boot=50), None, HOW)
+    found = collapse(scores, measure(scores, n_boot=50), tempered(scores, HOW), None, HOW)
     assert found.share_near_one.value == 0.5
     assert found.accuracy_near_one.value == 0.5
     assert found.entropy.value == pytest.approx(math.log(2) / 2)
@@ -130,4 +131,38 @@ def test_sharpness_by_hand_and_what_needs_a_reference():
 
 def test_nothing_near_one_has_no_accuracy(draw):
     scores = draw(50, power=0.1)
-    assert collapse(scores, measure(scores, n_boot=50), None, HOW).accuracy_near_one is None
+    assert collapse(scores, measure(scores, n_boot=50), tempered(scores, HOW), None, HOW).accuracy_near_one is None
+
+
+def uneven(n, seed=0):
+    """Each question sharpened by its own power, 3 exp(N(0, 1)): no one temperature fits."""
+    rng = np.random.default_rng([seed, 3])
+    z = rng.normal(size=(n, 4)) * 1.5
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    answer = (rng.random((n, 1)) > p.cumsum(1)[:, :-1]).sum(1)
+    return Scores.from_logp(z * 3 * np.exp(rng.normal(size=(n, 1))), answer)
+
+
+def test_the_calibrator_is_a_temperature_where_that_fits(draw):
+    scores = draw(2000, power=3.0)
+    made, name = calibrated(scores, tempered(scores, HOW), HOW)
+    assert name == "a cross-validated temperature"
+    assert np.array_equal(made.logp_NK, tempered(scores, HOW).scores.logp_NK)
+
+
+def test_the_calibrator_adds_a_map_where_a_temperature_leaves_a_gap():
+    """The temperature of least NLL leaves confidence more than .05 below accuracy; the map takes that away."""
+    scores = uneven(2000)
+    own = tempered(scores, HOW)
+    assert own.measured["signed_gap"].high < -0.05
+    made, name = calibrated(scores, own, HOW)
+    assert "monotone map" in name
+    assert made.confidence_N.mean() == pytest.approx(made.correct_N.mean(), abs=0.02)
+    assert np.array_equal(made.prediction_N, scores.prediction_N)
+
+
+def test_the_calibrator_is_a_map_alone_where_no_temperature_exists():
+    scores = Scores.from_probs([[1.0, 0.0]] * 50 + [[0.8, 0.2]] * 30, [1] * 50 + [0] * 20 + [1] * 10)
+    assert tempered(scores, HOW) is None
+    _, name = calibrated(scores, None, HOW)
+    assert name == "a cross-validated monotone map of the confidence"

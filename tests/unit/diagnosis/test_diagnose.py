@@ -192,6 +192,44 @@ def test_the_reference_may_be_in_another_order_but_not_of_other_questions(draw):
         diagnose(scores, target=reference.select(np.arange(100)), n_boot=N_BOOT)
 
 
+def unevenly_sharp(n, seed):
+    """Each question sharpened by its own power, 3 exp(N(0, 1)): no one temperature fits."""
+    rng = np.random.default_rng([seed, 1])
+    z = rng.normal(size=(n, 4)) * 1.5
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    answer = (rng.random((n, 1)) > p.cumsum(1)[:, :-1]).sum(1)
+    return Scores.from_logp(z * 3 * np.exp(rng.normal(size=(n, 1))), answer), Scores.from_logp(z, answer)
+
+
+def test_a_misfit_of_the_temperature_is_not_taken_for_too_high_an_accuracy():
+    """The temperature alone would leave A - A* about +.1; the map on top of it brings A* to A."""
+    scores, _ = unevenly_sharp(1500, seed=0)
+    d = diagnose(scores, n_boot=N_BOOT)
+    assert (d.verdict, d.action) == ("calibratable", "cft")
+    assert "monotone map" in d.target_name
+    assert not d.collapse.temperature.suffices
+    as_reference = diagnose(scores, reference=scores, n_boot=N_BOOT)
+    assert as_reference.verdict == "calibratable"
+
+
+def test_a_target_fitted_to_the_model_itself_never_says_non_calibratable():
+    """On 60 questions a temperature that does not fit may pass for one that does, and leave A* well below A."""
+    found = [diagnose(unevenly_sharp(60, seed)[0], n_boot=50) for seed in range(40)]
+    assert all(d.verdict != "non-calibratable" for d in found)
+    excess = [d.numbers["excess_accuracy"] for d in found]
+    misled = [d for d, e in zip(found, excess, strict=True) if e.low > 0 and e.value > d.tolerance]
+    assert misled
+    for d in misled:
+        assert (d.verdict, d.action) == ("undecided", "cft") or d.action == "nothing"
+        assert "the calibrator does not fit" in said(d.reasons)
+
+
+def test_a_target_that_is_not_calibrated_itself_is_warned_of(draw):
+    scores, star = unevenly_sharp(800, seed=1)
+    assert "itself not calibrated" in said(diagnose(scores, target=scores, n_boot=N_BOOT).warnings)
+    assert "itself not calibrated" not in said(diagnose(scores, target=star, n_boot=N_BOOT).warnings)
+
+
 # ---- warnings -------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +286,7 @@ def test_answers_of_probability_0_are_counted(draw):
     assert "nan" not in d.to_text()
     json.dumps(d.to_json(), allow_nan=False)
     alone = diagnose(Scores.from_probs([[1.0, 0.0]] * 100, [0] * 30 + [1] * 70), n_boot=N_BOOT)
-    assert "as it is" in alone.target_name
+    assert alone.target_name == "the model itself, calibrated by a cross-validated monotone map of the confidence"
 
 
 # ---- form -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""How much of the calibration error is the format of the prompt: raw text, chat template, chat with an answer prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, estimate_text, numbers_lines
+from calibrant.errors import ConfigError
+from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import Estimate, Measurement, measure
+from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.scores import Scores
+
+
+@dataclass(frozen=True)
+class FormatSensitivity:
+    """What :func:`format_sensitivity` found.
+
+    Parameters
+    ----------
+    n : questions.
+    numbers : accuracy, confidence, calibration errors with floors, and option mass of each format.
+    contrasts : each pair of formats, in accuracy, confidence and conf-ECE, corrected for looking at all pairs.
+    agreement : share of questions with the same choice, by pair as in ``contrasts`` (Wilson's interval).
+    best, worst : the formats of least and of largest conf-ECE.
+    left_out : formats that could not be asked, with the reason.
+    """
+
+    n: int
+    numbers: Mapping[str, Measurement]
+    contrasts: tuple[Contrast, ...]
+    agreement: tuple[Estimate, ...]
+    best: str
+    worst: str
+    left_out: Mapping[str, str]
+
+    @property
+    def format_part(self) -> Estimate | None:
+        """conf-ECE of the worst format minus that of the best, with its paired interval (not corrected for the choice of
+        the two); ``None`` with one format only.
+        """
+        for contrast in self.contrasts:
+            d = contrast.differences["conf_ece"]
+            if (contrast.a, contrast.b) == (self.best, self.worst):
+                return Estimate(d.value, d.low, d.high, d.n)
+            if (contrast.a, contrast.b) == (self.worst, self.best):
+                return Estimate(-d.value, -d.high, -d.low, d.n)
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        part = self.format_part
+        pairs = zip(self.contrasts, self.agreement, strict=True)
+        return {
+            "n": self.n,
+            "numbers": {name: m.to_json() for name, m in self.numbers.items()},
+            "contrasts": [contrast.to_json() | {"agreement": same.to_json()} for contrast, same in pairs],
+            "best": self.best,
+            "worst": self.worst,
+            "format_part": None if part is None else part.to_json(),
+            "left_out": dict(self.left_out),
+        }
+
+    def to_text(self) -> str:
+        """What the command prints."""
+        lines = [f"Format of the prompt: {self.n} questions", *numbers_lines(self.numbers)]
+        for contrast, same in zip(self.contrasts, self.agreement, strict=True):
+            lines.append(f"  {contrast.b} against {contrast.a}: same choice {estimate_text(same)}")
+            for name in CONTRASTED:
+                d, p = contrast.differences[name], contrast.p_corrected[name]
+                change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                lines.append(f"    {name.replace('_', ' '):<15}  {change}  corrected p = {p:.2g}")
+        lines.append(f"  {self._conclusion()}")
+        lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
+        return "\n".join(lines) + "\n"
+
+    def _conclusion(self) -> str:
+        part = self.format_part
+        if part is None:
+            return f"one format only ({self.best}): nothing to compare"
+        best, worst = (self.numbers[name]["conf_ece"].value for name in (self.best, self.worst))
+        p = next(c.p_corrected["conf_ece"] for c in self.contrasts if {c.a, c.b} == {self.best, self.worst})
+        level = self.numbers[self.best].level
+        real = "" if p <= 1 - level else "; not distinguishable from no difference"
+        return (
+            f"conf-ECE runs from {best:.4f} ({self.best}) to {worst:.4f} ({self.worst}): {part.value:.4f} of it is format, "
+            f"{100 * level:g} % interval {part.low:.4f} to {part.high:.4f}, corrected p = {p:.2g}{real}"
+        )
+
+
+def format_sensitivity(
+    scores_by_format: Mapping[str, Scores],
+    *,
+    left_out: Mapping[str, str] | None = None,
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> FormatSensitivity:
+    """Numbers of one model under several prompt formats, and their paired differences.
+
+    The best of several formats is flattered by having been chosen: measure it again on other questions.
+
+    Parameters
+    ----------
+    scores_by_format
+        By name, on the same questions with the options in one order; one or more.
+    left_out
+        Formats that could not be asked, and why.
+    n_bins, n_boot, level, seed
+        As for ``measure``.
+
+    Raises
+    ------
+    ConfigError : no scores. ScoresError : other questions, or options in another order.
+
+    >>> answer = [0] * 30 + [1] * 20
+    >>> raw, chat = Scores.from_probs([[0.62, 0.38]] * 50, answer), Scores.from_probs([[0.99, 0.01]] * 50, answer)
+    >>> found = format_sensitivity({"raw": raw, "chat": chat})  # accuracy .6: |.6 - .62| against |.6 - .99|
+    >>> found.best, found.worst, round(found.format_part.value, 4), found.agreement[0].value
+    ('raw', 'chat', 0.37, 1.0)
+    """
+    if not scores_by_format:
+        raise ConfigError(asked="sensitivity to the format", found="no scores", todo="give the scores of a format")
+    first = next(iter(scores_by_format.values()))
+    scores = {name: align(first, s)[0] for name, s in scores_by_format.items()}
+    settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
+    pairs = list(combinations(scores, 2))
+    numbers = {name: measure(s, **settings) for name, s in scores.items()}
+    same = [float((scores[a].prediction_N == scores[b].prediction_N).mean()) for a, b in pairs]
+    by_error = sorted(numbers, key=lambda name: numbers[name]["conf_ece"].value)
+    return FormatSensitivity(
+        n=first.n,
+        numbers=numbers,
+        contrasts=contrasts(scores, pairs, **settings),
+        agreement=tuple(Estimate(share, *wilson_interval(share, first.n, level), first.n) for share in same),
+        best=by_error[0],
+        worst=by_error[-1],
+        left_out=dict(left_out or {}),
+    )
