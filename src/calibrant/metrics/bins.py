@@ -139,6 +139,14 @@ def check_level(level: float) -> None:
         raise ConfigError(asked="a confidence level", found=f"{level}", todo="give a fraction in (0, 1), e.g. 0.95")
 
 
+def check_settings(n_bins: int, n_boot: int, level: float) -> None:
+    """Refuse fewer than one bin, fewer than 50 draws, or a level outside (0, 1) with a :class:`ConfigError`."""
+    bin_edges(n_bins)
+    check_level(level)
+    if n_boot < 50:
+        raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+
+
 def check_pairs(confidence_N: ArrayLike, correct_N: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 (N,), N >= 1, confidences in [0, 1], correctness 0 or 1; else a :class:`ScoresError`."""
     c_N, y_N = np.asarray(confidence_N, dtype=np.float64), np.asarray(correct_N, dtype=np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from calibrant.errors import ConfigError, ScoresError
-from calibrant.metrics.bins import bin_edges, check_level
+from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import finite
 from calibrant.metrics.planning import holm, n_to_decide
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
@@ -140,10 +140,7 @@ def compare(
     >>> round(d.value, 4), d.verdict
     (-0.37, 'b is better')
     """
-    check_level(level)
-    bin_edges(n_bins)
-    if n_boot < 50:
-        raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+    check_settings(n_bins, n_boot, level)
     b, matched_by = align(a, b)
     if a.n < 2:
         raise ScoresError(asked="a paired comparison", found="one question", todo="give two questions or more")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from calibrant.errors import ConfigError
-from calibrant.metrics.bins import bin_edges, check_level
+from calibrant.metrics.bins import check_settings
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -144,10 +144,7 @@ def measure(
     >>> round(e.value, 4), e.low < e.value < e.high, e.verdict
     (0.26, True, 'distinguishable from calibrated')
     """
-    check_level(level)
-    bin_edges(n_bins)
-    if n_boot < 50:
-        raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+    check_settings(n_bins, n_boot, level)
     sums = QuestionSums(scores, n_bins)
     cluster_N = cluster_codes(scores, cluster)
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1

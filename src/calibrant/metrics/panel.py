@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from calibrant.errors import ConfigError
 from calibrant.metrics.binned import (
     bin_gaps,
     brier_decomposition,
@@ -19,7 +18,7 @@ from calibrant.metrics.binned import (
     equal_width_bins,
     l2_ece,
 )
-from calibrant.metrics.bins import bin_edges, bin_index, check_level, thin_variance
+from calibrant.metrics.bins import bin_index, check_settings, thin_variance
 from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
@@ -66,29 +65,16 @@ def battery(
     >>> round(b["mce"].value, 4), round(b["smooth_ece"].value, 3), b["auroc"].value
     (0.3, 0.26, 0.5)
     """
-    check_level(level)
-    bin_edges(n_bins)
-    if n_boot < 50:
-        raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+    check_settings(n_bins, n_boot, level)
     c_N, y_N, n = scores.confidence_N, scores.correct_N, scores.n
     exact = exact_profile(c_N, y_N)
     small = compress(exact, n_bins)
     drawn, twin = resample(small, n_boot, seed), redraw_labels(small, n_boot, seed)
     bin_G, mass_bin_G = equal_width_bins(small, n_bins), equal_mass_bins(small, n_bins)
-    kept, kept_small = most_confident(exact, coverage), most_confident(small, coverage)
-
-    values = _values(exact, equal_width_bins(exact, n_bins), equal_mass_bins(exact, n_bins), n_bins)
-    values["debiased_ece"] = debiased_ece(c_N, y_N, n_bins)
-    values["debiased_l2_ece"] = debiased_l2_ece(c_N, y_N, n_bins)
-    values["excess_aurc"] = excess_aurc(c_N, y_N)
-    values["selective_accuracy"] = float(kept.hits_G.sum() / kept.n)
-    values["ece_at_coverage"] = _ece(kept, bin_index(kept.c_G, n_bins), n_bins)
-    brier = brier_decomposition(c_N, y_N, n_bins)
-    values |= {name: getattr(brier, name) for name in ("reliability", "resolution", "refinement")}
-
+    kept_small, kept_draws = most_confident(small, coverage), most_confident(drawn, coverage)
+    values = _values(c_N, y_N, exact, n_bins, coverage)
     intervals: dict[str, Interval] = {}
     if n > 1:
-        kept_draws = most_confident(drawn, coverage)
         l2 = l2_ece(c_N, y_N, n_bins, level)
         intervals["debiased_l2_ece"] = (min(l2.low, values["debiased_l2_ece"]), max(l2.high, values["debiased_l2_ece"]))
         intervals["equal_mass_ece"] = cell_interval(small, drawn, mass_bin_G, n_bins, level, seed)
@@ -99,16 +85,26 @@ def battery(
     return {k: _estimate(value, intervals.get(k, NO_INTERVAL), n, floors.get(k)) for k, value in values.items()}
 
 
-def _values(profile: Profile, bin_G: np.ndarray, mass_bin_G: np.ndarray, n_bins: int) -> dict[str, float]:
-    share_M, gap_M = bin_gaps(profile, bin_G, n_bins)
+def _values(c_N: np.ndarray, y_N: np.ndarray, profile: Profile, n_bins: int, coverage: float) -> dict[str, float]:
+    share_M, gap_M = bin_gaps(profile, equal_width_bins(profile, n_bins), n_bins)
+    kept = most_confident(profile, coverage)
+    brier = brier_decomposition(c_N, y_N, n_bins)
     return {
-        "equal_mass_ece": _ece(profile, mass_bin_G, n_bins),
+        "equal_mass_ece": _ece(profile, equal_mass_bins(profile, n_bins), n_bins),
         "smooth_ece": smooth_error_of(grid_of(profile)).value,
+        "debiased_ece": debiased_ece(c_N, y_N, n_bins),
+        "debiased_l2_ece": debiased_l2_ece(c_N, y_N, n_bins),
         "mce": float(np.abs(gap_M).max()),
         "over": float((share_M * np.maximum(-gap_M, 0)).sum()),
         "under": float((share_M * np.maximum(gap_M, 0)).sum()),
+        "reliability": brier.reliability,
+        "resolution": brier.resolution,
+        "refinement": brier.refinement,
         "auroc": float(auroc_of(profile)),
         "aurc": float(aurc_of(profile)),
+        "excess_aurc": excess_aurc(c_N, y_N),
+        "selective_accuracy": float(kept.hits_G.sum() / kept.n),
+        "ece_at_coverage": _ece(kept, bin_index(kept.c_G, n_bins), n_bins),
     }
 
 
