@@ -107,12 +107,17 @@ class OrderSensitivity:
             f"  over the orders accuracy spreads by {self.spread('accuracy'):.3f}, conf-ECE by {self.spread('conf_ece'):.3f}"
         )
         lines += [f"  {self.change.sentence(name, 'order 1', 'average')}" for name in ("accuracy", "conf_ece")]
-        part, before = self.order_part, self.by_order[0]["conf_ece"].value
-        lines.append(
-            f"  of the conf-ECE of {before:.4f}, {part.value:.4f} is order: averaging the orders takes it away "
-            f"({100 * level:g} % interval {part.low:.4f} to {part.high:.4f})"
-        )
+        lines.append(f"  {self._conclusion(100 * level)}")
         return "\n".join(lines) + "\n"
+
+    def _conclusion(self, percent: float) -> str:
+        part, before = self.order_part, self.by_order[0]["conf_ece"].value
+        interval = f"{percent:g} % interval {part.low:+.4f} to {part.high:+.4f}"
+        if part.low > 0:
+            return f"of the conf-ECE of {before:.4f}, {part.value:.4f} is order: averaging takes it away, {interval}"
+        if part.high < 0:
+            return f"averaging the orders adds {-part.value:.4f} to the conf-ECE of {before:.4f}, {interval}"
+        return f"whether order is part of the conf-ECE of {before:.4f} is undecided: {part.value:+.4f}, {interval}"
 
 
 def unpermute(scores: Scores, shift: int) -> Scores:

@@ -257,8 +257,9 @@ def _temperature(t: TemperatureEffect | None) -> str:
     if t is None:
         return ""
     before, after = t.conf_ece
+    bound = ", an end of the range tried" if t.at_bound else ""
     text = (
-        f"One temperature (T = {t.temperature:.3f}, cross-validated) takes conf-ECE from {before.value:.3f} to "
+        f"One temperature (T = {t.temperature:.3f}{bound}, cross-validated) takes conf-ECE from {before.value:.3f} to "
         f"{_with(after)}"
     )
     if all(math.isfinite(nll.value) for nll in t.nll):
