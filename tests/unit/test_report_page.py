@@ -11,10 +11,10 @@ import pytest
 
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError, OutputError
-from calibrant.metrics import compare, measure
+from calibrant.metrics import Difference, compare, measure
 from calibrant.reporting import Domain, assess, report
 from calibrant.reporting.content import training_facts, usage_code
-from calibrant.reporting.tables import METRICS, rows
+from calibrant.reporting.tables import METRICS, difference_cell, rows
 from calibrant.scores import Scores
 
 BOOT = 100
@@ -271,6 +271,15 @@ def test_measuring_alone_makes_a_report_without_tuning(tmp_path):
     }  # fmt: skip
 
 
+def test_before_and_after_without_a_tuning_run_does_not_speak_of_tuning(tmp_path):
+    sick, cured = world(150)
+    path = report([Domain("quiz", True, sick, cured)], out=tmp_path, n_boot=BOOT)
+    text = path.read_text()
+    assert "Before the change, the model said" in text
+    assert "what did the change do to it" in text
+    assert "tuning, " not in text
+
+
 def test_a_diagnosis_without_tuning_draws_the_model_on_the_map(tmp_path):
     sick, cured = world(150)
     path = report(
@@ -299,6 +308,14 @@ def test_names_that_differ_only_in_signs_get_files_of_their_own():
     sick, _ = world(60)
     domains = [Domain("a/b", True, sick), Domain("a b", False, sick), Domain("¡!", False, sick)]
     assert [part.key for part in assess(domains, n_boot=BOOT)] == ["1-a-b", "2-a-b", "3-set"]
+
+
+def test_an_undecided_change_says_how_many_questions_would_settle_it():
+    """To two digits: 127,330 would claim more than is known."""
+    d = Difference(0.5, 0.502, 0.002, -0.02, 0.024, 500, 0.8, 127_330, "undecided")
+    cell = difference_cell(d, METRICS[0])
+    assert (cell.value, cell.interval) == ("+0.2 pts", "−2.0 to +2.4 pts")
+    assert (cell.floor, cell.verdict) == ("about 130,000 questions would settle it", "no detectable change")
 
 
 @pytest.mark.parametrize("how", ["none", "twice", "some"])

@@ -61,11 +61,13 @@ def facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
     return out
 
 
-def question(assessed: Sequence[Assessed], model: str) -> str:
+def question(assessed: Sequence[Assessed], model: str, is_tuned: bool) -> str:
     """What was asked, in one sentence."""
     names = [f"{part.before.n:,} from “{part.domain.name}”" for part in assessed]
     sets = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    more = ", and does tuning repair it" if assessed[0].after is not None else ""
+    more = ""
+    if assessed[0].after is not None:
+        more = ", and does tuning repair it" if is_tuned else ", and what did the change do to it"
     return f"Is {model or 'this model'} as often right as it says{more}? Asked on multiple-choice questions: {sets}."
 
 
@@ -189,11 +191,11 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "LoRA": lora,
         "training questions": tuning.get("questions"),
         "optimiser steps": tuning.get("steps"),
-        "time": None if seconds is None else duration(float(seconds)),
+        "training time": None if seconds is None else duration(float(seconds)),
         "ended because": tuning.get("stopped"),
         "weights kept from epoch": None if best is None else f"{best:g}",
         "learning rate": config.get("learning_rate"),
-        "batch": config.get("batch_size"),
+        "batch size": config.get("batch_size"),
         "epochs asked for": config.get("epochs"),
         "λ": config.get("lam") if regularised else None,
         "E-step": str(config.get("e_step")).replace("_", " ") if regularised and config.get("e_step") else None,

@@ -88,8 +88,9 @@ def report(
     OutputError : the folder cannot be written.
     """
     out, asked = Path(out), dict(asked or {})
-    assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
     diagnosed, tuned = plain(diagnosis), plain(tuning)
+    fix = "tuning" if tuned else "the change"
+    assessed = assess(domains, fix=fix, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
     page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
@@ -144,7 +145,7 @@ def _page(
         "model": model,
         "version": __version__,
         "colours": {"before": BEFORE, "after": AFTER},
-        "question": content.question(assessed, model),
+        "question": content.question(assessed, model, bool(tuning)),
         "main": assessed[0],
         "others": assessed[1:],
         "tiles": _tiles(assessed[0]),
@@ -179,7 +180,7 @@ def _reliability(part: Assessed, n_bins: int) -> tuple[list[Picture], Picture]:
     for when, scores, m, colour in scored:
         name = f"reliability-{part.key}" if len(scored) == 1 else f"reliability-{part.key}-{when}"
         alt = (
-            f"Reliability diagram of {part.domain.name}{'' if len(scored) == 1 else f', {when} tuning'}: mean confidence "
+            f"Reliability diagram of {part.domain.name}{'' if len(scored) == 1 else f', {when}'}: mean confidence "
             f"{m['mean_confidence'].value:.1%}, accuracy {m['accuracy'].value:.1%}, calibration error "
             f"{m['conf_ece'].value:.3f}, {m.n} questions."
         )

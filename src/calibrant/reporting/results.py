@@ -88,11 +88,17 @@ def plain(result: Plain) -> dict[str, Any]:
 
 
 def assess(
-    domains: Sequence[Domain], *, n_bins: int = 10, n_boot: int = 1000, level: float = 0.95, seed: int = 0
+    domains: Sequence[Domain],
+    *,
+    fix: str = "tuning",
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> tuple[Assessed, ...]:
     """Measure each domain before and after, and compare the two on the same questions. Settings as for ``measure``.
 
-    The order is kept, but domains that the fix saw come first.
+    The order is kept, but domains that the fix saw come first. ``fix`` is its name in a sentence.
 
     Raises
     ------
@@ -120,5 +126,5 @@ def assess(
         if domain.after is not None:
             after, change = measure(domain.after, **settings), compare(domain.before, domain.after, **settings)
         key = f"{i + 1}-{re.sub(r'[^a-z0-9]+', '-', domain.name.lower()).strip('-')[:40] or 'set'}"
-        out.append(Assessed(domain, key, before, after, change, verdict(before, after, change)))
+        out.append(Assessed(domain, key, before, after, change, verdict(before, after, change, fix)))
     return tuple(out)

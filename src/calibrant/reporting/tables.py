@@ -119,7 +119,7 @@ def estimate_cell(e: Estimate, metric: Metric, path: str = "") -> Cell:
 def difference_cell(d: Difference, metric: Metric, path: str = "") -> Cell:
     """A change in words, always with its sign; where it is undecided, how many questions would settle it."""
     interval = span(d.low, d.high, metric, sign=True)
-    needed = "" if d.n_needed is None else f"about {d.n_needed:,} questions would settle it"
+    needed = "" if d.n_needed is None else f"about {int(float(f'{d.n_needed:.2g}')):,} questions would settle it"
     return Cell(number(d.value, metric, sign=True), interval, needed, CHANGE_WORDS[d.verdict], path)
 
 

@@ -32,15 +32,17 @@ class Verdict:
         return {"headline": self.headline, "tone": self.tone, "sentences": list(self.sentences)}
 
 
-def verdict(before: Measurement, after: Measurement | None = None, change: Comparison | None = None) -> Verdict:
-    """The verdict on one set of questions: before and after a fix (with their paired ``change``), or before alone.
+def verdict(
+    before: Measurement, after: Measurement | None = None, change: Comparison | None = None, fix: str = "tuning"
+) -> Verdict:
+    """The verdict on one set of questions: before and after a ``fix`` (with their paired ``change``), or before alone.
 
     Better and worse are said only where the paired interval leaves 0 out; calibrated is never said, only that no
     miscalibration could be told from chance.
     """
     if after is None or change is None:
         return _of_one(before)
-    return _of_two(before, after, change)
+    return _of_two(before, after, change, fix)
 
 
 def direction(m: Measurement) -> str:
@@ -74,16 +76,16 @@ def _of_one(m: Measurement) -> Verdict:
     return Verdict("No miscalibration detected", GOOD, (first, second))
 
 
-def _of_two(before: Measurement, after: Measurement, change: Comparison) -> Verdict:
+def _of_two(before: Measurement, after: Measurement, change: Comparison, fix: str) -> Verdict:
     ece, accuracy = change["conf_ece"], change["accuracy"]
     first = (
-        f"Before tuning, the model {_said(before)} on average and {_right(before)}, over {_questions(before.n)}: "
+        f"Before {fix}, the model {_said(before)} on average and {_right(before)}, over {_questions(before.n)}: "
         f"{direction(before) or 'no miscalibration beyond chance'}."
     )
     moved = {"b is better": "fell", "a is better": "rose"}.get(ece.verdict, "did not change detectably,")
     way = direction(after)
     second = (
-        f"After tuning, it {_said(after)} and {_right(after)}: the calibration error {moved} from {_number(ece.a)} to "
+        f"After {fix}, it {_said(after)} and {_right(after)}: the calibration error {moved} from {_number(ece.a)} to "
         f"{_number(ece.b)} (change {_signed(ece.value)}, {change.level:.0%} interval {_span(ece)}), which is "
         f"{_against_chance(after['conf_ece'])}{f' and still {way}' if way and way == direction(before) else ''}"
         f"{f' and now {way}' if way and way != direction(before) else ''}, "
