@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibrant.metrics import Comparison, Measurement
+from calibrant.metrics import Comparison, Decision, Estimate, Measurement, Slice
 
 LABELS = {
     "accuracy": "accuracy",
@@ -21,15 +22,33 @@ LABELS = {
 
 def measurement_text(path: Path, m: Measurement) -> str:
     """One line a metric: value, interval, floor, verdict."""
-    rows = [("", "value", f"{m.level:.0%} interval", "floor (mean, p95)", "")]
-    for name, label in LABELS.items():
-        if name not in m.estimates:
-            continue
-        e = m[name]
-        floor = "" if e.floor_mean is None else f"{e.floor_mean:.4f}, {e.floor_p95:.4f}"
-        rows.append((label, f"{e.value:.4f}", f"[{e.low:.4f}, {e.high:.4f}]", floor, e.verdict or ""))
+    shown = {label: m.estimates[name] for name, label in LABELS.items() if name in m.estimates}
     head = f"{path}: {m.n} questions, up to {m.k} options, {m.n_bins} bins, {m.n_boot} draws, seed {m.seed}"
-    return "\n".join([head, *_aligned(rows), *(f"note: {note}" for note in m.notes)])
+    return "\n".join([head, *_estimates(shown, f"{m.level:.0%} interval"), *(f"note: {note}" for note in m.notes)])
+
+
+def battery_text(found: Mapping[str, Estimate]) -> str:
+    """The further metrics, in the same form."""
+    return "\n".join(_estimates({name.replace("_", " "): e for name, e in found.items()}, "interval"))
+
+
+def slices_text(by: str, parts: Sequence[Slice]) -> str:
+    """One line a slice, worst first."""
+    rows = [(f"by {by}", "n", "accuracy", "confidence", "conf-ECE", "floor p95", "p (Holm)", "")]
+    for s in parts:
+        numbers = (s.accuracy.value, s.mean_confidence, s.conf_ece.value, s.conf_ece.floor_p95 or math.nan, s.p_holm)
+        rows.append((s.name, str(s.n), *(f"{x:.3f}" for x in numbers), s.verdict))
+    return "\n".join(_aligned(rows))
+
+
+def decision_text(d: Decision) -> str:
+    """The threshold and its promise in a sentence."""
+    if d.threshold is None:
+        return f"accuracy {d.target:g} cannot be guaranteed at {d.level:.0%} by any threshold: {d.note}"
+    return (
+        f"answer where confidence >= {d.threshold:.4f}: accuracy is at least {d.target:g} with {d.level:.0%} confidence "
+        f"(seen {d.accuracy:.4f}); answered {d.coverage:.1%}, abstained {d.abstention:.1%} of {d.n}"
+    )
 
 
 def comparison_text(a: Path, b: Path, c: Comparison) -> str:
@@ -42,6 +61,15 @@ def comparison_text(a: Path, b: Path, c: Comparison) -> str:
         rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]", d.verdict))
     head = f"a = {a}\nb = {b}\n{c.n} questions, matched by {c.matched_by}; paired bootstrap, {c.n_boot} draws, seed {c.seed}"
     return "\n".join([head, *_aligned(rows)])
+
+
+def _estimates(shown: Mapping[str, Estimate], interval: str) -> list[str]:
+    rows = [("", "value", interval, "floor (mean, p95)", "")]
+    for label, e in shown.items():
+        between = "" if math.isnan(e.low) else f"[{e.low:.4f}, {e.high:.4f}]"
+        floor = "" if e.floor_mean is None else f"{e.floor_mean:.4f}, {e.floor_p95:.4f}"
+        rows.append((label, f"{e.value:.4f}", between, floor, e.verdict or ""))
+    return _aligned(rows)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
