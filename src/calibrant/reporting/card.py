@@ -11,7 +11,7 @@ import yaml
 from calibrant._version import __version__
 from calibrant.errors import ConfigError
 from calibrant.reporting import content
-from calibrant.reporting.results import Domain, Plain, assess, plain
+from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
 from calibrant.reporting.tables import METRICS, rows
 from calibrant.reporting.templates import render
 
@@ -53,6 +53,10 @@ def model_card(
             todo="score its questions with the tuned model too",
         )
     assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
+    return render("card.md.jinja", _page(assessed, tuned, asked))
+
+
+def _page(assessed: Sequence[Assessed], tuned: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     base, objective = str(asked.get("model") or "BASE MODEL"), str(tuned.get("objective") or "tuning")
     parts = [
         {
@@ -63,25 +67,22 @@ def model_card(
         }
         for index, part in enumerate(assessed)
     ]
-    return render(
-        "card.md.jinja",
-        {
-            "front_matter": _front_matter(base, objective, bool(tuned.get("adapter"))),
-            "model": content.model_name(asked),
-            "tuned_by": f"calibrated by {objective.upper()}",
-            "adapter": tuned.get("adapter"),
-            "main": assessed[0],
-            "parts": parts,
-            "training": content.training_facts({**tuned, "adapter": None, "weights": None}),
-            "asked": [fact for fact in content.facts(asked) if fact[0] not in ("Seed", "Objective")],
-            "use": content.USE_ADAPTER if tuned.get("adapter") else content.USE_WEIGHTS,
-            "code": content.usage_code(base, tuned, asked.get("revision")),
-            "metrics": METRICS,
-            "terms": [term for term in content.terms(assessed[0]) if "diagram" not in term[0]],
-            "limits": content.LIMITS,
-            "version": __version__,
-        },
-    )
+    return {
+        "front_matter": _front_matter(base, objective, bool(tuned.get("adapter"))),
+        "model": content.model_name(asked),
+        "tuned_by": f"calibrated by {objective.upper()}",
+        "adapter": tuned.get("adapter"),
+        "main": assessed[0],
+        "parts": parts,
+        "training": content.training_facts({**tuned, "adapter": None, "weights": None}),
+        "asked": [fact for fact in content.facts(asked) if fact[0] not in ("Seed", "Objective")],
+        "use": content.USE_ADAPTER if tuned.get("adapter") else content.USE_WEIGHTS,
+        "code": content.usage_code(base, tuned, asked.get("revision")),
+        "metrics": METRICS,
+        "terms": [term for term in content.terms(assessed[0]) if "diagram" not in term[0]],
+        "limits": content.LIMITS,
+        "version": __version__,
+    }
 
 
 def _front_matter(base: str, objective: str, adapter: bool) -> str:
