@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from calibrant import PromptStyle, compare, load_questions, measure, restore, split_questions
+from calibrant import PromptStyle, compare, load_questions, measure, restore
 from calibrant.demo import demo_model_path
-from calibrant.questions import drop_leaked
+from calibrant.restoring import assemble
 from calibrant.tuning import TuneConfig
 
 METRICS = ("accuracy", "mean_confidence", "conf_ece", "cw_ece", "nll", "brier")
@@ -36,12 +36,11 @@ def main() -> None:
         return load_questions(options.data / f"{name}.jsonl.gz", skip_bad=True, limit=options.limit)
 
     test, far = load("arc_easy-test"), load("arc_challenge-test")
-    pool = drop_leaked(far, drop_leaked(test, load("arc_easy-train")))
-    parts = split_questions(pool, train=0.75, calibration=0.25, test=0, seed=options.seed)
+    splits, ood = assemble(load("arc_easy-train"), test=test, ood={"arc_challenge": far}, seed=options.seed, drop=True)
     run = restore(
         options.model or demo_model_path(),
-        {"train": parts["train"], "calibration": parts["calibration"], "test": test},
-        ood={"arc_challenge": far},
+        splits,
+        ood=ood,
         out=options.out,
         objective=options.objective,
         style=PromptStyle(reading=options.reading),
@@ -52,9 +51,9 @@ def main() -> None:
     result = {
         "command": f"python recipes/arc.py --data … --limit {options.limit} --reading {options.reading}",
         "model": Path(str(options.model or "SmolLM2-135M-Instruct")).name,
-        "trained_on": len(parts["train"]),
-        "calibration": len(parts["calibration"]),
-        "left_out": [row.reason for row in pool.skipped],
+        "trained_on": len(splits["train"]),
+        "calibration": len(splits["calibration"]),
+        "left_out": [row.reason for row in splits["train"].skipped],
         "diagnosis": {"verdict": run.diagnosis.verdict, "action": run.diagnosis.action},
         "seed": options.seed,
         "tuning": run.tuning

@@ -15,7 +15,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +27,14 @@ from calibrant.errors import ConfigError, QuestionError
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import measure
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.questions import QuestionSet, drop_leaked, refuse_leakage, split_questions
 from calibrant.reporting import Domain, model_card, report
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.tuning import TuneConfig, TuneResult, tune
 
-SPLITS = ("train", "calibration", "test")
+SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
+SPLITS = tuple(SHARES)
 Choice = Literal["auto", "cft", "rcft", "sft"]
 
 
@@ -124,6 +125,41 @@ def restore(
         write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
     stage.say(_closing(domains, page))
     return Restored(diagnosis, tuning, before, after, page)
+
+
+def assemble(
+    questions: QuestionSet,
+    *,
+    test: QuestionSet | None = None,
+    calibration: QuestionSet | None = None,
+    ood: Mapping[str, QuestionSet] | None = None,
+    seed: int = 0,
+    drop: bool = False,
+) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
+    """The splits and out-of-domain sets that :func:`restore` takes, from what is at hand.
+
+    What is not given is held out of ``questions``: a fifth each for calibration and test, three fifths to train, in these
+    proportions. With ``drop``, a question that stands in two sets stays in the first of test, out-of-domain sets,
+    calibration, training, and the others list it as skipped; without, :func:`restore` refuses it.
+    """
+    ood = dict(ood or {})
+    given = {name: q for name, q in (("test", test), *ood.items(), ("calibration", calibration)) if q is not None}
+    if drop:
+        for name in given:
+            for earlier in given:
+                if earlier == name:
+                    break
+                given[name] = drop_leaked(given[earlier], given[name])
+        for kept in given.values():
+            questions = drop_leaked(kept, questions)
+    wanted = {name: share for name, share in SHARES.items() if name not in given}
+    share = {name: wanted.get(name, 0.0) / sum(wanted.values()) for name in SHARES}
+    parts = split_questions(
+        questions, train=share["train"], calibration=share["calibration"], test=share["test"], seed=seed
+    )
+    splits = {name: given.get(name, parts[name]) for name in SPLITS}
+    splits["train"] = replace(splits["train"], skipped=questions.skipped)
+    return splits, {name: given[name] for name in ood}
 
 
 @dataclass

@@ -10,7 +10,6 @@ import typer
 from calibrant.cli import options as o
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError
-from calibrant.reporting import Domain, report
 from calibrant.scores import Scores
 
 
@@ -20,6 +19,8 @@ def run(
     after: Annotated[list[Path] | None, typer.Option(help="Scores after, in the same order.")] = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
+    from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
+
     later = after or []
     if later and len(later) != len(before):
         raise ConfigError(

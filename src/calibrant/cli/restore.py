@@ -9,9 +9,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
-from calibrant.questions import QuestionSet, drop_leaked, split_questions
-
-FRACTIONS = {"train": 0.6, "calibration": 0.2, "test": 0.2}
+from calibrant.questions import QuestionSet
 
 
 def run(
@@ -73,26 +71,20 @@ def run(
     def load(source: str) -> QuestionSet:
         return o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit)
 
-    whole = load(questions)
-    given = {name: load(source) for name, source in (("test", test), ("calibration", calibration)) if source}
-    sets = {}
-    for source in ood or []:
-        loaded = load(source)
-        sets[loaded.name] = loaded
-    if skip_bad:
-        for kept in [*given.values(), *sets.values()]:
-            before = len(whole.skipped)
-            whole = drop_leaked(kept, whole)
-            for row in whole.skipped[before:]:
-                typer.echo(f"left out: {row.where}: {row.reason}", err=True)
-    wanted = {name: share for name, share in FRACTIONS.items() if name not in given}
-    total = sum(wanted.values())
-    parts = split_questions(whole, **{name: wanted.get(name, 0.0) / total for name in FRACTIONS}, seed=chosen.seed)
-    from calibrant.restoring import restore
+    from calibrant.restoring import assemble, restore
 
+    far = [load(source) for source in ood or []]
+    splits, sets = assemble(
+        load(questions),
+        test=load(test) if test else None,
+        calibration=load(calibration) if calibration else None,
+        ood={questions.name: questions for questions in far},
+        seed=chosen.seed,
+        drop=skip_bad,
+    )
     restore(
         model,
-        {**parts, **given},
+        splits,
         out=out,
         ood=sets,
         objective=objective,  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def run(
     if from_lm_eval:
         from calibrant.importing import import_lm_eval
 
-        scores = import_lm_eval(from_lm_eval, variant=variant)
+        scores = import_lm_eval(from_lm_eval, variant=variant)  # type: ignore[arg-type]
     elif from_table:
         from calibrant.importing import import_table
 

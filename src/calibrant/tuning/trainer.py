@@ -84,6 +84,7 @@ class CalibrationTrainer(Trainer):
 
     # compute_loss divides by the questions of the whole optimiser step, so the library must not divide again.
     loss_is_scaled_for_ga = True
+    control: TrainerControl
 
     def __init__(
         self,
@@ -159,8 +160,7 @@ class CalibrationTrainer(Trainer):
         self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
         self.log(dict(metrics))
-        control: TrainerControl = self.control
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, control, metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
