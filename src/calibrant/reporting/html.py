@@ -95,22 +95,29 @@ def report(
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
+    settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
     values = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "calibrant": __version__,
-        "verdict": assessed[0].verdict.to_json(),
-        "settings": {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed},
-        "domains": [part.to_json() for part in assessed],
+        **_head(assessed, settings, pictures),
         "diagnosis": diagnosed or None,
         "tuning": tuned or None,
         "asked": asked,
         "notes": list(notes),
-        "figures": [picture.file for picture in pictures],
     }
     write_json(out / "report.json", _json_able(values))
     write_atomically(out / "report.md", render("template.md.jinja", page))
     return write_atomically(out / "index.html", render("template.html.jinja", page))
+
+
+def _head(assessed: Sequence[Assessed], settings: dict[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "calibrant": __version__,
+        "settings": settings,
+        "verdict": assessed[0].verdict.to_json(),
+        "domains": [part.to_json() for part in assessed],
+        "figures": [picture.file for picture in pictures],
+    }
 
 
 def _page(
