@@ -49,7 +49,7 @@ def trained_tokenizer(*, bos=True, eos_at_end=False, chat=True):
     letters = " ".join("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     corpus = [f" {letters}"] * 40 + [f"Question: Capital of {a}?\nAnswer: {b}" for a, b in CAPITALS] * 5
     trainer = trainers.BpeTrainer(
-        vocab_size=420,
+        vocab_size=320,  # so few that options are several tokens each
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=["<s>", "</s>", "<pad>"],
         show_progress=False,
@@ -156,9 +156,10 @@ def model_folder(tmp_path_factory, tokenizer):
 
     def folder(kind="llama"):
         if kind not in saved:
-            saved[kind] = tmp_path_factory.mktemp("models") / kind
-            tiny_model(kind, tokenizer).save_pretrained(saved[kind])
-            tokenizer.save_pretrained(saved[kind])
+            place = tmp_path_factory.mktemp("models") / kind
+            tiny_model(kind, tokenizer).save_pretrained(place)
+            tokenizer.save_pretrained(place)
+            saved[kind] = place
         return saved[kind]
 
     return folder

@@ -33,12 +33,13 @@ def files_no_longer_than(limit):
 @pytest.mark.parametrize("limit", [2_000, 12_000, 40_000])
 def test_full_disk_is_an_error_without_a_half_artefact_and_the_run_goes_on_later(tmp_path, model_folder, sets, limit):
     """A file system that takes no file longer than some limit fails at different places of the same run."""
+    model = model_folder()
     with pytest.raises(OutputError) as raised, files_no_longer_than(limit):
-        go(tmp_path / "run", model_folder(), sets)
+        go(tmp_path / "run", model, sets)
     assert "free space" in raised.value.todo
     assert not (tmp_path / "run" / "adapter").exists()
     assert not (tmp_path / "run" / "result.json").exists()
-    resumed, whole = (go(tmp_path / name, model_folder(), sets) for name in ("run", "other"))
+    resumed, whole = (go(tmp_path / name, model, sets) for name in ("run", "other"))
     files = [(result.adapter / "adapter_model.safetensors").read_bytes() for result in (resumed, whole)]
     assert files[0] == files[1]
 
