@@ -108,7 +108,9 @@ def restore(
         tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
         after = stage.scores("after", held_out, adapter=tuning.adapter, weights=tuning.weights)
     domains = [
-        Domain(name, name == "test", before[name], after.get(name)) for name in held_out if name != "calibration"
+        Domain(_label(name, questions), name == "test", before[name], after.get(name))
+        for name, questions in held_out.items()
+        if name != "calibration"
     ]
     asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
     notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
@@ -244,6 +246,10 @@ def _check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionS
             found=f"{', '.join(clash)} is the name of a split",
             todo="give them names of their own",
         )
+
+
+def _label(name: str, questions: QuestionSet) -> str:
+    return name if questions.name == name else f"{questions.name}, {name}"
 
 
 def _chosen(objective: Choice, diagnosis: Diagnosis) -> Literal["cft", "rcft", "sft"] | None:

@@ -17,6 +17,9 @@ def run(
     before: Annotated[list[Path], typer.Option(help="Scores; the first in domain, further ones out of domain.")],
     out: o.OutFolder,
     after: Annotated[list[Path] | None, typer.Option(help="Scores after, in the same order.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Name of each, in the same order; default: the file's.")
+    ] = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -28,10 +31,19 @@ def run(
             found="they do not pair up",
             todo="give --after once for each --before, in the same order, or not at all",
         )
+    names = name or [path.stem for path in before]
+    if not name and len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.stem}" for path in before]
+    if len(names) != len(before):
+        raise ConfigError(
+            asked=f"names for {len(before)} scores",
+            found=f"{len(names)} names",
+            todo="give --name once for each --before, in the same order, or not at all",
+        )
     pairs = [(Scores.load(path), Scores.load(later[i]) if later else None) for i, path in enumerate(before)]
     domains = [
-        Domain(path.stem, i == 0, first, second)
-        for i, (path, (first, second)) in enumerate(zip(before, pairs, strict=True))
+        Domain(label, i == 0, first, second)
+        for i, (label, (first, second)) in enumerate(zip(names, pairs, strict=True))
     ]
     facts = pairs[0][0].provenance
     page = report(
