@@ -59,11 +59,10 @@ def main() -> None:
         "tuning": run.tuning
         and {"objective": run.tuning.objective, "seconds": run.tuning.seconds, **run.tuning.config},
         "before": {name: _numbers(run.before[name]) for name in ("test", "arc_challenge")},
-        "after": {name: _numbers(run.after[name]) for name in run.after if name != "calibration"},
+        "after": {name: _numbers(scores) for name, scores in run.after.items()},
         "change": {
             name: {m: compare(run.before[name], run.after[name])[m].to_json() for m in ("accuracy", "conf_ece", "nll")}
             for name in run.after
-            if name != "calibration"
         },
     }
     path = Path(__file__).with_name(f"arc-{options.reading}.json")

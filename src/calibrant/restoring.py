@@ -4,7 +4,7 @@ Every stage leaves its result in the run's folder, so an interrupted run goes on
 
     OUT/run.json              what this run is: model, prompt, settings, digests of the questions
     OUT/questions/*.jsonl     the splits, as used
-    OUT/scores/{before,after}/{calibration,test,<ood>}.safetensors
+    OUT/scores/before/{calibration,test,<ood>}.safetensors, OUT/scores/after/{test,<ood>}.safetensors
     OUT/diagnosis.json
     OUT/tuning/adapter/       the restored model's adapter, with a model card
     OUT/report/index.html     and report.md, report.json, figures
@@ -95,6 +95,7 @@ def restore(
         questions.save(out / "questions" / f"{name}.jsonl")
     stage = _Stage(Path(out), model, style, progress, command, config.seed, batch_tokens, loading)
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
+    measured = {name: questions for name, questions in held_out.items() if name != "calibration"}
 
     before = stage.scores("before", held_out)
     diagnosis = diagnose(before["calibration"], seed=config.seed)
@@ -106,11 +107,10 @@ def restore(
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
         tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
-        after = stage.scores("after", held_out, adapter=tuning.adapter, weights=tuning.weights)
+        after = stage.scores("after", measured, adapter=tuning.adapter, weights=tuning.weights)
     domains = [
         Domain(_label(name, questions), name == "test", before[name], after.get(name))
-        for name, questions in held_out.items()
-        if name != "calibration"
+        for name, questions in measured.items()
     ]
     asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
     notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
