@@ -13,7 +13,7 @@ from calibrant.metrics.measurement import Estimate, Measurement, finite
 from calibrant.metrics.planning import holm
 from calibrant.scores import Scores
 
-CONTRASTED = ("accuracy", "mean_confidence", "conf_ece")
+CONTRASTED = {"accuracy": "accuracy", "mean_confidence": "mean confidence", "conf_ece": "conf-ECE"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def estimate_text(e: Estimate) -> str:
 def numbers_lines(named: Mapping[str, Measurement]) -> Iterator[str]:
     """A table of some measurements, one line each, for a terminal."""
     width = max(len(name) for name in named)
-    yield f"  {'':<{width}}  {'accuracy':<20}  {'mean confidence':<20}  {'conf-ECE':<20}  floor p95  option mass"
+    heads = "  ".join(f"{label:<20}" for label in CONTRASTED.values())
+    yield f"  {'':<{width}}  {heads}  floor p95  option mass"
     for name, m in named.items():
         cells = "  ".join(f"{estimate_text(m[metric]):<20}" for metric in CONTRASTED)
         mass = f"{m['option_mass'].value:.3f}" if "option_mass" in m.estimates else "unknown"

@@ -69,10 +69,10 @@ class FormatSensitivity:
         lines = [f"Format of the prompt: {self.n} questions", *numbers_lines(self.numbers)]
         for contrast, same in zip(self.contrasts, self.agreement, strict=True):
             lines.append(f"  {contrast.b} against {contrast.a}: same choice {estimate_text(same)}")
-            for name in CONTRASTED:
+            for name, label in CONTRASTED.items():
                 d, p = contrast.differences[name], contrast.p_corrected[name]
                 change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-                lines.append(f"    {name.replace('_', ' '):<15}  {change}  corrected p = {p:.2g}")
+                lines.append(f"    {label:<15}  {change}  corrected p = {p:.2g}")
         lines.append(f"  {self._conclusion()}")
         lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines) + "\n"
