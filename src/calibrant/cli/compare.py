@@ -1,4 +1,4 @@
-"""``calibrant compare``: two scores of the same questions, paired."""
+"""``calibrant compare``: scores of the same questions, paired."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.cli.tables import comparison_text
-from calibrant.metrics import compare
+from calibrant.cli.tables import comparison_text, contest_text
+from calibrant.metrics import compare, compare_many
 from calibrant.scores import Scores
 
 
 def run(
     a: Annotated[Path, typer.Argument(help="Scores before.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="Scores after, on the same questions.", show_default=False)],
+    b: Annotated[
+        list[Path], typer.Argument(help="Scores after, of the same questions; one or more.", show_default=False)
+    ],
+    metric: Annotated[str, typer.Option(help="What several are compared on.")] = "conf_ece",
     bins: o.Bins = 10,
     draws: o.Draws = 1000,
     level: o.Level = 0.95,
@@ -23,9 +26,18 @@ def run(
     cluster: o.Cluster = None,
     json: o.Json = False,
 ) -> None:
-    """The change from A to B in each metric, with paired intervals and a verdict."""
-    found = compare(Scores.load(a), Scores.load(b), n_bins=bins, n_boot=draws, level=level, seed=seed, cluster=cluster)
+    """The change from A to B in each metric, with paired intervals; several B on one metric, corrected for their number."""
+    base = Scores.load(a)
+    if len(b) == 1:
+        found = compare(base, Scores.load(b[0]), n_bins=bins, n_boot=draws, level=level, seed=seed, cluster=cluster)
+        if json:
+            o.print_json(found.to_json())
+        else:
+            typer.echo(comparison_text(a, b[0], found))
+        return
+    others = {str(path): Scores.load(path) for path in b}
+    many = compare_many(base, others, metric, level=level, n_bins=bins, n_boot=draws, seed=seed, cluster=cluster)
     if json:
-        o.print_json(found.to_json())
+        o.print_json({name: {**d.to_json(), "p_holm": p} for name, (d, p) in many.items()})
     else:
-        typer.echo(comparison_text(a, b, found))
+        typer.echo(contest_text(a, metric, many, level))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibrant.metrics import Comparison, Decision, Estimate, Measurement, Slice
+from calibrant.metrics import Comparison, Decision, Difference, Estimate, Measurement, Slice
 
 LABELS = {
     "accuracy": "accuracy",
@@ -52,15 +52,31 @@ def decision_text(d: Decision) -> str:
 
 
 def comparison_text(a: Path, b: Path, c: Comparison) -> str:
-    """One line a metric: both values, the difference, its paired interval, verdict."""
+    """One line a metric: both values, the difference, its paired interval, verdict, and what would settle it."""
     rows = [("", "a", "b", "b - a", f"{c.level:.0%} interval", "")]
     for name, label in LABELS.items():
-        if name not in c.differences:
-            continue
-        d = c[name]
-        rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]", d.verdict))
+        if name in c.differences:
+            d = c[name]
+            rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", *_change(d), d.verdict + _needed(d)))
     head = f"a = {a}\nb = {b}\n{c.n} questions, matched by {c.matched_by}; paired bootstrap, {c.n_boot} draws, seed {c.seed}"
     return "\n".join([head, *_aligned(rows)])
+
+
+def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:
+    """One line a rival of ``a`` on one metric, with the p-value corrected for looking at all of them."""
+    rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{level:.0%} interval", "p (Holm)", "")]
+    for name, (d, p) in many.items():
+        verdict = d.verdict if p <= 1 - level else "undecided"
+        rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *_change(d), f"{p:.3f}", verdict + _needed(d)))
+    return "\n".join([f"a = {a}", *_aligned(rows)])
+
+
+def _change(d: Difference) -> tuple[str, str]:
+    return f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]"
+
+
+def _needed(d: Difference) -> str:
+    return "" if d.n_needed is None else f"; about {d.n_needed:,} questions would settle it"
 
 
 def _estimates(shown: Mapping[str, Estimate], interval: str) -> list[str]:
