@@ -103,6 +103,20 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def table_columns(columns: str | None) -> dict[str, Any]:
+    """Keyword arguments of ``import_table`` from ``--columns``."""
+    mapping = _mapping(columns) or {}
+    known = ("answer", "probabilities", "id", "subject")
+    unknown = [name for name in mapping if name not in known]
+    if unknown:
+        raise ConfigError(
+            asked=f"--columns {columns!r} for a table of probabilities",
+            found=f"unknown: {', '.join(map(str, unknown))}",
+            todo=f"name {', '.join(known)}",
+        )
+    return mapping
+
+
 def _mapping(columns: str | None) -> dict[str, Any] | None:
     if columns is None:
         return None

@@ -18,7 +18,10 @@ def run(
     from_lm_eval: Annotated[
         Path | None, typer.Option(help="Import what `lm_eval --log_samples` wrote: a file or a folder.")
     ] = None,
-    from_table: Annotated[Path | None, typer.Option(help="Import a CSV or Parquet of option probabilities.")] = None,
+    from_table: Annotated[
+        Path | None, typer.Option(help="Import a CSV or Parquet of option probabilities; --columns names its columns.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Which lm-eval tasks to import, e.g. 'mmlu_*'.")] = None,
     split: o.Split = None,
     columns: o.Columns = None,
     skip_bad: o.SkipBad = False,
@@ -51,11 +54,11 @@ def run(
     if from_lm_eval:
         from calibrant.importing import import_lm_eval
 
-        scores = import_lm_eval(from_lm_eval, variant=variant)  # type: ignore[arg-type]
+        scores = import_lm_eval(from_lm_eval, variant=variant, tasks=tasks, split=split or "")  # type: ignore[arg-type]
     elif from_table:
         from calibrant.importing import import_table
 
-        scores = import_table(from_table)
+        scores = import_table(from_table, split=split or "", **o.table_columns(columns))
     else:
         from calibrant.scoring import score
 
