@@ -46,9 +46,10 @@ def main() -> None:
     except CalibrantError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing half-written is left, and the same command goes on where it can", err=True)
-        sys.exit(130)
+    except SystemExit as stop:  # an interruption arrives here as exit code 130
+        if stop.code == 130:
+            typer.echo("interrupted; nothing half-written is left, and the same command goes on where it can", err=True)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -74,6 +74,13 @@ def run(
     from calibrant.restoring import assemble, restore
 
     far = [load(source) for source in ood or []]
+    names = [questions.name for questions in far]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            asked=f"out-of-domain sets {', '.join(ood or [])}",
+            found=f"more than one is named {', '.join(map(repr, twice))}",
+            todo="rename the files, so that each set has a name of its own",
+        )
     splits, sets = assemble(
         load(questions),
         test=load(test) if test else None,

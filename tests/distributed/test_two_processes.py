@@ -1,0 +1,67 @@
+"""Two processes over gloo tune the adapter that one process tunes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from calibrant.tuning import LoraSettings, TuneConfig, tune
+
+SCRIPT = """
+import json, sys
+import torch
+from calibrant.intake import load_questions
+from calibrant.tuning import TuneConfig, tune
+
+torch.set_num_threads(1)
+folder, model = sys.argv[1:3]
+for name, settings in json.loads(sys.argv[3]).items():
+    sets = [load_questions(f"{folder}/{part}.jsonl") for part in ("train", "calibration")]
+    result = tune(model, *sets, out=f"{folder}/two-{name}", config=TuneConfig.make(settings), device="cpu")
+    assert (result.adapter / "adapter_model.safetensors").exists()  # on every process, once tune returns
+torch.distributed.destroy_process_group()
+"""
+COMMON = {
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "patience": 0,
+    "lora": LoraSettings(rank=4, alpha=8, dropout=0.0).model_dump(),
+}
+RUNS = {
+    "cft": {**COMMON, "micro_batch_size": 2},  # two forward passes a step on each process
+    "rcft": {**COMMON, "objective": "rcft", "micro_batch_size": 4},
+}
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_adapter_of_one(tmp_path, model_folder, make_questions):
+    sets = make_questions("train", 24, ks=(4, 2, 3)), make_questions("calibration", 12, ks=(4, 3))
+    for questions in sets:
+        questions.save(tmp_path / f"{questions.name}.jsonl")
+    script = tmp_path / "two.py"
+    script.write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path), str(model_folder()), json.dumps(RUNS)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name, settings in RUNS.items():
+        one = tune(model_folder(), *sets, out=tmp_path / name, config=TuneConfig.make(settings), device="cpu")
+        result = json.loads((tmp_path / f"two-{name}" / "result.json").read_text())
+        assert result["steps"] == one.steps == 6
+        for point, other in zip(result["history"], one.history, strict=True):
+            assert point["nll"] == pytest.approx(other["nll"], abs=1e-5)
+        other = tmp_path / f"two-{name}" / "adapter"
+        first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one.adapter, other))
+        assert first.keys() == second.keys()
+        assert max(float(w.abs().max()) for key, w in first.items() if "lora_B" in key) > 1e-4
+        for key in first:
+            torch.testing.assert_close(first[key], second[key], atol=1e-6, rtol=0)
