@@ -9,19 +9,19 @@ demo's SmolLM2-135M-Instruct. Writes the numbers to ``recipes/arc-<reading>.json
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from calibrant import PromptStyle, compare, load_questions, measure, restore
+from summary import summarise
+
+from calibrant import PromptStyle, QuestionSet, load_questions, restore
 from calibrant.demo import demo_model_path
+from calibrant.files import write_json
 from calibrant.restoring import assemble
 from calibrant.tuning import TuneConfig
 
-METRICS = ("accuracy", "mean_confidence", "conf_ece", "cw_ece", "nll", "brier")
-
 
 def main() -> None:
-    """Run, or go on with a run; print and write the numbers."""
+    """Run, or go on with a run; write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default=None)
@@ -32,12 +32,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/arc"))
     options = parser.parse_args()
 
-    def load(name: str):
+    def load(name: str) -> QuestionSet:
         return load_questions(options.data / f"{name}.jsonl.gz", skip_bad=True, limit=options.limit)
 
-    test, far = load("arc_easy-test"), load("arc_challenge-test")
-    splits, ood = assemble(load("arc_easy-train"), test=test, ood={"arc_challenge": far}, seed=options.seed, drop=True)
-    run = restore(
+    splits, ood = assemble(
+        load("arc_easy-train"),
+        test=load("arc_easy-test"),
+        ood={"arc_challenge": load("arc_challenge-test")},
+        seed=options.seed,
+        drop=True,
+    )
+    restore(
         options.model or demo_model_path(),
         splits,
         ood=ood,
@@ -46,33 +51,9 @@ def main() -> None:
         style=PromptStyle(reading=options.reading),
         config=TuneConfig(seed=options.seed),
         progress=True,
-        command="python recipes/arc.py",
+        command=f"python recipes/arc.py --limit {options.limit} --reading {options.reading} --seed {options.seed}",
     )
-    result = {
-        "command": f"python recipes/arc.py --data … --limit {options.limit} --reading {options.reading}",
-        "model": Path(str(options.model or "SmolLM2-135M-Instruct")).name,
-        "trained_on": len(splits["train"]),
-        "calibration": len(splits["calibration"]),
-        "left_out": [row.reason for row in splits["train"].skipped],
-        "diagnosis": {"verdict": run.diagnosis.verdict, "action": run.diagnosis.action},
-        "seed": options.seed,
-        "tuning": run.tuning
-        and {"objective": run.tuning.objective, "seconds": run.tuning.seconds, **run.tuning.config},
-        "before": {name: _numbers(run.before[name]) for name in ("test", "arc_challenge")},
-        "after": {name: _numbers(scores) for name, scores in run.after.items()},
-        "change": {
-            name: {m: compare(run.before[name], run.after[name])[m].to_json() for m in ("accuracy", "conf_ece", "nll")}
-            for name in run.after
-        },
-    }
-    path = Path(__file__).with_name(f"arc-{options.reading}.json")
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({k: result[k] for k in ("before", "after", "change")}, indent=2))
-
-
-def _numbers(scores) -> dict:
-    m = measure(scores)
-    return {name: m[name].to_json() for name in METRICS}
+    write_json(Path(__file__).with_name(f"arc-{options.reading}.json"), summarise(options.out))
 
 
 if __name__ == "__main__":
