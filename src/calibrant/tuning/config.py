@@ -120,6 +120,7 @@ def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
 def _finding(cls: type[BaseModel], item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(item["loc"][-1]), cls.model_fields, n=1)
+        known = LoraSettings.model_fields if item["loc"][0] == "lora" else cls.model_fields
+        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"unknown setting {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
     return f"{name or 'settings'}: {item['msg']}"

@@ -1,0 +1,66 @@
+"""Settings: unknown ones are refused with the one that was probably meant; what has no meaning is refused."""
+
+import pytest
+
+from calibrant.errors import ConfigError
+from calibrant.tuning import LoraSettings, TuneConfig, load_config
+
+
+def test_unknown_setting_names_the_one_that_was_probably_meant():
+    with pytest.raises(ConfigError, match="unknown setting 'epoch' .did you mean 'epochs'") as raised:
+        TuneConfig.make({"epoch": 3})
+    assert "learning_rate" in raised.value.todo
+
+
+def test_unknown_setting_within_lora_names_the_one_that_was_probably_meant():
+    with pytest.raises(ConfigError, match=r"unknown setting 'lora\.rnk' .did you mean 'rank'"):
+        TuneConfig.make({"lora": {"rnk": 4}})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"objective": "dpo"},
+        {"learning_rate": -1},
+        {"batch_size": 6, "micro_batch_size": 4},
+        {"quantize_4bit": True, "lora": None},
+        {"lora": {"dropout": 1.0}},
+        {"lam": "much"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_setting_without_meaning_is_refused_in_three_parts(wrong):
+    with pytest.raises(ConfigError):
+        TuneConfig.make(wrong)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        TuneConfig().epochs = 9
+
+
+def test_file_of_settings_with_overrides_on_top(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 3\nobjective: rcft\nlora: {rank: 4, targets: [q_proj, v_proj]}\n")
+    config = load_config(path, epochs=1.5, lam=None)
+    assert (config.epochs, config.objective, config.lam) == (1.5, "rcft", 1.0)
+    assert config.lora == LoraSettings(rank=4, targets=("q_proj", "v_proj"))
+    path.write_text("lora: null\n")
+    assert load_config(path).lora is None
+    path.write_text("")
+    assert load_config(path) == TuneConfig()
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1\n", None], ids=["a list", "no YAML", "no file"])
+def test_file_that_holds_no_settings_is_an_error(tmp_path, content):
+    path = tmp_path / "c.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="settings from"):
+        load_config(path)
+
+
+def test_resolved_settings_survive_json():
+    config = TuneConfig(objective="rcft", lora=LoraSettings(targets=("q_proj",)), micro_batch_size=4)
+    assert TuneConfig.make(config.model_dump(mode="json")) == config
