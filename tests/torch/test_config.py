@@ -7,7 +7,7 @@ from calibrant.tuning import LoraSettings, TuneConfig, load_config
 
 
 def test_unknown_setting_names_the_one_that_was_probably_meant():
-    with pytest.raises(ConfigError, match="unknown setting 'epoch' .did you mean 'epochs'") as raised:
+    with pytest.raises(ConfigError, match=r"unknown setting 'epoch' .did you mean 'epochs'") as raised:
         TuneConfig.make({"epoch": 3})
     assert "learning_rate" in raised.value.todo
 
