@@ -60,14 +60,16 @@ def run(
 
         scores = import_table(from_table, split=split or "", **o.table_columns(columns))
     else:
-        from calibrant.scoring import score
-
         assert model is not None
         assert questions is not None
+        style = o.style_of(reading, format, variant, system)
+        loaded = o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit)
+        from calibrant.scoring import score  # takes seconds; a wrong question is told before
+
         scores = score(
             model,
-            o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit),
-            style=o.style_of(reading, format, variant, system),
+            loaded,
+            style=style,
             adapter=adapter,
             split=split or "",
             progress=o.watching(quiet),
