@@ -149,6 +149,8 @@ def _draw_band(ax: Axes, table: BinTable) -> None:
 def _draw_points(ax: Axes, table: BinTable, colour: str) -> None:
     """Solid where a bin has ``THIN`` questions or more, faint where it has fewer and says little."""
     for rows_M, faint in ((table.count_M >= THIN, False), ((table.count_M > 0) & (table.count_M < THIN), True)):
+        if not rows_M.any():
+            continue  # nothing drawn has no extent, and the layout would collapse
         accuracy_M = table.accuracy_M[rows_M]
         arms_2M = np.stack([accuracy_M - table.low_M[rows_M], table.high_M[rows_M] - accuracy_M])
         ax.errorbar(
