@@ -5,7 +5,6 @@ import torch
 
 from calibrant.reporting.content import usage_code
 
-
 # peft still asks transformers by an old name; not ours to mend
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
