@@ -32,7 +32,7 @@ ZONED_CONTINENTS = ("Africa", "Asia", "Europe")  # other time zones are named af
 MIN_COUNTRY_POPULATION = 1_000_000
 MIN_CITY_POPULATION = 150_000
 MIN_US_CITY_POPULATION = 40_000
-CITIES_A_COUNTRY = 14
+CITIES_A_COUNTRY = 30
 CITIES_A_STATE = 12
 PLAIN_NAME = re.compile(r"[a-z]+([ -][a-z]+){0,2}")
 

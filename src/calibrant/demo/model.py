@@ -41,7 +41,7 @@ def demo_model_path(cache: str | Path | None = None) -> Path:
     gguf = _gguf_file()
     facts = {"model": MODEL, "gguf_sha256": _sha256(gguf), "transformers": version("transformers")}
     root = cache_folder() if cache is None else Path(cache)
-    folder = root / f"{MODEL}-{facts['gguf_sha256'][:12]}-transformers-{facts['transformers']}"
+    folder = root / f"{facts['gguf_sha256'][:12]}-transformers-{facts['transformers']}" / MODEL
     if not _is_whole(folder, facts):
         try:
             _unpack(gguf, folder, facts)
