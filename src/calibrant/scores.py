@@ -233,14 +233,11 @@ class Scores:
             "logmass_N": np.ascontiguousarray(self.logmass_N),
             "text": np.frombuffer(json.dumps(text, ensure_ascii=False).encode(), dtype=np.uint8).copy(),
         }
-        head = {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "split": self.split,
-            "provenance": json.dumps(dict(self.provenance), ensure_ascii=False, sort_keys=True),
-        }
+        head = {"version": FORMAT_VERSION, "split": self.split, "provenance": dict(self.provenance)}
         head["sha256"] = _checksum(tensors, head)
-        write_atomically(path, safetensors.numpy.save(tensors, metadata=head))
+        # one entry, because safetensors writes several in any order: equal scores are equal bytes
+        metadata = {FORMAT: json.dumps(head, ensure_ascii=False, sort_keys=True)}
+        write_atomically(path, safetensors.numpy.save(tensors, metadata=metadata))
         return path
 
     @classmethod
@@ -252,15 +249,16 @@ class Scores:
             raise ScoresError(asked=asked, found="no such file", todo="make it with `calibrant score`")
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
-                head = dict(file.metadata() or {})
+                metadata = dict(file.metadata() or {})
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (safetensors.SafetensorError, OSError) as error:
             raise ScoresError(asked=asked, found=f"not a readable scores file ({error})", todo="score again") from error
-        if head.get("format") != FORMAT or int(head.get("version", 0)) > FORMAT_VERSION:
+        head = json.loads(metadata.get(FORMAT, "{}"))
+        if not 0 < head.get("version", 0) <= FORMAT_VERSION:
             raise ScoresError(
                 asked=asked,
-                found=f"format {head.get('format')!r}, version {head.get('version')!r}",
-                todo=f"give a file of format {FORMAT!r}, version {FORMAT_VERSION} or older, or upgrade calibrant",
+                found=f"{FORMAT} version {head['version']}" if head else f"metadata {sorted(metadata)}, no {FORMAT}",
+                todo=f"give a file that calibrant wrote, of version {FORMAT_VERSION} or older, or upgrade calibrant",
             )
         wanted = head.pop("sha256", "")
         if _checksum(tensors, head) != wanted:
@@ -276,11 +274,11 @@ class Scores:
             hashes=tuple(text["hashes"]),
             columns={name: tuple(values) for name, values in text["columns"].items()},
             split=head["split"],
-            provenance=json.loads(head["provenance"]),
+            provenance=head["provenance"],
         )
 
 
-def _checksum(tensors: Mapping[str, np.ndarray], head: Mapping[str, str]) -> str:
+def _checksum(tensors: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(dict(head), sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())

@@ -166,18 +166,18 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def fingerprint(path: Path) -> str:
-    """First 16 hex digits of sha256 over names, sizes, and the first and last MiB of a model's weight files."""
+    """First 16 hex digits of sha256 over names, sizes and 64 evenly spaced blocks of 64 KiB of a model's weight files."""
     files = (
         [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
     )
-    digest = hashlib.sha256()
+    digest, block, blocks = hashlib.sha256(), 1 << 16, 64
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
+            for i in range(blocks):
+                stream.seek(max(0, size - block) * i // (blocks - 1))
+                digest.update(stream.read(block))
     return digest.hexdigest()[:16]
 
 

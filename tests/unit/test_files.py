@@ -1,0 +1,53 @@
+"""Files appear whole or not at all, and a folder belongs to one run."""
+
+import os
+
+import pytest
+
+from calibrant.errors import CalibrantError, ConfigError, OutputError
+from calibrant.files import claim_folder, write_atomically, write_json
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = write_atomically(tmp_path / "a", "old")
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_where_a_folder_is_needed_is_an_output_error(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(OutputError, match="to do:"):
+        write_atomically(tmp_path / "a" / "b", "y")
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_a_folder_goes_on_with_the_same_run_only(tmp_path):
+    claim_folder(tmp_path / "run", {"seed": 0, "names": ("a",)}, "run")
+    claim_folder(tmp_path / "run", {"seed": 0, "names": ("a",)}, "run")
+    with pytest.raises(ConfigError, match="different seed"):
+        claim_folder(tmp_path / "run", {"seed": 1, "names": ("a",)}, "run")
+
+
+def test_a_folder_of_other_things_is_not_taken(tmp_path):
+    (tmp_path / "photo").write_text("x")
+    with pytest.raises(ConfigError, match="no run"):
+        claim_folder(tmp_path, {"seed": 0}, "run")
+
+
+def test_errors_have_three_parts_and_are_caught_as_one_kind():
+    error = ConfigError(asked="a", found="b", todo="c")
+    assert str(error) == "asked: a\nfound: b\nto do: c"
+    assert isinstance(error, CalibrantError)
+    assert isinstance(error, ValueError)
