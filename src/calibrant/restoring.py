@@ -114,6 +114,10 @@ def restore(
     ]
     asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
     notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
+    if tuning is not None and not _better_than_start(tuning):
+        notes.append(
+            "No evaluation had a lower held-out log loss than the untuned model: the adapter is no improvement."
+        )
     page = report(
         domains,
         diagnosis=diagnosis,
@@ -246,6 +250,11 @@ def _check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionS
             found=f"{', '.join(clash)} is the name of a split",
             todo="give them names of their own",
         )
+
+
+def _better_than_start(tuning: TuneResult) -> bool:
+    start, *path = (point["nll"] for point in tuning.history)
+    return any(nll < start for nll in path)
 
 
 def _label(name: str, questions: QuestionSet) -> str:

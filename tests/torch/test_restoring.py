@@ -1,0 +1,63 @@
+"""How the sets of a run are put together, and what the report must admit."""
+
+import dataclasses
+
+import pytest
+
+from calibrant import Question, QuestionSet
+from calibrant.errors import LeakageError, QuestionError
+from calibrant.restoring import _better_than_start, assemble, restore
+from calibrant.tuning import TuneResult
+
+
+def some(name, numbers):
+    return QuestionSet(name, tuple(Question(f"{name}-{i}", f"what is {i}?", (str(i), str(i + 1)), 0) for i in numbers))
+
+
+def test_a_fifth_each_is_held_out_where_nothing_is_given():
+    splits, ood = assemble(some("all", range(200)))
+    assert [len(splits[name]) for name in ("train", "calibration", "test")] == [120, 40, 40]
+    assert ood == {}
+    assert len({q.content_hash for part in splits.values() for q in part}) == 200
+
+
+def test_with_a_test_set_the_rest_is_split_three_to_one():
+    test = some("exam", range(1000, 1010))
+    splits, _ = assemble(some("all", range(200)), test=test)
+    assert [len(splits[name]) for name in ("train", "calibration")] == [150, 50]
+    assert splits["test"] is test
+
+
+def test_leaked_questions_stay_in_the_set_that_measures_and_are_listed():
+    splits, ood = assemble(
+        some("all", range(100)),
+        test=some("exam", [5, 500]),
+        calibration=some("held", [6, 500, 600]),
+        ood={"far": some("far", [7, 600, 700])},
+        drop=True,
+    )
+    assert [q.text for q in splits["test"]] == ["what is 5?", "what is 500?"]
+    assert [q.text for q in ood["far"]] == ["what is 7?", "what is 600?", "what is 700?"]
+    assert [q.text for q in splits["calibration"]] == ["what is 6?"]
+    assert len(splits["calibration"].skipped) == 2
+    assert len(splits["train"]) == 97
+    assert len(splits["train"].skipped) == 3
+
+
+def test_without_dropping_a_leak_stops_the_run(tmp_path):
+    splits, _ = assemble(some("all", range(100)), test=some("exam", [5, 500]))
+    with pytest.raises(LeakageError, match=r"all-5|exam-5"):
+        restore("no-model-is-read", splits, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_split_is_named(tmp_path):
+    splits = {"train": some("a", [1]), "calibration": some("b", [2])}
+    with pytest.raises(QuestionError, match="none for test"):
+        restore("no-model-is-read", splits, out=tmp_path / "run")
+
+
+def test_an_adapter_that_never_beat_the_start_is_admitted():
+    worse = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {}, ({"nll": 1.0}, {"nll": 1.1}))
+    assert not _better_than_start(worse)
+    assert _better_than_start(dataclasses.replace(worse, history=({"nll": 1.0}, {"nll": 1.2}, {"nll": 0.9})))
