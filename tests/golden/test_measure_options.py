@@ -1,0 +1,62 @@
+"""What ``measure`` and ``compare`` say beyond their headline, through the real command, on scores whose truth is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrant import Scores
+
+COMMAND = Path(sys.executable).with_name("calibrant")
+
+
+def run(*args, cwd, code=0):
+    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Law is right 90 % of the time, art 50 %, both say 70 %: calibrated on average, in neither part."""
+    place = tmp_path_factory.mktemp("scores")
+    answer = ([0] * 9 + [1]) * 20 + ([0] * 5 + [1] * 5) * 20
+    subjects = ["law"] * 200 + ["art"] * 200
+    Scores.from_probs([[0.7, 0.3]] * 400, answer, subjects=subjects).save(place / "flat")
+    Scores.from_probs([[0.9, 0.1]] * 200 + [[0.5, 0.5]] * 200, answer, subjects=subjects).save(place / "sharp")
+    Scores.from_probs([[0.99, 0.01]] * 400, answer, subjects=subjects).save(place / "sure")
+    return place
+
+
+def test_a_miscalibrated_subject_behind_a_calibrated_average_is_found(folder):
+    found = json.loads(run("measure", "flat", "--by", "subject", "--json", cwd=folder))
+    assert found["conf_ece"]["verdict"] == "not distinguishable from calibrated"
+    assert {s["name"]: round(s["signed_gap"]["value"], 2) for s in found["slices"]} == {"art": 0.2, "law": -0.2}
+    assert all(s["p_holm"] < 0.01 for s in found["slices"])
+
+
+def test_a_threshold_keeps_its_promise_and_says_when_it_cannot(folder):
+    found = json.loads(run("measure", "sharp", "--target-accuracy", "0.8", "--json", cwd=folder))["decision"]
+    assert (found["threshold"], found["coverage"], found["accuracy"]) == (pytest.approx(0.9), 0.5, 0.9)
+    assert found["accuracy_low"] >= 0.8
+    assert "cannot be guaranteed" in run("measure", "flat", "--target-accuracy", "0.95", cwd=folder)
+    assert "to do:" in run("measure", "flat", "--target-accuracy", "1.5", cwd=folder, code=2)
+
+
+def test_the_battery_is_added(folder):
+    found = json.loads(run("measure", "sharp", "--battery", "--json", cwd=folder))
+    # right: 180 at .9, 100 at .5; wrong: 20 at .9, 100 at .5; pairs in order 180·100, tied 180·20 + 100·100
+    assert found["battery"]["auroc"]["value"] == pytest.approx((18_000 + 13_600 / 2) / (280 * 120))
+    assert "smooth ece" in run("measure", "sharp", "--battery", cwd=folder)
+
+
+def test_several_are_compared_with_a_correction(folder):
+    found = json.loads(run("compare", "sure", "sharp", "flat", "sure", "--json", cwd=folder))
+    assert found["sharp"]["value"] == pytest.approx(-0.29)  # |.7 − .99| = .29 to 0: .9 and .5 are met exactly
+    assert found["sharp"]["p_holm"] < 0.05
+    assert found["sure"]["p_holm"] == 1
+    text = run("compare", "sure", "sharp", "sure", cwd=folder)
+    assert "b is better" in text
+    assert "undecided" in text
