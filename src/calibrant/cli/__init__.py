@@ -9,6 +9,7 @@ import typer
 
 from calibrant._version import __version__
 from calibrant.cli import compare, demo, diagnose, measure, report, rescale, restore, score, sensitivity, tune
+from calibrant.cli.interrupts import firm
 from calibrant.errors import CalibrantError
 
 app = typer.Typer(
@@ -42,7 +43,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        with firm():
+            app()
     except CalibrantError as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
