@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.errors import ConfigError
 from calibrant.files import write_json
-from calibrant.scalers import SCALERS, Temperature, load_scaler, scaler_named
+from calibrant.scalers import SCALERS, Scaler, Temperature, load_scaler, scaler_named
 from calibrant.scores import Scores
 
 
@@ -38,13 +39,21 @@ def run(
     if fit_on is None:
         assert scaler is not None
         chosen = load_scaler(scaler)
-        chosen.apply(Scores.load(scores)).save(out)
+        _apply(chosen, scores, out)
         typer.echo(f"{out}: rescaled by {scaler} ({chosen.name}, fitted on {chosen.n_fit_} questions)")
         return
     base = None if reference is None else Scores.load(reference)
     chosen = scaler_named(method)().fit(Scores.load(fit_on), reference=base)
-    chosen.apply(Scores.load(scores)).save(out)
+    _apply(chosen, scores, out)
     note = write_json(out.with_suffix(f".{method}.json"), chosen.to_json())
     fitted = chosen.described().get("temperature")
     what = method if fitted is None else f"{method} {fitted:.4f}"
     typer.echo(f"{out}: {what}, fitted on {fit_on}; kept in {note}")
+
+
+def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UserWarning)
+        scaler.apply(Scores.load(scores)).save(out)
+    for warning in noted:
+        typer.echo(f"warning: {warning.message}", err=True)

@@ -23,14 +23,6 @@ def equal_width_bins(profile: Profile, n_bins: int) -> np.ndarray:
 def equal_mass_bins(profile: Profile, n_bins: int) -> np.ndarray:
     """Bin of each group when the sorted questions are cut into M parts of sizes that differ by at most one, (G,).
 
-    The edges are those of :func:`equal_mass_edges`; a confidence on an edge is in the lower bin.
-    """
-    return np.searchsorted(equal_mass_edges(profile, n_bins), profile.c_G, side="left")
-
-
-def equal_mass_edges(profile: Profile, n_bins: int) -> np.ndarray:
-    """Inner edges of the parts of :func:`equal_mass_bins`, ascending, at most (M - 1,).
-
     An edge lies midway between the neighbours that it parts; equal confidences stay together, in the lower bin, so
     fewer than M bins remain where ties are long.
     """
@@ -41,7 +33,8 @@ def equal_mass_edges(profile: Profile, n_bins: int) -> np.ndarray:
     last = np.cumsum(sizes)[:-1] - 1  # index of the last question of each part but the last
     upto_G = np.cumsum(profile.n_G)
     at, after = np.searchsorted(upto_G, last, side="right"), np.searchsorted(upto_G, last + 1, side="right")
-    return np.unique((profile.c_G[at] + profile.c_G[after]) / 2)
+    edges = (profile.c_G[at] + profile.c_G[after]) / 2
+    return np.searchsorted(np.unique(edges), profile.c_G, side="left")
 
 
 def bin_gaps(profile: Profile, bin_G: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from calibrant.errors import ConfigError
-from calibrant.metrics.binned import equal_mass_edges
+from calibrant.metrics.binned import equal_mass_bins
 from calibrant.metrics.bins import bin_edges, bin_index
 from calibrant.metrics.profile import exact_profile
 from calibrant.scalers.base import Scaler, array, number
@@ -84,7 +84,8 @@ class Histogram(Scaler):
     ----------
     n_bins : M.
     bins : ``"equal-mass"`` (equal numbers of fit questions, ties together; fewer bins where ties are long) or
-        ``"equal-width"`` (``[m/M, (m+1)/M)``, the last closed: the rule of conf-ECE).
+        ``"equal-width"`` (``[m/M, (m+1)/M)``, the last closed: the rule of conf-ECE). An edge of equal masses lies midway
+        between the confidences that it parts.
 
     Attributes
     ----------
@@ -122,7 +123,9 @@ class Histogram(Scaler):
         if self.bins == "equal-width":
             self.edges_ = bin_edges(self.n_bins)[1:-1]
         else:
-            self.edges_ = equal_mass_edges(exact_profile(scores.confidence_N, scores.correct_N), self.n_bins)
+            profile = exact_profile(scores.confidence_N, scores.correct_N)
+            last_G = np.flatnonzero(np.diff(equal_mass_bins(profile, self.n_bins)))
+            self.edges_ = (profile.c_G[last_G] + profile.c_G[last_G + 1]) / 2
         at_N, n_bins = self._bin_of(scores.confidence_N), len(self.edges_) + 1
         self.count_ = np.bincount(at_N, minlength=n_bins)
         with np.errstate(invalid="ignore"):
