@@ -20,6 +20,9 @@ def run(
     name: Annotated[
         list[str] | None, typer.Option(help="Name of each, in the same order; default: the file's.")
     ] = None,
+    target_accuracy: Annotated[
+        float, typer.Option(help="Show the confidence above which this accuracy is guaranteed.")
+    ] = 0.9,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -50,6 +53,7 @@ def run(
         domains,
         diagnosis=diagnose(pairs[0][0]),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
+        target_accuracy=target_accuracy,
         out=out,
     )
     typer.echo(str(page))

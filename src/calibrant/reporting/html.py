@@ -16,6 +16,7 @@ from calibrant.diagnosis.result import CAVEAT
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
+from calibrant.reporting.abstention import Abstention, abstention, caption
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.curves import error_plot, regime_map
 from calibrant.reporting.plots import before_after, reliability_diagram
@@ -54,6 +55,7 @@ def report(
     tuning: Plain = None,
     asked: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    target_accuracy: float | None = 0.9,
     out: str | Path,
     n_bins: int = 10,
     n_boot: int = 1000,
@@ -77,6 +79,8 @@ def report(
         Plain facts to show: model, questions, command, seed, date, versions. ``model`` names the base model.
     notes
         Sentences that a reader must not miss.
+    target_accuracy
+        Draw risk against coverage, and say above which confidence this accuracy is promised; ``None`` leaves it out.
     out
         Folder, made where needed.
     n_bins, n_boot, level, seed
@@ -84,20 +88,26 @@ def report(
 
     Raises
     ------
-    ConfigError : no domain, a name twice, or scores after the fix for some domains only.
+    ConfigError : no domain, a name twice, scores after the fix for some domains only, or a target outside (0, 1).
     OutputError : the folder cannot be written.
     """
     out, asked = Path(out), dict(asked or {})
     diagnosed, tuned = plain(diagnosis), plain(tuning)
     fix = "tuning" if tuned else "the change"
     assessed = assess(domains, fix=fix, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
-    page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
+    selective = [
+        None
+        if target_accuracy is None
+        else abstention(p.domain, target_accuracy, n_boot=n_boot, level=level, seed=seed)
+        for p in assessed
+    ]
+    page, pictures = _page(assessed, selective, diagnosed, tuned, asked, notes, n_bins)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
     settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
     values = {
-        **_head(assessed, settings, pictures),
+        **_head(assessed, selective, settings, pictures),
         "diagnosis": diagnosed or None,
         "tuning": tuned or None,
         "asked": asked,
@@ -108,20 +118,29 @@ def report(
     return write_atomically(out / "index.html", render("template.html.jinja", page))
 
 
-def _head(assessed: Sequence[Assessed], settings: dict[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+def _head(
+    assessed: Sequence[Assessed],
+    selective: Sequence[Abstention | None],
+    settings: dict[str, Any],
+    pictures: Sequence[Picture],
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "calibrant": __version__,
         "settings": settings,
         "verdict": assessed[0].verdict.to_json(),
-        "domains": [part.to_json() for part in assessed],
+        "domains": [
+            {**part.to_json(), "abstention": None if a is None else a.to_json()}
+            for part, a in zip(assessed, selective, strict=True)
+        ],
         "figures": [picture.file for picture in pictures],
     }
 
 
 def _page(
     assessed: Sequence[Assessed],
+    selective: Sequence[Abstention | None],
     diagnosis: Mapping[str, Any],
     tuning: Mapping[str, Any],
     asked: Mapping[str, Any],
@@ -132,7 +151,9 @@ def _page(
     parts, pictures = [], []
     for index, part in enumerate(assessed):
         drawn, both = _reliability(part, n_bins)
-        pictures += [*drawn, *([both] if both is not drawn[0] else [])]
+        found = selective[index]
+        abstain = None if found is None else _risk_coverage(part, found)
+        pictures += [*drawn, *([both] if both is not drawn[0] else []), *([abstain["figure"]] if abstain else [])]
         parts.append(
             {
                 "key": part.key,
@@ -142,6 +163,7 @@ def _page(
                 "alt": both.alt,
                 "caption": content.table_caption(part),
                 "rows": rows(part, index),
+                "abstain": abstain,
                 "notes": part.before.notes if part.after is None else [*part.before.notes, *part.after.notes],
             }
         )
@@ -198,6 +220,13 @@ def _reliability(part: Assessed, n_bins: int) -> tuple[list[Picture], Picture]:
         return drawn, drawn[0]
     pair = figure_of(before_after(part.domain.before, part.domain.after, n_bins=n_bins))
     return drawn, Picture(pair, f"reliability-{part.key}", " ".join(picture.alt for picture in drawn))
+
+
+def _risk_coverage(part: Assessed, found: Abstention) -> dict[str, Any]:
+    """Picture and sentences of what abstaining brings."""
+    alt = f"Error rate against share answered, {part.domain.name}. {' '.join(found.sentences)}"
+    picture = Picture(figure_of(found.plot()), f"risk-coverage-{part.key}", alt, caption(found))
+    return {"figure": picture, "sentences": found.sentences}
 
 
 def _overview(assessed: Sequence[Assessed]) -> Picture | None:
