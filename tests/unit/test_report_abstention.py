@@ -77,3 +77,9 @@ def test_one_question_alone_is_survived():
     found = abstention(one, 0.9, n_boot=BOOT, level=0.95, seed=0)
     assert "1 questions; this target and level need at least" in found.sentences[0]
     assert found.sentences[1] == "Area under the curve (AURC), lower is better: 0.000."
+
+
+def test_clusters_are_not_reckoned_with_and_that_is_said():
+    said = abstention(told_apart(), 0.9, n_boot=BOOT, level=0.95, seed=0, cluster="subject").sentences
+    assert len(said) == 4
+    assert "not as clusters of 'subject'" in said[3]

@@ -23,6 +23,7 @@ def run(
     target_accuracy: Annotated[
         float, typer.Option(help="Show the confidence above which this accuracy is guaranteed.")
     ] = 0.9,
+    cluster: o.Cluster = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -55,5 +56,6 @@ def run(
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         target_accuracy=target_accuracy,
         out=out,
+        cluster=cluster,
     )
     typer.echo(str(page))

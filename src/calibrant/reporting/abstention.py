@@ -34,6 +34,7 @@ class Abstention:
     domain: Domain
     before: Selective
     after: Selective | None
+    cluster: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -48,7 +49,13 @@ class Abstention:
         """What to do with it, one sentence a set of scores, and the areas."""
         out = [promise(one.decision, name) for name, one in self._named.items()]
         areas = [f"{_area(one.aurc)}{name and f' {name}'}" for name, one in self._named.items()]
-        return [*out, f"Area under the curve (AURC), lower is better: {', '.join(areas)}."]
+        out.append(f"Area under the curve (AURC), lower is better: {', '.join(areas)}.")
+        if self.cluster is not None:
+            out.append(
+                f"Promise and intervals here take the questions as independent, not as clusters of {self.cluster!r}: they "
+                "claim more than is known."
+            )
+        return out
 
     def plot(self) -> Axes:
         """The curves of :func:`~calibrant.reporting.risk_coverage_plot` with the promised points on them."""
@@ -69,8 +76,12 @@ class Abstention:
         return ax
 
 
-def abstention(domain: Domain, target_accuracy: float, *, n_boot: int, level: float, seed: int) -> Abstention:
+def abstention(
+    domain: Domain, target_accuracy: float, *, n_boot: int, level: float, seed: int, cluster: str | None = None
+) -> Abstention:
     """Thresholds of :func:`~calibrant.metrics.threshold_for` and areas of ``battery``, before and after.
+
+    Both take questions as independent; where the report names clusters, that is said.
 
     Raises
     ------
@@ -81,7 +92,7 @@ def abstention(domain: Domain, target_accuracy: float, *, n_boot: int, level: fl
         decision = threshold_for(scores.confidence_N, scores.correct_N, target_accuracy, level)
         return Selective(decision, battery(scores, n_boot=n_boot, level=level, seed=seed)["aurc"])
 
-    return Abstention(domain, found(domain.before), None if domain.after is None else found(domain.after))
+    return Abstention(domain, found(domain.before), None if domain.after is None else found(domain.after), cluster)
 
 
 def promise(d: Decision, when: str = "") -> str:
