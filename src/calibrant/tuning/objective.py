@@ -22,14 +22,7 @@ def batch_loss(
     One forward pass, through ``model`` as it is wrapped (so data parallelism sees it); logits only for the rows that are
     read. ``bins`` is the E-step in force; needed by rcft alone.
     """
-    with head.capture() as kept:
-        model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            use_cache=False,
-        )
-    h_RTD = kept.take()
+    h_RTD = forward(model, head, batch)
     joint_BK = joint_logp(h_RTD, head, batch)
     answer_logp_B = joint_BK.gather(1, batch["answer_B"][:, None])[:, 0]
     if config.objective == "cft":
@@ -44,6 +37,18 @@ def batch_loss(
     logp_BK = option_logp(joint_BK)
     target_BK = bins.targets(logp_BK.detach().exp(), batch["k_B"], target_map=config.target_map)
     return rcft(language, ece_term(logp_BK, target_BK), config.lam), joint_BK
+
+
+def forward(model: Any, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
+    """The hidden states (R, T, D) that one forward pass of the batch's rows brings to the head."""
+    with head.capture() as kept:
+        model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        )
+    return kept.take()
 
 
 def joint_logp(h_RTD: Tensor, head: Head, batch: Mapping[str, Tensor]) -> Tensor:

@@ -95,19 +95,16 @@ class CalibrationTrainer(Trainer):
         examples: Sequence[Example],
         held_out: HeldOut,
         em: EmState,
-        letters: bool,
+        collate: Collator,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.config, self.held_out, self.em = config, held_out, em
-        collator = Collator(
-            letters=letters, all_options=config.objective == "rcft", prompt_tokens=config.objective != "cft"
-        )
         super().__init__(
             model=model,
             args=args,
             train_dataset=list(examples),
             eval_dataset=held_out.encoded,  # evaluate() reads held_out itself; the library asks for it
-            data_collator=collator,
+            data_collator=collate,
             callbacks=[em, *callbacks],
         )
         self.remove_callback(PrinterCallback)

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
-from calibrant.tuning.collate import Example
+from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, diverged, e_step
 
 RESULT, CHECKPOINTS = "result.json", "checkpoints"
@@ -35,6 +36,7 @@ class TuneResult:
     ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
     ``history`` has one entry an evaluation of the calibration questions: step, epoch, nll, conf_ece, floor_mean, floor_p95,
     accuracy, mean_confidence, option_mass, n. ``seconds`` is training with its evaluations, over all resumed parts.
+    ``rows`` says which rows were trained on and what :func:`calibrant.tuning.rows.choose_rows` saw.
     """
 
     objective: str
@@ -49,6 +51,7 @@ class TuneResult:
     best_epoch: float | None
     config: dict[str, Any]
     history: tuple[dict[str, Any], ...]
+    rows: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
@@ -163,6 +166,7 @@ class _Run:
         if self.config.objective == "rcft" and self.config.e_step == "once" and em.bins is None:
             seen = HeldOut(list(self.train), self.encoded, self.held_out.scorer)
             em.bins = e_step(seen.score(), self.config)
+        collate, rows = choose_rows(self.tuned, self.held_out.scorer.head, self._plain_rows(), examples)
         shown = ProgressBar(f"tuning ({self.config.objective})") if progress else None
         stop_early = self.config.keep == "best" and self.config.patience > 0
         extra: list[TrainerCallback] = [*callbacks, *([shown] if shown else [])]
@@ -175,7 +179,7 @@ class _Run:
             examples=examples,
             held_out=self.held_out,
             em=em,
-            letters=self.style.reading == "letters",
+            collate=collate,
             callbacks=extra,
         )
         try:
@@ -185,9 +189,16 @@ class _Run:
         finally:
             if shown:
                 shown.close()
-        return self._finish(trainer, em)
+        return self._finish(trainer, em, rows)
 
-    def _finish(self, trainer: CalibrationTrainer, em: EmState) -> TuneResult:
+    def _plain_rows(self) -> Collator:
+        return Collator(
+            letters=self.style.reading == "letters",
+            all_options=self.config.objective == "rcft",
+            prompt_tokens=self.config.objective != "cft",
+        )
+
+    def _finish(self, trainer: CalibrationTrainer, em: EmState, rows: dict[str, Any]) -> TuneResult:
         losses = [
             entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
         ]
@@ -212,6 +223,7 @@ class _Run:
             best_epoch=None if best is None else best["epoch"],
             config=self.config.model_dump(mode="json"),
             history=tuple(em.history),
+            rows=rows,
         )
         if trainer.is_world_process_zero():
             relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}
