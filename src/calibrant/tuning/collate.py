@@ -21,10 +21,20 @@ from calibrant.scoring.options import Encoded, Tokens
 
 @dataclass(frozen=True)
 class Example:
-    """One training question: its tokens and the index of its correct option."""
+    """One training question: its tokens, the index of its correct option, and what some objectives need besides.
+
+    ``target`` is the answer distribution to teach, over the question's own options; ``fold`` its part in cross-fitting.
+    """
 
     encoded: Encoded
     answer: int
+    target: tuple[float, ...] | None = None
+    fold: int = 0
+
+    @property
+    def k(self) -> int:
+        """Its number of options."""
+        return len(self.encoded.options)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Collator:
     Parameters
     ----------
     letters : whether options are letters.
-    all_options : whether every option's probability is needed (rcft), or the answer's alone.
+    all_options : whether every option's probability is needed, or the answer's alone.
     prompt_tokens : whether the prompt's own tokens are predicted too (L_SFT2).
     packed : whether all options of a continuation share one row, and so the prompt's computation.
     mask_dtype : of the packed rows' (B, 1, T, T) attention mask: ``torch.bool`` (true: attend), or a floating type (added to
@@ -49,7 +59,7 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The tensors of one batch; every index is explicit data."""
-        k = max(len(e.encoded.options) for e in examples)
+        k = max(e.k for e in examples)
         rows: list[_Row] = []
         first_row_B: list[int] = []
         read: dict[tuple[int, int], int] = {}  # (row, step) -> s
@@ -85,9 +95,12 @@ class Collator:
             group_A=torch.tensor(group_A),
             option_G=torch.tensor(option_G),
             answer_B=torch.tensor([e.answer for e in examples]),
-            k_B=torch.tensor([len(e.encoded.options) for e in examples]),
+            k_B=torch.tensor([e.k for e in examples]),
+            fold_B=torch.tensor([e.fold for e in examples]),
             tokens_B=torch.tensor([_loss_tokens(e, self.letters) for e in examples]),
         )
+        if all(e.target is not None for e in examples):
+            batch["target_BK"] = torch.tensor([[*(e.target or ()), *[0.0] * (k - e.k)] for e in examples])
         if self.prompt_tokens:
             places = [
                 (row, t, example.encoded.prompt[t + 1], b)
