@@ -2,9 +2,9 @@
 
     python benchmarks/packed_rows.py [--data FOLDER] [--model FOLDER] [--batches 10] [--batch 8]
 
-Needs the extra [demo]; with --data (a folder that holds arc_easy-train.jsonl.gz) also ARC-Easy, whose options are longer. Questions
-of four options. Batches alternate between the two kinds of rows, in an order that changes; a step is collating, forward, loss
-and backward; the first batch is not counted. Writes ``benchmarks/packed_rows.json``.
+Needs the extra [demo]; with --data (a folder that holds arc_easy-train.jsonl.gz) also ARC-Easy, whose options are longer.
+Questions of four options. Batches alternate between the two kinds of rows, in an order that changes; a step is collating,
+forward, loss and backward; the first batch is not counted. Writes ``benchmarks/packed_rows.json``.
 """
 
 from __future__ import annotations

@@ -158,6 +158,21 @@ def test_batch_statistics_vanish_for_a_batch_that_is_right_as_often_as_it_says()
         assert statistic(logp_BK, over).value.item() / 10 == pytest.approx(0.3, abs=0.01)
 
 
+@pytest.mark.parametrize(("n", "kernel", "soft"), [(16, 0.092, 0.148), (64, 0.045, 0.075), (256, 0.023, 0.038)])
+def test_batch_statistics_of_a_calibrated_model_are_the_noise_that_the_docs_state(n, kernel, soft):
+    """docs/decisions/004-objectives.md."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(1000):
+        r_B, chance_B = (torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(2))
+        r_B = 0.5 + 0.5 * r_B
+        logp_BK = torch.stack([r_B, 1 - r_B], 1).log()
+        answer_B = (chance_B >= r_B).long()
+        parts = mmce(logp_BK, answer_B), soft_ece(logp_BK, answer_B, n_bins=10, temperature=0.01)
+        found.append([loss.value.item() / n for loss in parts])
+    assert np.mean(found, 0).tolist() == pytest.approx([kernel, soft], abs=0.003)
+
+
 def test_mmce_agrees_with_an_independent_one():
     """Written as the double sum of its definition, in numpy."""
     joint_BK, answer_B, _ = ragged(3, 9)
