@@ -1,7 +1,7 @@
 """Why a model is miscalibrated, whether it can be mended, and by what. No torch."""
 
 from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
-from calibrant.diagnosis.path import Checkpoint
+from calibrant.diagnosis.path import Checkpoint, checkpoint_point
 from calibrant.diagnosis.preference import PreferenceDrift, expected_sharpening, preference_drift
 from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.run import diagnose
@@ -13,6 +13,7 @@ __all__ = [
     "FormatSensitivity",
     "OrderSensitivity",
     "PreferenceDrift",
+    "checkpoint_point",
     "diagnose",
     "expected_sharpening",
     "format_sensitivity",

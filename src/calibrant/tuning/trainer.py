@@ -7,26 +7,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
+from calibrant.diagnosis import checkpoint_point
 from calibrant.errors import ModelError
-from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.progress import bar
 from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring.options import Encoded
-from calibrant.scoring.run import OptionScorer, scores_of
+from calibrant.scoring.run import OptionScorer, evaluating, scores_of
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.targets import BinAccuracy
-
-FLOOR_DRAWS = 200
 
 
 class EmState(TrainerCallback, ExportableState):
@@ -66,12 +63,8 @@ class HeldOut:
 
     def score(self) -> Scores:
         """Scores with the weights as they are now; the model's mode is put back afterwards."""
-        training = self.scorer.model.training
-        self.scorer.model.eval()
-        try:
+        with evaluating(self.scorer.model):
             logp_NK, logmass_N = self.scorer.run(self.encoded)
-        finally:
-            self.scorer.model.train(training)
         return scores_of(self.questions, logp_NK, logmass_N, split="calibration")
 
 
@@ -94,11 +87,12 @@ class CalibrationTrainer(Trainer):
         config: TuneConfig,
         examples: Sequence[Example],
         held_out: HeldOut,
+        train_sample: HeldOut | None,
         em: EmState,
         letters: bool,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.config, self.held_out, self.em = config, held_out, em
+        self.config, self.held_out, self.train_sample, self.em = config, held_out, train_sample, em
         collator = Collator(
             letters=letters, all_options=config.objective == "rcft", prompt_tokens=config.objective != "cft"
         )
@@ -147,18 +141,21 @@ class CalibrationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the calibration questions; the E-step of rcft; one more point of the path."""
+        """Score the calibration questions and the sample of the training ones; the E-step of rcft; a point of the path."""
         try:
             scores = self.held_out.score()
+            seen = None if self.train_sample is None else self.train_sample.score()
         except ModelError as error:
             if self.state.global_step == 0:
                 raise
             raise diverged(self.config.objective, self.state.global_step, error.found) from error
         if self.config.objective == "rcft" and (self.config.e_step == "each_evaluation" or self.em.bins is None):
             self.em.bins = e_step(scores, self.config)
-        point = checkpoint_point(scores, self.config)
+        point = checkpoint_point(scores, n_bins=self.config.n_bins)
+        if seen is not None:
+            point |= {"train_accuracy": float(seen.correct_N.mean()), "train_n": seen.n}
         self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -186,23 +183,6 @@ def diverged(objective: str, step: int, found: str) -> ModelError:
 def e_step(scores: Scores, config: TuneConfig) -> BinAccuracy:
     """The bins' accuracies under the settings of ``config``."""
     return BinAccuracy.of(scores, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
-
-
-def checkpoint_point(scores: Scores, config: TuneConfig) -> dict[str, Any]:
-    """One point of a tuning run's path: held-out numbers that the regime map draws."""
-    floor, _ = noise_floor(scores, n_bins=config.n_bins, n_draws=FLOOR_DRAWS)
-    confidence_N, correct_N = scores.confidence_N, scores.correct_N
-    mass_N = np.exp(scores.logmass_N)
-    return {
-        "n": scores.n,
-        "nll": nll(scores.logp_NK, scores.answer_N),
-        "conf_ece": conf_ece(confidence_N, correct_N, config.n_bins),
-        "floor_mean": float(floor.mean()),
-        "floor_p95": float(np.quantile(floor, 0.95)),
-        "accuracy": float(correct_N.mean()),
-        "mean_confidence": float(confidence_N.mean()),
-        "option_mass": None if np.isnan(mass_N).any() else float(mass_N.mean()),
-    }
 
 
 class ProgressBar(TrainerCallback):

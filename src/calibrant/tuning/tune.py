@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -33,8 +34,8 @@ class TuneResult:
     """What a tuning run made, and how.
 
     ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
-    ``history`` has one entry an evaluation of the calibration questions: step, epoch, nll, conf_ece, floor_mean, floor_p95,
-    accuracy, mean_confidence, option_mass, n. ``seconds`` is training with its evaluations, over all resumed parts.
+    ``history`` has one entry an evaluation of the calibration questions: step, epoch, the numbers of
+    :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training with its evaluations, over all resumed parts.
     """
 
     objective: str
@@ -174,6 +175,7 @@ class _Run:
             config=self.config,
             examples=examples,
             held_out=self.held_out,
+            train_sample=self._train_sample(),
             em=em,
             letters=self.style.reading == "letters",
             callbacks=extra,
@@ -186,6 +188,13 @@ class _Run:
             if shown:
                 shown.close()
         return self._finish(trainer, em)
+
+    def _train_sample(self) -> HeldOut | None:
+        """Training questions drawn by the seed, so that a resumed run scores the same."""
+        size = min(self.config.train_sample, len(self.train))
+        picks = sorted(Random(self.config.seed).sample(range(len(self.train)), size))
+        questions, encoded = list(self.train), self.encoded
+        return HeldOut([questions[i] for i in picks], [encoded[i] for i in picks], self.held_out.scorer) if picks else None
 
     def _finish(self, trainer: CalibrationTrainer, em: EmState) -> TuneResult:
         losses = [
