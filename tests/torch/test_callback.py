@@ -358,6 +358,8 @@ def test_trl_trainers(tmp_path, trl_module, make_model, tokenizer, questions, lo
     watch = CalibrationCallback(questions, every=2)
     for callbacks in ([], [watch]):
         more = {"peft_config": lora} if with_lora else {}
+        if make is dpo and not with_lora:
+            more["ref_model"] = make_model("llama", tokenizer)
         torch.manual_seed(0)
         trainer = make(trl_module, tmp_path, make_model("llama", tokenizer), tokenizer, callbacks, **more)
         trainer.train()
@@ -438,7 +440,7 @@ def test_a_model_that_breaks_is_warned_of_and_training_ends_by_itself(tmp_path, 
 
     watch = CalibrationCallback(questions, every=2)
     with pytest.warns(UserWarning, match="no calibration at step 4: .*not finite"):
-        plain(tmp_path, model, tokenizer, [watch, Poison()], max_grad_norm=0.0, max_steps=5).train()
+        plain(tmp_path, model, tokenizer, [watch, Poison()], max_grad_norm=0.0, max_steps=4).train()
     assert [point["step"] for point in watch.history] == [0, 2]
 
 

@@ -203,7 +203,7 @@ class _Live:
     @classmethod
     def of(cls, callback: CalibrationCallback, trainer: Trainer, state: TrainerState) -> _Live:
         model = trainer.model
-        tokenizer = callback.tokenizer or trainer.processing_class
+        tokenizer = callback.tokenizer or trainer.processing_class or getattr(trainer, "tokenizer", None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a processor of several kinds of input has one inside
         if tokenizer is None:
             raise ConfigError(

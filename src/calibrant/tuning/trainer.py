@@ -86,6 +86,7 @@ class CalibrationTrainer(Trainer):
         *,
         config: TuneConfig,
         examples: Sequence[Example],
+        tokenizer: Any,
         held_out: HeldOut,
         train_sample: HeldOut | None,
         em: EmState,
@@ -93,6 +94,7 @@ class CalibrationTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.config, self.held_out, self.train_sample, self.em = config, held_out, train_sample, em
+        self.tokenizer = tokenizer  # for callbacks; as processing_class it would be saved with every checkpoint
         collator = Collator(
             letters=letters, all_options=config.objective == "rcft", prompt_tokens=config.objective != "cft"
         )

@@ -174,6 +174,7 @@ class _Run:
             training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
             config=self.config,
             examples=examples,
+            tokenizer=self.loaded.tokenizer,
             held_out=self.held_out,
             train_sample=self._train_sample(),
             em=em,
