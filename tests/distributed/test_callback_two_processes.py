@@ -16,7 +16,8 @@ from calibrant.tuning import CalibrationCallback
 torch.set_num_threads(1)
 folder, model_folder = sys.argv[1:3]
 tokenizer = AutoTokenizer.from_pretrained(model_folder)
-rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer([f"{i:03d} plus one is {i + 1:03d}" for i in range(64)])["input_ids"]]
+texts = [f"{i:03d} plus one is {i + 1:03d}" for i in range(64)]
+rows = [{"input_ids": ids, "labels": ids} for ids in tokenizer(texts)["input_ids"]]
 width = max(len(row["labels"]) for row in rows)
 
 def collate(batch):

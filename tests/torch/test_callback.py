@@ -381,9 +381,7 @@ def test_inside_our_own_tuning(tmp_path, model_folder, make_questions, questions
     far = CalibrationCallback(make_questions("far", 8), prefix="far/", every=2)
     config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8))
     train = make_questions("train", 24)
-    result = tune(
-        model_folder(), train, questions, out=tmp_path / "with", config=config, callbacks=[far], device="cpu"
-    )
+    result = tune(model_folder(), train, questions, out=tmp_path / "with", config=config, callbacks=[far], device="cpu")
     alone = tune(model_folder(), train, questions, out=tmp_path / "without", config=config, device="cpu")
     assert [point["step"] for point in far.history] == [0, 2, 3]
     assert result.history == alone.history
@@ -421,12 +419,10 @@ def test_without_a_tokenizer_it_says_so(tmp_path, model, tokenizer, questions):
     assert len(watch.history) == 2
 
 
-def test_a_model_that_predicts_no_next_token_is_refused_before_the_first_step(tmp_path, tokenizer, questions):
+def test_a_model_that_predicts_no_next_token_is_refused_before_the_first_step(tmp_path, model, tokenizer, questions):
     from transformers import AutoModelForSequenceClassification
 
-    from tests.conftest import tiny_config
-
-    model = AutoModelForSequenceClassification.from_config(tiny_config("llama", len(tokenizer)))
+    model = AutoModelForSequenceClassification.from_config(model.config)
     with pytest.raises(ModelError, match="output head"):
         plain(tmp_path, model, tokenizer, [CalibrationCallback(questions)]).train()
 

@@ -195,10 +195,8 @@ def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) ->
         )
     names = ("floor_p95", "nll", "train_accuracy", "step", "epoch")
     numbers = {name: _number(point, name, place) for name in names}
-    train_n, gap = _number(point, "train_n", place), _gap(point, accuracy, int(n), place, how)
-    return Checkpoint(
-        accuracy, conf_ece, int(n), train_n=None if not train_n else int(train_n), gap=gap, **numbers
-    )
+    train_n, ends = _number(point, "train_n", place), _gap(point, accuracy, int(n), place, how)
+    return Checkpoint(accuracy, conf_ece, int(n), train_n=None if not train_n else int(train_n), gap=ends, **numbers)
 
 
 def _gap(point: Mapping[str, Any], accuracy: float, n: int, place: int, how: Sampling) -> tuple[float, float] | None:

@@ -169,12 +169,11 @@ class OptionScorer:
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 
     @torch.inference_mode()
-    def self_test(
-        self, encoded: Sequence[Encoded], precision: torch.dtype | None = None
-    ) -> tuple[Route, float]:
+    def self_test(self, encoded: Sequence[Encoded], precision: torch.dtype | None = None) -> tuple[Route, float]:
         """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
 
-        ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision). Returns the route and the largest difference of a log-probability that was seen on it.
+        ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision). Returns the route
+        and the largest difference of a log-probability that was seen on it.
         """
         if len(encoded) < 2:
             return self.route, 0.0

@@ -42,10 +42,10 @@ class CalibrationCallback(TrainerCallback):
 
     The numbers of :func:`calibrant.diagnosis.checkpoint_point` go through the trainer's own ``log``, so they stand in
     its ``log_history``, on the console and in whatever ``report_to`` names: accuracy, conf_ece with floor_mean and
-    floor_p95, nll, entropy, mean_confidence, signed_gap with its interval, option_mass, n; beside them ``seconds``, what
-    this evaluation took, ``seconds_spent``, what all so far took, and ``share``, their part of all the time so far. With a ``reference`` also
-    entropy_shift and confidence_shift (means, now minus reference) and agreement (share of equal predictions). A point
-    that is unknown or infinite is left out. Training goes on exactly as it would without the callback.
+    floor_p95, nll, entropy, mean_confidence, signed_gap with its interval, option_mass, n. Beside them ``seconds``, what
+    this evaluation took, ``seconds_spent``, what all so far took, and ``share``, their part of all the time so far. With
+    a ``reference`` also entropy_shift and confidence_shift (means, now minus reference) and agreement (share of equal
+    predictions). A number that is unknown or infinite is left out. Training goes on exactly as it would without this.
 
     **When.** Before the first step and after the last one, always. In between, with ``every=None``, as often and as
     evenly as ``budget`` allows: the evaluations of the whole run, the first and the last included, are to take at most
@@ -169,7 +169,9 @@ class CalibrationCallback(TrainerCallback):
         live = self._live
         if live is None or (self.history and self.history[-1]["step"] == state.global_step):
             return
-        with evaluating(live.model):  # while it logs, too: TRL's trainers mix their own training metrics into the log else
+        with evaluating(
+            live.model
+        ):  # while it logs, too: TRL's trainers mix their own training metrics into the log else
             started = live.clock()
             try:
                 scores = live.score()

@@ -35,7 +35,8 @@ class TuneResult:
 
     ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
     ``history`` has one entry an evaluation of the calibration questions: step, epoch, the numbers of
-    :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training with its evaluations, over all resumed parts.
+    :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training
+    with its evaluations, over all resumed parts.
     """
 
     objective: str
@@ -195,7 +196,9 @@ class _Run:
         size = min(self.config.train_sample, len(self.train))
         picks = sorted(Random(self.config.seed).sample(range(len(self.train)), size))
         questions, encoded = list(self.train), self.encoded
-        return HeldOut([questions[i] for i in picks], [encoded[i] for i in picks], self.held_out.scorer) if picks else None
+        return (
+            HeldOut([questions[i] for i in picks], [encoded[i] for i in picks], self.held_out.scorer) if picks else None
+        )
 
     def _finish(self, trainer: CalibrationTrainer, em: EmState) -> TuneResult:
         losses = [
