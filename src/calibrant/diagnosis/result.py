@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from calibrant.diagnosis.collapse import Collapse
+from calibrant.diagnosis.collapse import NEEDS_REFERENCE, Collapse
 from calibrant.diagnosis.options import LetterPrior, OptionMass
 from calibrant.diagnosis.path import Checkpoint
 from calibrant.diagnosis.preference import PreferenceDrift
@@ -36,6 +36,7 @@ LABELS = {
     "bound_2_high": "bound 2: ECE <= TCE + Δ",
     "bound_3": "bound 3: ECE >= |A - A*| - TCE",
 }
+NEEDS_PAIRS = "drift of chosen and rejected log-probabilities"
 ACTIONS = {
     "nothing": "nothing to mend",
     "temperature": "rescale with one temperature",
@@ -152,7 +153,7 @@ class Diagnosis:
         near = "" if c.accuracy_near_one is None else f", right {c.accuracy_near_one.value:.0%} of the time"
         yield f"  confidence of .99 or more: {c.share_near_one.value:.0%} of questions{near}"
         if c.shift is None:
-            yield "  needs a reference: entropy and confidence shift, agreement, slope and scatter"
+            yield f"  needs a reference: {', '.join(NEEDS_REFERENCE)}"
         else:
             s = c.shift
             yield f"  against the reference: confidence {s.confidence.value:+.3f}, entropy {s.entropy.value:+.3f} nats,"
@@ -161,7 +162,7 @@ class Diagnosis:
             yield "  log-odds: " + (line if math.isfinite(s.slope.value) else "no log-odds to compare")
             yield f"    ({s.n_pairs} pairs of options; {s.n_pairs_left_out} left out for a probability of 0)"
         if self.preferences is None:
-            yield "  needs preference pairs: drift of chosen and rejected log-probabilities"
+            yield f"  needs preference pairs: {NEEDS_PAIRS}"
         else:
             yield from self._drift_lines(self.preferences)
 

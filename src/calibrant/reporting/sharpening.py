@@ -115,7 +115,7 @@ def _measured(place: int, point: Mapping[str, Any]) -> tuple[float, Ends, Ends]:
                 found=f"point {place}: {name} {value!r}",
                 todo="give three numbers, or estimates with value, low and high",
             )
-        ends = [float(middle if part.get(end) is None else part[end]) for end in ("low", "high")]
+        ends = [float(end) if isinstance(end, int | float) else middle for end in (part.get("low"), part.get("high"))]
         found.append((float(middle), ends[0], ends[1]))
     return found[0][0], found[1], found[2]
 
