@@ -289,7 +289,7 @@ def _identity(
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        **({} if reference is None else {"reference": str(reference)}),
+        "reference": None if reference is None else str(reference),
         "model": str(model),
         "loading": {name: str(value) for name, value in loading.items()},
         "prompt": asdict(style),
