@@ -233,6 +233,13 @@ def test_a_target_made_of_the_model_itself_draws_no_bound(made):
     assert "A*" not in (made[0].parent / "regime-map.svg").read_text()
 
 
+def test_what_cannot_be_told_without_a_reference_is_said_and_no_cause_is_drawn(made):
+    _, html, _, _ = made
+    assert "Not told: without a reference: entropy and confidence shift, agreement, slope and scatter; without" in html
+    assert "expected-sharpening" not in html
+    assert "Signs of leaving" not in html  # the points of this path do not tell their n
+
+
 def test_markdown_tables_have_one_width_and_the_pictures_exist(made):
     text = (made[0].parent / "report.md").read_text()
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):

@@ -21,6 +21,7 @@ from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png
 from calibrant.reporting.curves import error_plot, regime_map
 from calibrant.reporting.plots import before_after, reliability_diagram
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
+from calibrant.reporting.sharpening import sharpening_plot
 from calibrant.reporting.tables import METRICS, Cell, estimate_cell, number, rows
 from calibrant.reporting.templates import render
 
@@ -168,8 +169,8 @@ def _page(
                 "notes": part.before.notes if part.after is None else [*part.before.notes, *part.after.notes],
             }
         )
-    overview, path = _overview(assessed), _path(tuning, diagnosis)
-    pictures += [picture for picture in (overview, path) if picture is not None]
+    overview, path, sharpening = _overview(assessed), _path(tuning, diagnosis), _sharpening(diagnosis)
+    pictures += [picture for picture in (overview, sharpening, path) if picture is not None]
     page = {
         "title": f"Calibration report: {model}" if model else "Calibration report",
         "model": model,
@@ -186,7 +187,9 @@ def _page(
         "diagnosis": content.diagnosis_words(diagnosis),
         "caveat": CAVEAT,
         "training": content.training_facts(tuning) if tuning else [],
+        "sharpening": sharpening,
         "regime_map": path,
+        "signs": content.path_signs(tuning),
         "history": content.history_table(tuning),
         "use": content.USE_ADAPTER if tuning.get("adapter") else content.USE_WEIGHTS,
         "code": content.usage_code(str(asked.get("model") or "BASE MODEL"), tuning, asked.get("revision"))
@@ -261,7 +264,19 @@ def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | 
         f"{last['accuracy']:.1%} and calibration error {last['conf_ece']:.3f}."
     )
     figure = figure_of(regime_map(points, target_accuracy=target))
-    return Picture(figure, "regime-map", alt, content.map_caption(target is not None))
+    named = "" if target is None else str(diagnosis.get("target_name") or "whatever A* was taken from")
+    return Picture(figure, "regime-map", alt, content.map_caption(named))
+
+
+def _sharpening(diagnosis: Mapping[str, Any]) -> Picture | None:
+    """What alignment is expected to do to a preference, where a diagnosis has named it as the cause."""
+    if not diagnosis.get("collapsed"):
+        return None
+    alt = (
+        "Probability of the preferred of two responses against β of the alignment, one line a share p of people who "
+        "prefer it: at β = 1 it is p, and the smaller β, the nearer to 1."
+    )
+    return Picture(figure_of(sharpening_plot()), "expected-sharpening", alt, content.SHARPENING_CAPTION)
 
 
 def _tiles(part: Assessed) -> list[dict[str, Any]]:
