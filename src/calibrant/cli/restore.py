@@ -55,6 +55,9 @@ def run(
     allow_pickle: o.AllowPickle = False,
     batch_tokens: o.BatchTokens = None,
     cluster: o.Cluster = None,
+    temperature: Annotated[
+        bool, typer.Option(help="After tuning, one temperature from the calibration questions where it helps for sure.")
+    ] = True,
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
@@ -108,6 +111,7 @@ def run(
         command=o.command_line(),
         batch_tokens=batch_tokens,
         cluster=cluster,
+        temperature=temperature,
         **o.loading_of(
             revision=revision,
             dtype=dtype,

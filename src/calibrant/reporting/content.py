@@ -269,12 +269,20 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "epochs asked for": config.get("epochs"),
         **_own_settings(objective, config),
         "teacher temperature": start.get("teacher_temperature"),
+        "temperature on top": _temperature_words(tuning),
         "known before tuning": None if start.get("known_share") is None else f"{start['known_share']:.1%}",
         "seed": config.get("seed"),
         "adapter": tuning.get("adapter"),
         "weights": tuning.get("weights"),
     }
     return facts(known)
+
+
+def _temperature_words(tuning: Mapping[str, Any]) -> str | None:
+    scaler: Mapping[str, Any] = tuning.get("temperature") or {}
+    if not scaler:
+        return None
+    return f"{scaler['temperature']:.3f}, fitted after the tuning on {scaler['n_fit']:,} calibration questions"
 
 
 def _own_settings(objective: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -333,4 +341,8 @@ def usage_code(base: str, tuning: Mapping[str, Any], revision: str | None = None
     lines += [f"model = AutoModelForCausalLM.from_pretrained({arguments}{dense})"]
     if adapter is not None:
         lines = ["from peft import PeftModel", *lines, f"model = PeftModel.from_pretrained(model, {str(adapter)!r})"]
+    scaler = tuning.get("temperature")
+    if scaler:
+        note = "divide the options' log-probabilities by it, then normalise over the options"
+        lines += [f"temperature = {scaler['temperature']:.4f}  # {note}"]
     return "\n".join(lines)
