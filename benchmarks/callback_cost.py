@@ -1,6 +1,6 @@
 """What ``CalibrationCallback`` costs at its default: its share of the time of a training run by TRL's ``SFTTrainer``.
 
-    python benchmarks/callback_cost.py [--model FOLDER] [--steps 240] [--questions 48] [--every N] [--out FILE]
+    python benchmarks/callback_cost.py [--model FOLDER] [--steps 100] [--questions 32] [--every N] [--out FILE]
 
 Needs the extras [demo] and [align]. The model of the demo, LoRA, 16 world-knowledge questions a step; beside it held-out
 ones, read as letters. The share is told twice: as the callback measures it, and by a clock of its own round every event of
@@ -91,8 +91,8 @@ def main() -> None:
     """Train, print and write the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None)
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--questions", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--every", type=int, default=None, help="default: the callback's own schedule")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()

@@ -220,6 +220,24 @@ def test_a_reference_of_other_questions_is_refused_before_the_first_step(tmp_pat
         plain(tmp_path, model, tokenizer, [CalibrationCallback(questions, reference=other)]).train()
 
 
+def test_in_mixed_precision_it_scores_in_mixed_precision(tmp_path, make_model, tokenizer, questions):
+    """The quick route stays: its self-test knows that the arithmetic is bfloat16 though the weights are float32."""
+    routes, ends = [], []
+    for bf16 in (False, True):
+        watch = CalibrationCallback(questions, every=50)
+
+        class Route(TrainerCallback):
+            def on_step_end(self, args, state, control, watch=watch, **_):
+                routes.append(watch._live.scorer.route)
+
+        own = make_model("llama", tokenizer)
+        plain(tmp_path, own, tokenizer, [watch, Route()], bf16=bf16, max_steps=2).train()
+        ends.append(watch.history[0]["nll"])
+    assert set(routes) == {"shared"}
+    assert ends[0] != ends[1]
+    assert ends[0] == pytest.approx(ends[1], rel=0.1)
+
+
 def test_two_callbacks_with_two_prefixes_and_readings(tmp_path, model, tokenizer, questions, make_questions):
     far = make_questions("far", 6)
     near = CalibrationCallback(questions, every=3)

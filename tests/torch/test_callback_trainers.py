@@ -87,7 +87,7 @@ def dpo(trl, folder, model, tokenizer, callbacks, **more):
     )
 
 
-# peft asks transformers by a name that is to be retired
+# peft and trl ask transformers by a name that is to be retired
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @pytest.mark.parametrize("make", [sft, dpo])
 @pytest.mark.parametrize("with_lora", [True, False], ids=["lora", "full"])

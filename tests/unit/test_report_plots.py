@@ -1,5 +1,7 @@
 """Pictures: what is drawn is what was measured, and nothing global is touched."""
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -208,6 +210,11 @@ def test_the_sharpening_curve_is_the_closed_form_and_holds_the_points():
     assert bars.get_segments()[0][:, 1] == pytest.approx([0.66, 0.75])
     assert list(handles["accuracy"].lines[0].get_ydata()) == [0.6, 0.58]
     assert sharpening_plot().get_legend() is None
+
+
+def test_the_figure_of_the_docs_is_the_one_that_is_drawn_now():
+    figure = Path(__file__).parents[2] / "docs" / "figures" / "sharpening.svg"
+    assert figure.read_text(encoding="utf-8") == svg_text(figure_of(sharpening_plot()))
 
 
 @pytest.mark.parametrize(
