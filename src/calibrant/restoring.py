@@ -7,6 +7,7 @@ Every stage leaves its result in the run's folder, so an interrupted run goes on
     OUT/scores/before/{calibration,test,<ood>}.safetensors, OUT/scores/after/{test,<ood>}.safetensors
     OUT/diagnosis.json
     OUT/tuning/adapter/       the restored model's adapter, with a model card
+    OUT/alignment.json        whether alignment survived, where it was asked; the parts of it in OUT/alignment/
     OUT/report/index.html     and report.md, report.json, figures
 """
 
@@ -22,6 +23,14 @@ from typing import Any, Literal
 from rich.console import Console
 
 from calibrant._version import __version__
+from calibrant.alignment import (
+    AlignmentCheck,
+    AlignSettings,
+    Collected,
+    PreferencePair,
+    Prompt,
+    align_check,
+)
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.errors import ConfigError, QuestionError
 from calibrant.files import claim_folder, write_atomically, write_json
@@ -40,13 +49,16 @@ Choice = Literal["auto", "cft", "rcft", "sft"]
 
 @dataclass(frozen=True)
 class Restored:
-    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning."""
+    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning,
+    ``alignment`` is ``None`` where it was not asked or nothing was tuned.
+    """
 
     diagnosis: Diagnosis
     tuning: TuneResult | None
     before: Mapping[str, Scores]
     after: Mapping[str, Scores]
     report: Path
+    alignment: AlignmentCheck | None = None
 
 
 def restore(
@@ -61,6 +73,8 @@ def restore(
     progress: bool = False,
     command: str | None = None,
     batch_tokens: int | None = None,
+    preferences: Collected[PreferencePair] | None = None,
+    prompts: Collected[Prompt] | None = None,
     **loading: Any,
 ) -> Restored:
     """Restore the calibration of an aligned model, and show by how much, in and out of domain.
@@ -79,6 +93,8 @@ def restore(
     progress : draw progress bars and say what happens.
     command : kept in the provenance.
     batch_tokens : token budget of a scoring pass.
+    preferences, prompts : pairs and prompts on which the tuned model is compared with the aligned one
+        (:func:`calibrant.alignment.align_check`); the page then says whether alignment was kept.
     loading : further arguments of :func:`calibrant.load_model`.
 
     Raises
@@ -102,12 +118,13 @@ def restore(
     write_json(out / "diagnosis.json", diagnosis.to_json())
     stage.say(diagnosis.to_text())
     chosen = _chosen(objective, diagnosis)
-    tuning, after = None, {}
+    tuning, after, kept = None, {}, None
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
         tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
         after = stage.scores("after", measured, adapter=tuning.adapter, weights=tuning.weights)
+        kept = stage.alignment(tuning, preferences, prompts)
     domains = [
         Domain(_label(name, questions), name == "test", before[name], after.get(name))
         for name, questions in measured.items()
@@ -122,15 +139,16 @@ def restore(
         domains,
         diagnosis=diagnosis,
         tuning=None if tuning is None else tuning.to_json(),
+        alignment=kept,
         asked=asked,
         notes=notes,
         out=out / "report",
     )
     if tuning is not None:
-        card = model_card(domains, tuning=tuning.to_json(), asked=asked)
+        card = model_card(domains, tuning=tuning.to_json(), alignment=kept, asked=asked)
         write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
     stage.say(_closing(domains, page))
-    return Restored(diagnosis, tuning, before, after, page)
+    return Restored(diagnosis, tuning, before, after, page, kept)
 
 
 def assemble(
@@ -224,6 +242,29 @@ class _Stage:
             batch_tokens=self.batch_tokens,
             **self.loading,
         )
+
+    def alignment(
+        self, tuning: TuneResult, preferences: Collected[PreferencePair] | None, prompts: Collected[Prompt] | None
+    ) -> AlignmentCheck | None:
+        if preferences is None and prompts is None:
+            return None
+        self.say("Comparing the tuned with the aligned model")
+        found = align_check(
+            self.model,
+            adapter=tuning.adapter,
+            tuned=tuning.weights,
+            preferences=preferences,
+            prompts=prompts,
+            out=self.out / "alignment",
+            settings=AlignSettings(instructions=prompts is not None, seed=self.seed),
+            batch_tokens=self.batch_tokens,
+            progress=self.progress,
+            command=self.command,
+            **self.loading,
+        )
+        write_json(self.out / "alignment.json", found.to_json())
+        self.say(found.to_text())
+        return found
 
     def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
         if self._loaded is None:

@@ -75,10 +75,11 @@ class Collected(Generic[T]):
         """SHA-256 (hex) of ids and texts in order."""
         digest = hashlib.sha256()
         for item in self.items:
-            prompt, answers = item if isinstance(item, Prompt) else item.prompt, list[str]()
             if isinstance(item, PreferencePair):
-                answers = [item.chosen, item.rejected]
-            digest.update(json.dumps([prompt.id, prompt.turns, prompt.text, *answers]).encode() + b"\n")
+                texts = [item.prompt.id, item.prompt.turns, item.prompt.text, item.chosen, item.rejected]
+            else:
+                texts = [item.id, item.turns, item.text]
+            digest.update(json.dumps(texts).encode() + b"\n")
         return digest.hexdigest()
 
 

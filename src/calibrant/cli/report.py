@@ -10,6 +10,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError
+from calibrant.files import read_json
 from calibrant.scores import Scores
 
 
@@ -20,6 +21,7 @@ def run(
     name: Annotated[
         list[str] | None, typer.Option(help="Name of each, in the same order; default: the file's.")
     ] = None,
+    alignment: Annotated[Path | None, typer.Option(help="alignment.json, made by `calibrant align-check`.")] = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -49,6 +51,7 @@ def run(
     page = report(
         domains,
         diagnosis=diagnose(pairs[0][0]),
+        alignment=None if alignment is None else read_json(alignment),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         out=out,
     )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from calibrant.cli import align_check as a
 from calibrant.cli import options as o
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
@@ -23,6 +24,8 @@ def run(
         str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
     ] = None,
     ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
+    preferences: a.Preferences = None,
+    prompts: a.Prompts = None,
     objective: Annotated[str, typer.Option(help="auto (the diagnosis chooses), cft, rcft or sft.")] = "auto",
     config: t.Config = None,
     epochs: t.Epochs = None,
@@ -100,6 +103,8 @@ def run(
         progress=o.watching(quiet),
         command=o.command_line(),
         batch_tokens=batch_tokens,
+        preferences=o.pairs_of(preferences, skip_bad=skip_bad),
+        prompts=o.prompts_of(prompts, skip_bad=skip_bad),
         **o.loading_of(
             revision=revision,
             dtype=dtype,

@@ -18,6 +18,7 @@ from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.curves import error_plot, regime_map
+from calibrant.reporting.kept import alignment_words
 from calibrant.reporting.plots import before_after, reliability_diagram
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
 from calibrant.reporting.tables import METRICS, Cell, estimate_cell, number, rows
@@ -52,6 +53,7 @@ def report(
     *,
     diagnosis: Plain = None,
     tuning: Plain = None,
+    alignment: Plain = None,
     asked: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     out: str | Path,
@@ -73,6 +75,8 @@ def report(
         The :class:`~calibrant.diagnosis.Diagnosis`, or its ``to_json()``.
     tuning
         The result of a tuning run, or its ``to_json()``: what was trained, how long, and the evaluations on the way.
+    alignment
+        What :func:`~calibrant.alignment.align_check` found, or its ``to_json()``: whether alignment survived the fix.
     asked
         Plain facts to show: model, questions, command, seed, date, versions. ``model`` names the base model.
     notes
@@ -88,10 +92,11 @@ def report(
     OutputError : the folder cannot be written.
     """
     out, asked = Path(out), dict(asked or {})
-    diagnosed, tuned = plain(diagnosis), plain(tuning)
+    diagnosed, tuned, kept = plain(diagnosis), plain(tuning), plain(alignment)
     fix = "tuning" if tuned else "the change"
     assessed = assess(domains, fix=fix, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
     page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
+    page["alignment"] = alignment_words(kept)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
@@ -100,6 +105,7 @@ def report(
         **_head(assessed, settings, pictures),
         "diagnosis": diagnosed or None,
         "tuning": tuned or None,
+        "alignment": kept or None,
         "asked": asked,
         "notes": list(notes),
     }
