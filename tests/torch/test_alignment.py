@@ -220,17 +220,19 @@ def test_greedy_answers_are_the_most_probable_tokens_one_by_one(loaded):
         assert response.length == len(response.tokens) - response.ended
 
 
-def test_an_answer_that_ends_is_cut_at_its_end_token(make_model, make_tokenizer):
+def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(make_model, make_tokenizer):
+    """The third token that the model wants anyway is declared an end token: the answer stops there."""
     tokenizer = make_tokenizer()
     model = make_model("llama", tokenizer)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(0.0)[1] = 0.0
-        model.lm_head.weight[1] = 1e-3 * torch.ones(32)
-        model.model.norm.weight.fill_(1.0)
-        model.model.embed_tokens.weight.abs_()
-    (answer,) = generate(model, tokenizer, [(0, 9)], max_new_tokens=5)
-    assert (answer.ended, answer.tokens[-1:]) in ((True, (1,)), (False, answer.tokens[-1:]))
-    assert answer.length == len(answer.tokens) - answer.ended
+    prompts = [(0, 40, 41), (0, 9, 8, 7, 6)]
+    whole = generate(model, tokenizer, prompts, max_new_tokens=9)
+    assert not any(answer.ended for answer in whole)
+    end = whole[0].tokens[2]
+    model.generation_config.eos_token_id = [1, end]
+    cut = generate(model, tokenizer, prompts, max_new_tokens=9)
+    at = whole[0].tokens.index(end)
+    assert (cut[0].tokens, cut[0].ended, cut[0].length) == (whole[0].tokens[: at + 1], True, at)
+    assert cut[0].text == tokenizer.decode(whole[0].tokens[: at + 1], skip_special_tokens=True).strip()
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone(loaded):

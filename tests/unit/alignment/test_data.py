@@ -120,7 +120,7 @@ def test_every_bad_row_is_refused_with_its_place_or_left_out_by_name(row, reason
 
 
 def test_errors_speak_of_pairs_and_prompts(tmp_path):
-    with pytest.raises(QuestionError, match="preference pairs from .*absent") as caught:
+    with pytest.raises(QuestionError, match=r"preference pairs from .*absent") as caught:
         load_preferences(tmp_path / "absent.jsonl")
     assert "no such file" in caught.value.found
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a"\n')
