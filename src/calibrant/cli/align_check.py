@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,7 @@ def run(
     """Preference pairs, KL, answers, instructions and a judge: the tuned model against the aligned one it came from."""
     from calibrant.alignment import AlignSettings, Thresholds, align_check
 
+    contexts: Any = tuple(name.strip() for name in kl_contexts.split(","))
     found = align_check(
         model,
         adapter=adapter,
@@ -76,7 +77,7 @@ def run(
         settings=AlignSettings(
             beta=beta,
             max_new_tokens=max_new_tokens,
-            contexts=tuple(name.strip() for name in kl_contexts.split(",")),  # type: ignore[arg-type]
+            contexts=contexts,
             temperature=temperature,
             instructions=instructions,
             n_boot=draws,

@@ -77,13 +77,7 @@ def run(
     from calibrant.restoring import assemble, restore
 
     far = [load(source) for source in ood or []]
-    names = [questions.name for questions in far]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            asked=f"out-of-domain sets {', '.join(ood or [])}",
-            found=f"more than one is named {', '.join(map(repr, twice))}",
-            todo="rename the files, so that each set has a name of its own",
-        )
+    _refuse_same_names([questions.name for questions in far], ood or [])
     splits, sets = assemble(
         load(questions),
         test=load(test) if test else None,
@@ -114,3 +108,12 @@ def run(
         ),
     )
     typer.echo(str(out / "report" / "index.html"))
+
+
+def _refuse_same_names(names: list[str], sources: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            asked=f"out-of-domain sets {', '.join(sources)}",
+            found=f"more than one is named {', '.join(map(repr, twice))}",
+            todo="rename the files, so that each set has a name of its own",
+        )
