@@ -50,6 +50,19 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file.
+
+    Raises
+    ------
+    ConfigError : no such file, or no JSON in it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(asked=f"JSON from {path}", found=str(error), todo="name a readable JSON file") from error
+
+
 def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> None:
     """Write ``run.json`` into a new folder, or check that the run in it is this very one, so that it may go on.
 

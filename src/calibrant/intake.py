@@ -59,13 +59,14 @@ def load_questions(
         raise QuestionError(
             asked=f"the first {limit} questions", found="nothing to keep", todo="give a limit of 1 or more"
         )
-    found_name, rows = _open(source, split, revision)
+    found_name, rows = open_rows(source, split, revision)
     result = _collect(name or found_name, rows, columns, skip_bad)
     before = source.skipped if isinstance(source, QuestionSet) else ()
     return QuestionSet(result.name, result.questions[:limit], before + result.skipped)
 
 
-def _open(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
+def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
+    """The name and the rows of a source that :func:`load_questions` takes, as they stand there."""
     if not isinstance(source, (str, Path)):
         _refuse(split, revision, "a list in memory")
         return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)

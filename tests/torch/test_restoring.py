@@ -3,12 +3,15 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from calibrant import Question, QuestionSet, Scores, diagnose
+from calibrant import Question, QuestionSet, Scores, Temperature, diagnose
 from calibrant.errors import ConfigError, LeakageError, QuestionError
-from calibrant.restoring import _better_than_start, assemble, restore
+from calibrant.restoring import assemble, restore
+from calibrant.restoring.run import last_temperature
+from calibrant.restoring.words import better_than_start
 from calibrant.scoring import score
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
@@ -62,15 +65,15 @@ def test_an_empty_split_is_named(tmp_path):
 
 def test_a_question_without_its_group_stops_the_run_before_a_model_is_read(tmp_path):
     splits, _ = assemble(some("all", range(100)))
-    with pytest.raises(ConfigError, match=r"20 of 20 questions of 'test' name none"):
+    with pytest.raises(ConfigError, match=r"20 of 20 questions of 'calibration' name none"):
         restore("no-model-is-read", splits, out=tmp_path / "run", cluster="country")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_that_never_beat_the_start_is_admitted():
     worse = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {}, ({"nll": 1.0}, {"nll": 1.1}))
-    assert not _better_than_start(worse)
-    assert _better_than_start(dataclasses.replace(worse, history=({"nll": 1.0}, {"nll": 1.2}, {"nll": 0.9})))
+    assert not better_than_start(worse)
+    assert better_than_start(dataclasses.replace(worse, history=({"nll": 1.0}, {"nll": 1.2}, {"nll": 0.9})))
 
 
 def test_a_reference_scores_the_calibration_questions_and_is_the_target(
@@ -103,3 +106,24 @@ def test_a_reference_scores_the_calibration_questions_and_is_the_target(
     assert again.diagnosis.to_json() == made.diagnosis.to_json()
     with pytest.raises(ConfigError, match="reference"):
         restore(model_folder(), splits, out=tmp_path / "run", **settings)
+
+
+def too_sure(n, seed=0):
+    """Answers drawn at half the log-odds that the scores say: T = 2 is the truth."""
+    draw = np.random.default_rng(seed)
+    logits_NK = draw.normal(0, 3, (n, 4))
+    p_NK = np.exp(logits_NK / 2) / np.exp(logits_NK / 2).sum(1, keepdims=True)
+    answers = [int(draw.choice(4, p=p)) for p in p_NK]
+    return Scores.from_logp(logits_NK - np.logaddexp.reduce(logits_NK, axis=1, keepdims=True), answers)
+
+
+def test_a_temperature_is_put_on_top_where_the_model_is_too_sure():
+    scaler = last_temperature(too_sure(1000))
+    assert scaler.temperature_ == pytest.approx(2, abs=0.2)
+
+
+def test_no_temperature_where_none_is_needed():
+    scores = too_sure(1000)
+    calibrated = Temperature().fit(scores).apply(scores, allow_fit_rows=True)
+    assert last_temperature(calibrated) is None
+    assert last_temperature(scores.select(np.arange(1))) is None

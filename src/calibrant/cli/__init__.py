@@ -8,7 +8,19 @@ import sys
 import typer
 
 from calibrant._version import __version__
-from calibrant.cli import compare, demo, diagnose, measure, report, rescale, restore, score, sensitivity, tune
+from calibrant.cli import (
+    align_check,
+    compare,
+    demo,
+    diagnose,
+    measure,
+    report,
+    rescale,
+    restore,
+    score,
+    sensitivity,
+    tune,
+)
 from calibrant.cli.interrupts import firm
 from calibrant.errors import CalibrantError
 
@@ -20,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, report, demo):
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.run)
+for verb in (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, align_check, report, demo):
+    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.run)
 
 
 def _version(wanted: bool) -> None:

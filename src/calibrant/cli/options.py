@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,11 +68,10 @@ def questions_of(
     limit: int | None = None,
 ) -> QuestionSet:
     """Load questions and say on stderr what was left out, row by row."""
-    questions = load_questions(source, split=split, columns=_mapping(columns), skip_bad=skip_bad, limit=limit)
-    if questions.skipped:
-        typer.echo(f"{len(questions.skipped)} rows of {questions.name!r} left out:", err=True)
-        for row in questions.skipped:
-            typer.echo(f"  {row.where}: {row.reason}", err=True)
+    questions = load_questions(
+        source, split=split, columns=mapping_of("--columns", columns), skip_bad=skip_bad, limit=limit
+    )
+    _say_skipped(questions)
     return questions
 
 
@@ -105,7 +105,7 @@ def print_json(value: Any) -> None:
 
 def table_columns(columns: str | None) -> dict[str, Any]:
     """Keyword arguments of ``import_table`` from ``--columns``."""
-    mapping = _mapping(columns) or {}
+    mapping = mapping_of("--columns", columns) or {}
     known = ("answer", "probabilities", "id", "subject")
     unknown = [name for name in mapping if name not in known]
     if unknown:
@@ -117,15 +117,77 @@ def table_columns(columns: str | None) -> dict[str, Any]:
     return mapping
 
 
-def _mapping(columns: str | None) -> dict[str, Any] | None:
-    if columns is None:
+def pairs_of(
+    source: str | None,
+    *,
+    split: str | None = None,
+    columns: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+) -> Any:
+    """Preference pairs, or ``None`` where no source is named; what was left out is said on stderr."""
+    from calibrant.alignment.data import load_preferences
+
+    mapping = mapping_of("--preference-columns", columns)
+    return _told(source, load_preferences, split=split, columns=mapping, skip_bad=skip_bad, limit=limit)
+
+
+def prompts_of(
+    source: str | None,
+    *,
+    split: str | None = None,
+    columns: str | None = None,
+    skip_bad: bool = False,
+    limit: int | None = None,
+) -> Any:
+    """Prompts, or ``None`` where no source is named; what was left out is said on stderr."""
+    from calibrant.alignment.data import load_prompts
+
+    mapping = mapping_of("--prompt-columns", columns)
+    return _told(source, load_prompts, split=split, columns=mapping, skip_bad=skip_bad, limit=limit)
+
+
+def _told(source: str | None, load: Callable[..., Any], **settings: Any) -> Any:
+    if source is None:
+        return None
+    found = load(source, **settings)
+    _say_skipped(found)
+    return found
+
+
+def _say_skipped(found: Any) -> None:
+    if found.skipped:
+        typer.echo(f"{len(found.skipped)} rows of {found.name!r} left out:", err=True)
+        for row in found.skipped:
+            typer.echo(f"  {row.where}: {row.reason}", err=True)
+
+
+def judge_of(url: str | None, model: str | None, key_env: str, concurrency: int, options: str | None) -> Any:
+    """The judge that the options name, or ``None``."""
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise ConfigError(
+            asked="a judge",
+            found="--judge-url without --judge-model" if model is None else "--judge-model without --judge-url",
+            todo="give both, or neither",
+        )
+    from calibrant.alignment.judge import Judge
+
+    further = mapping_of("--judge-options", options) or {}
+    return Judge(url, model, key_env=key_env, concurrency=concurrency, options=further)
+
+
+def mapping_of(option: str, value: str | None) -> dict[str, Any] | None:
+    """A mapping that stands in an option as YAML or JSON."""
+    if value is None:
         return None
     try:
-        value = yaml.safe_load(columns)
+        found = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(asked=f"--columns {columns!r}", found=str(error), todo="give YAML or JSON") from error
-    if not isinstance(value, dict):
+        raise ConfigError(asked=f"{option} {value!r}", found=str(error), todo="give YAML or JSON") from error
+    if not isinstance(found, dict):
         raise ConfigError(
-            asked=f"--columns {columns!r}", found=f"a {type(value).__name__}", todo="give a mapping, {question: …}"
+            asked=f"{option} {value!r}", found=f"a {type(found).__name__}", todo="give a mapping, {name: value, …}"
         )
-    return value
+    return found

@@ -10,6 +10,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError
+from calibrant.files import read_json
 from calibrant.scores import Scores
 
 
@@ -24,6 +25,7 @@ def run(
         float, typer.Option(help="Show the confidence above which this accuracy is guaranteed.")
     ] = 0.9,
     cluster: o.Cluster = None,
+    alignment: Annotated[Path | None, typer.Option(help="alignment.json, made by `calibrant align-check`.")] = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -53,6 +55,7 @@ def run(
     page = report(
         domains,
         diagnosis=diagnose(pairs[0][0]),
+        alignment=None if alignment is None else read_json(alignment),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         target_accuracy=target_accuracy,
         out=out,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from calibrant.cli import align_check as a
 from calibrant.cli import options as o
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
@@ -27,6 +28,8 @@ def run(
     reference: Annotated[
         str | None, typer.Option(help="The model before its alignment, for the diagnosis: hub id, folder or GGUF file.")
     ] = None,
+    preferences: a.Preferences = None,
+    prompts: a.Prompts = None,
     objective: Annotated[
         str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
     ] = "auto",
@@ -83,13 +86,7 @@ def run(
     from calibrant.restoring import assemble, restore
 
     far = [load(source) for source in ood or []]
-    names = [questions.name for questions in far]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            asked=f"out-of-domain sets {', '.join(ood or [])}",
-            found=f"more than one is named {', '.join(map(repr, twice))}",
-            todo="rename the files, so that each set has a name of its own",
-        )
+    _refuse_same_names([questions.name for questions in far], ood or [])
     splits, sets = assemble(
         load(questions),
         test=load(test) if test else None,
@@ -112,6 +109,8 @@ def run(
         batch_tokens=batch_tokens,
         cluster=cluster,
         temperature=temperature,
+        preferences=o.pairs_of(preferences, skip_bad=skip_bad),
+        prompts=o.prompts_of(prompts, skip_bad=skip_bad),
         **o.loading_of(
             revision=revision,
             dtype=dtype,
@@ -128,4 +127,13 @@ def _refuse_unknown(objective: str) -> None:
     if objective not in known:
         raise ConfigError(
             asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
+        )
+
+
+def _refuse_same_names(names: list[str], sources: list[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            asked=f"out-of-domain sets {', '.join(sources)}",
+            found=f"more than one is named {', '.join(map(repr, twice))}",
+            todo="rename the files, so that each set has a name of its own",
         )

@@ -11,6 +11,7 @@ import yaml
 from calibrant._version import __version__
 from calibrant.errors import ConfigError
 from calibrant.reporting import content
+from calibrant.reporting.kept import alignment_words
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
 from calibrant.reporting.tables import METRICS, rows
 from calibrant.reporting.templates import render
@@ -20,6 +21,7 @@ def model_card(
     domains: Sequence[Domain],
     *,
     tuning: Plain,
+    alignment: Plain = None,
     asked: Mapping[str, Any] | None = None,
     n_bins: int = 10,
     n_boot: int = 1000,
@@ -37,6 +39,8 @@ def model_card(
         Each with scores before and after.
     tuning
         The result of the tuning run, or its ``to_json()``.
+    alignment
+        What an alignment check of this tuning found, or its ``to_json()``.
     asked
         Plain facts; ``model`` names the base model.
     n_bins, n_boot, level, seed, cluster
@@ -54,7 +58,8 @@ def model_card(
             todo="score its questions with the tuned model too",
         )
     assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed, cluster=cluster)
-    return render("card.md.jinja", _page(assessed, tuned, asked))
+    page = _page(assessed, tuned, asked) | {"alignment": alignment_words(plain(alignment))}
+    return render("card.md.jinja", page)
 
 
 def _page(assessed: Sequence[Assessed], tuned: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

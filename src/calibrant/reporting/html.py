@@ -19,6 +19,7 @@ from calibrant.reporting import content
 from calibrant.reporting.abstention import Abstention, abstention, caption
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.curves import error_plot, regime_map
+from calibrant.reporting.kept import alignment_words
 from calibrant.reporting.plots import before_after, reliability_diagram
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
 from calibrant.reporting.sharpening import sharpening_plot
@@ -54,6 +55,7 @@ def report(
     *,
     diagnosis: Plain = None,
     tuning: Plain = None,
+    alignment: Plain = None,
     asked: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     target_accuracy: float | None = 0.9,
@@ -77,6 +79,8 @@ def report(
         The :class:`~calibrant.diagnosis.Diagnosis`, or its ``to_json()``.
     tuning
         The result of a tuning run, or its ``to_json()``: what was trained, how long, and the evaluations on the way.
+    alignment
+        What :func:`~calibrant.alignment.align_check` found, or its ``to_json()``: whether alignment survived the fix.
     asked
         Plain facts to show: model, questions, command, seed, date, versions. ``model`` names the base model.
     notes
@@ -94,7 +98,7 @@ def report(
     OutputError : the folder cannot be written.
     """
     out, asked = Path(out), dict(asked or {})
-    diagnosed, tuned = plain(diagnosis), plain(tuning)
+    diagnosed, tuned, kept = plain(diagnosis), plain(tuning), plain(alignment)
     fix = "tuning" if tuned else "the change"
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     assessed = assess(domains, fix=fix, **settings)
@@ -105,6 +109,7 @@ def report(
         for p in assessed
     ]
     page, pictures = _page(assessed, selective, diagnosed, tuned, asked, notes, n_bins)
+    page["alignment"] = alignment_words(kept)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
@@ -112,6 +117,7 @@ def report(
         **_head(assessed, selective, settings, pictures),
         "diagnosis": diagnosed or None,
         "tuning": tuned or None,
+        "alignment": kept or None,
         "asked": asked,
         "notes": list(notes),
     }

@@ -56,14 +56,14 @@ def encode(
     ModelError : a letter that is not one token here, two options with the same token, no chat template where one is asked.
     QuestionError : prompt and option longer than the context.
     """
-    template = _chat_template(tokenizer)
+    template = chat_template_of(tokenizer)
     rendered = [style.render(question, template) for question in questions]
     special = rendered[0].special_tokens if rendered else True
-    prompts = _tokens(tokenizer, [r.prompt for r in rendered], special)
+    prompts = tokens_of(tokenizer, [r.prompt for r in rendered], special)
     unconditional: dict[str, Tokens] = {}
     for r in rendered:
         if r.unconditional not in unconditional:
-            unconditional[r.unconditional] = _tokens(tokenizer, [r.unconditional], special)[0]
+            unconditional[r.unconditional] = tokens_of(tokenizer, [r.unconditional], special)[0]
     if style.reading == "letters":
         options = _letter_options(tokenizer, questions, rendered, prompts)
     else:
@@ -93,10 +93,10 @@ def _text_options(
 ) -> list[tuple[tuple[Tokens, ...], ...]]:
     pairs = [(i, text) for i, r in enumerate(rendered) for (text,) in r.options]
     special = rendered[0].special_tokens if rendered else True
-    joined = _tokens(tokenizer, [rendered[i].prompt + text for i, text in pairs], special)
+    joined = tokens_of(tokenizer, [rendered[i].prompt + text for i, text in pairs], special)
     flat: list[list[tuple[Tokens, ...]]] = [[] for _ in rendered]
     for (i, text), whole in zip(pairs, joined, strict=True):
-        flat[i].append((_after(tokenizer, prompts[i], whole, text),))
+        flat[i].append((tokens_after(tokenizer, prompts[i], whole, text),))
     return [tuple(options) for options in flat]
 
 
@@ -112,8 +112,8 @@ def _letter_options(
             for text in texts:
                 key = (prompt[-_TAIL:], text)
                 if key not in known:
-                    whole = _tokens(tokenizer, [r.prompt + text], r.special_tokens)[0]
-                    known[key] = _after(tokenizer, prompt, whole, text)
+                    whole = tokens_of(tokenizer, [r.prompt + text], r.special_tokens)[0]
+                    known[key] = tokens_after(tokenizer, prompt, whole, text)
                 found[known[key]] = None
             options.append(tuple(found))
         result.append(_single_tokens(tokenizer, question, r, options))
@@ -145,10 +145,11 @@ def _single_tokens(
     return tuple(kept)
 
 
-def _after(tokenizer: Any, prompt: Tokens, whole: Tokens, text: str) -> Tokens:
+def tokens_after(tokenizer: Any, prompt: Tokens, whole: Tokens, text: str) -> Tokens:
+    """The tokens of ``text`` after those of a prompt, by the slot rule of :func:`encode`; ``whole`` are those of both."""
     if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
         return whole[len(prompt) :]
-    alone = _tokens(tokenizer, [text], False)[0]
+    alone = tokens_of(tokenizer, [text], False)[0]
     if not alone:
         raise ModelError(
             asked=f"option text {text!r} as tokens",
@@ -158,7 +159,8 @@ def _after(tokenizer: Any, prompt: Tokens, whole: Tokens, text: str) -> Tokens:
     return alone
 
 
-def _tokens(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
+def tokens_of(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
+    """Token ids of texts, with or without the special tokens at their start, never with an end token."""
     if not texts:
         return []
     ids = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
@@ -167,12 +169,13 @@ def _tokens(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
     return [tuple(row[:-1]) if special and len(row) > 1 and row[-1] == end else tuple(row) for row in ids]
 
 
-def _chat_template(tokenizer: Any) -> ChatTemplate | None:
+def chat_template_of(tokenizer: Any) -> ChatTemplate | None:
+    """A tokenizer's chat template as a function from messages to text, ``None`` where it has none."""
     if not getattr(tokenizer, "chat_template", None):
         return None
 
     def template(messages: list[dict[str, str]]) -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.applychat_template_of(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
         return text
 

@@ -169,18 +169,26 @@ class OptionScorer:
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 
     @torch.inference_mode()
-    def self_test(self, encoded: Sequence[Encoded], precision: torch.dtype | None = None) -> tuple[Route, float]:
+    def joint(self, encoded: Sequence[Encoded], *, progress: str | None = None) -> np.ndarray:
+        """Log-probability (N, K) of each option's text given its prompt, over the whole vocabulary; ``-inf`` where absent."""
+        return self._joint(encoded, max(len(e.options) for e in encoded), progress)
+
+    @torch.inference_mode()
+    def self_test(
+        self, encoded: Sequence[Encoded], precision: torch.dtype | None = None, *, slack: float = 1.0
+    ) -> tuple[Route, float]:
         """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
 
-        ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision). Returns the route
-        and the largest difference of a log-probability that was seen on it.
+        ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision); ``slack`` multiplies
+        the tolerance, for texts so long that rounding adds up. Returns the route and the largest difference of a
+        log-probability that was seen on it.
         """
         if len(encoded) < 2:
             return self.route, 0.0
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
         picks = [encoded[order[len(order) // 4]], encoded[order[(3 * len(order)) // 4]]]  # of two lengths
         k = max(len(e.options) for e in picks)
-        tolerance = TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
+        tolerance = slack * TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
         self.route = "single"
         truth_NK = self._joint(picks, k, None)
         worst = 0.0
@@ -318,13 +326,17 @@ class OptionScorer:
         return torch.cat(parts)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Right-padded ids, attention mask, positions, lengths. The padding token is 0: nothing attends to it."""
-        length_B = torch.tensor([len(s) for s in sequences])
-        width = int(length_B.max())
-        ids_BT = torch.zeros(len(sequences), width, dtype=torch.long)
-        for b, s in enumerate(sequences):
-            ids_BT[b, : len(s)] = torch.tensor(s, dtype=torch.long)
-        step_T = torch.arange(width)
-        mask_BT = (step_T < length_B[:, None]).long()
-        position_BT = torch.minimum(step_T.expand(len(sequences), width), length_B[:, None] - 1)
-        return tuple(x.to(self.device) for x in (ids_BT, mask_BT, position_BT, length_B))  # type: ignore[return-value]
+        return padded(sequences, self.device)
+
+
+def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Right-padded ids, attention mask, positions, lengths. The padding token is 0: nothing attends to it."""
+    length_B = torch.tensor([len(s) for s in sequences])
+    width = int(length_B.max())
+    ids_BT = torch.zeros(len(sequences), width, dtype=torch.long)
+    for b, s in enumerate(sequences):
+        ids_BT[b, : len(s)] = torch.tensor(s, dtype=torch.long)
+    step_T = torch.arange(width)
+    mask_BT = (step_T < length_B[:, None]).long()
+    position_BT = torch.minimum(step_T.expand(len(sequences), width), length_B[:, None] - 1)
+    return tuple(x.to(device) for x in (ids_BT, mask_BT, position_BT, length_B))  # type: ignore[return-value]

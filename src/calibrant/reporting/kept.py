@@ -1,0 +1,75 @@
+"""The section on alignment: from the JSON of an alignment check to words and a small table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from calibrant.errors import ConfigError
+from calibrant.reporting.words import BAD, GOOD, NEUTRAL
+
+FORMAT = "calibrant-alignment"
+TONES = {"kept": GOOD, "not kept": BAD, "undecided": NEUTRAL}
+INTRODUCTION = (
+    "Tuning for calibration must not undo what the model learnt from human preferences. Here the tuned model is compared "
+    "with the aligned model that it was made from."
+)
+
+
+def alignment_words(alignment: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Headline, sentence and rows of an alignment check; ``None`` where there is none.
+
+    Raises
+    ------
+    ConfigError : a mapping that is no alignment check.
+    """
+    if not alignment:
+        return None
+    if alignment.get("format") != FORMAT or "checks" not in alignment:
+        raise ConfigError(
+            asked="the section on alignment",
+            found=f"a mapping of the format {alignment.get('format')!r}",
+            todo="give what AlignmentCheck.to_json() returns, or the alignment.json that align-check wrote",
+        )
+    wins = alignment.get("wins") or {}
+    return {
+        "headline": alignment["headline"],
+        "tone": TONES[alignment["verdict"]],
+        "introduction": INTRODUCTION,
+        "sentence": alignment["sentence"],
+        "rows": [_row(check) for check in alignment["checks"]],
+        "level": f"{alignment['level']:.0%}",
+        "notes": list(alignment.get("notes") or ()),
+        "judge": wins.get("judge"),
+    }
+
+
+def _row(check: Mapping[str, Any]) -> dict[str, str]:
+    change, unit = check["change"], check["unit"]
+    signed = check["aligned"] is not None or unit == "β nats"
+    low, high = (_number(change[end], unit, signed=signed) for end in ("low", "high"))
+    needed = check.get("n_needed")
+    more = f"about {int(float(f'{needed:.2g}')):,} {check['of']} would settle it" if needed else check.get("why", "")
+    return {
+        "label": check["label"],
+        "aligned": _number(check["aligned"], check["level_unit"]) if check["aligned"] is not None else "",
+        "tuned": _number(check["tuned"], check["level_unit"]) if check["tuned"] is not None else "",
+        "change": _number(change["value"], unit, signed=signed),
+        "interval": f"{low} to {high}" if change["low"] is not None else "",
+        "n": f"{change['n']:,} {check['of']}",
+        "rule": check["rule"],
+        "verdict": check["verdict"],
+        "needed": more,
+    }
+
+
+def _number(value: float | None, unit: str, *, signed: bool = False) -> str:
+    """``−2.1 pts``, ``25.0%``, ``0.0123``, ``12.0 tokens``; ``unknown`` where there is none."""
+    if value is None:
+        return "unknown"
+    plus = "+" if signed else ""
+    if unit in ("share", "relative"):
+        text = f"{value * 100:{plus}.1f}{' pts' if signed and unit == 'share' else '%'}"
+    else:
+        text = f"{value:.1f} tokens" if unit == "tokens" else f"{value:{plus}.4f}"
+    return text.replace("-", "−")

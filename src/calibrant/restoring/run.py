@@ -1,0 +1,187 @@
+"""``restore``: the main job. Score the aligned model, diagnose it, tune it, score it again, report.
+
+Every stage leaves its result in the run's folder, so an interrupted run goes on where it stopped::
+
+    OUT/run.json              what this run is: model, prompt, settings, digests of the questions
+    OUT/questions/*.jsonl     the splits, as used
+    OUT/scores/before/{calibration,test,<ood>}.safetensors, and the same in OUT/scores/tuned
+    OUT/scores/reference/calibration.safetensors, where a reference model was given
+    OUT/diagnosis.json
+    OUT/tuning/adapter/       the restored model's adapter, with a model card
+    OUT/temperature.json      the temperature that the tuned model's options are divided by, where it needs one
+    OUT/scores/after/{test,<ood>}.safetensors, the tuned scores with that temperature
+    OUT/alignment.json        whether alignment survived, where it was asked; the parts of it in OUT/alignment/
+    OUT/report/index.html     and report.md, report.json, figures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from calibrant.alignment import AlignmentCheck, Collected, PreferencePair, Prompt
+from calibrant.diagnosis import Diagnosis, diagnose
+from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.metrics import compare
+from calibrant.objectives import Objective
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.reporting import Domain, model_card, report
+from calibrant.restoring import words
+from calibrant.restoring.sets import SPLITS, check_cluster, check_splits
+from calibrant.restoring.stages import Stage
+from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
+from calibrant.scores import Scores
+from calibrant.tuning import TuneConfig, TuneResult
+
+Choice = Literal["auto"] | Objective
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning;
+    ``temperature`` is ``None`` where none was needed, and else in ``after`` already; ``alignment`` is ``None`` where it was not
+    asked or nothing was tuned.
+    """
+
+    diagnosis: Diagnosis
+    tuning: TuneResult | None
+    before: Mapping[str, Scores]
+    after: Mapping[str, Scores]
+    report: Path
+    temperature: Temperature | None = None
+    alignment: AlignmentCheck | None = None
+
+
+def restore(
+    model: str | Path,
+    splits: Mapping[str, QuestionSet],
+    *,
+    out: str | Path,
+    ood: Mapping[str, QuestionSet] | None = None,
+    objective: Choice = "auto",
+    config: TuneConfig | None = None,
+    style: PromptStyle | None = None,
+    reference: str | Path | None = None,
+    progress: bool = False,
+    command: str | None = None,
+    batch_tokens: int | None = None,
+    cluster: str | None = None,
+    temperature: bool = True,
+    preferences: Collected[PreferencePair] | None = None,
+    prompts: Collected[Prompt] | None = None,
+    **loading: Any,
+) -> Restored:
+    """Restore the calibration of an aligned model, and show by how much, in and out of domain.
+
+    The objective is chosen on the calibration split alone (:func:`calibrant.diagnose`); the test splits are only measured.
+
+    Parameters
+    ----------
+    model : hub id, local folder or GGUF file.
+    splits : ``train``, ``calibration`` and ``test``, disjoint by content (:func:`calibrant.split_questions` makes them).
+    out : folder of the run. Called again with the same arguments, a run goes on where it stopped.
+    ood : out-of-domain test sets by name.
+    objective : ``"auto"`` follows the diagnosis, to ``"cft"`` or ``"rcft"``; any other name of docs/objectives.md is done
+        whatever it says.
+    config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
+        the chosen one has no use for are left aside.
+    style : how questions are put; letters in a raw prompt by default.
+    reference : the model before its alignment: it scores the calibration questions too, with ``loading`` but its own
+        revision, so that the diagnosis can tell what alignment changed and has a target of its own.
+    progress : draw progress bars and say what happens.
+    command : kept in the provenance.
+    batch_tokens : token budget of a scoring pass.
+    cluster : a column of the questions, or ``"subject"``, whose groups the intervals of the report resample whole;
+        name it where questions of one group are alike, else the intervals are too narrow.
+    temperature : whether the tuned model may be given a temperature at last: fitted on its calibration scores, and kept
+        only if it lowers their log loss in cross-validation, beyond the paired interval (docs/decisions/005).
+    preferences, prompts : pairs and prompts on which the tuned model is compared with the aligned one
+        (:func:`calibrant.alignment.align_check`); the page then says whether alignment was kept.
+    loading : further arguments of :func:`calibrant.load_model`.
+
+    Raises
+    ------
+    LeakageError : a question stands in two splits.
+    ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
+    """
+    style, config, out, ood = style or PromptStyle(), config or TuneConfig(), Path(out), dict(ood or {})
+    if objective != "auto":
+        config = TuneConfig.make({**config.model_dump(), "objective": objective})
+        config.check()
+    check_splits(splits, ood)
+    sets = {**{name: splits[name] for name in SPLITS}, **ood}
+    held_out = {name: questions for name, questions in sets.items() if name != "train"}
+    check_cluster(cluster, held_out)
+    refuse_leakage(**sets)
+    claim_folder(out, words.identity(model, style, config, objective, sets, reference, loading), "restore run")
+    for name, questions in sets.items():
+        questions.save(out / "questions" / f"{name}.jsonl")
+    stage = Stage(out, model, style, progress, command, config.seed, batch_tokens, loading)
+
+    base = None if reference is None else stage.reference(reference, splits["calibration"])
+    before = stage.scores("before", held_out)
+    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed)
+    write_json(out / "diagnosis.json", diagnosis.to_json())
+    stage.say(diagnosis.to_text())
+    chosen = _chosen(objective, diagnosis)
+    tuning, tuned, after, scaler, kept = None, {}, {}, None, None
+    if chosen is None:
+        stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
+    else:
+        tuning = stage.tune(config.for_objective(chosen), splits)
+        tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
+        scaler = last_temperature(tuned["calibration"], seed=config.seed, cluster=cluster) if temperature else None
+        after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}
+        stage.keep("after", after, scaler)
+        kept = stage.alignment(tuning, preferences, prompts)
+    domains = [
+        Domain(words.label(name, sets[name]), name == "test", scores, after.get(name))
+        for name, scores in _measured(before).items()
+    ]
+    asked = words.asked(model, reference, style, config, objective, chosen, sets, before["test"], command)
+    found: dict[str, Any] = {}
+    if tuning is not None:
+        found = {**tuning.to_json(), "temperature": None if scaler is None else scaler.described()}
+        card = model_card(domains, tuning=found, alignment=kept, asked=asked, cluster=cluster)
+        write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
+    page = report(
+        domains,
+        diagnosis=diagnosis,
+        tuning=found,
+        alignment=kept,
+        asked=asked,
+        notes=words.notes(sets, tuning, {} if scaler is None else _measured(tuned), cluster),
+        out=out / "report",
+        cluster=cluster,
+    )
+    stage.say(words.closing(domains, page, cluster))
+    return Restored(diagnosis, tuning, before, after, page, scaler, kept)
+
+
+def _measured(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Those that are reported: all but the calibration split, on which everything was chosen."""
+    return {name: s for name, s in scores.items() if name != "calibration"}
+
+
+def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
+    if objective != "auto":
+        return objective
+    if diagnosis.action in ("nothing", "other-reading"):
+        return None
+    return "rcft" if diagnosis.action == "rcft" else "cft"
+
+
+def last_temperature(calibration: Scores, *, seed: int = 0, cluster: str | None = None) -> Temperature | None:
+    """A temperature for a tuned model from its scores of the calibration questions; ``None`` where none is needed.
+
+    Needed is one that lowers the log loss of those questions when each is rescaled by a temperature fitted on other folds,
+    with a paired 95 % interval that leaves out 0. Predictions never change. Ours.
+    """
+    if calibration.n < 2 or not temperature_is_possible(calibration):
+        return None
+    rescaled = cross_validated(Temperature(), calibration, seed=seed)
+    change = compare(calibration, rescaled, seed=seed, cluster=cluster)["nll"]
+    return Temperature().fit(calibration) if change.verdict == "b is better" else None

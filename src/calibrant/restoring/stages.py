@@ -1,0 +1,137 @@
+"""What a run does with a model, stage by stage."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from calibrant.alignment import (
+    AlignmentCheck,
+    AlignSettings,
+    Collected,
+    PreferencePair,
+    Prompt,
+    align_check,
+)
+from calibrant.files import write_json
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
+from calibrant.scalers import Temperature
+from calibrant.scores import Scores
+from calibrant.scoring import LoadedModel, load_model, score
+from calibrant.tuning import TuneConfig, TuneResult, tune
+
+
+@dataclass
+class Stage:
+    """The stages of one run that need a model; each leaves its result in the run's folder and finds it there again."""
+
+    out: Path
+    model: str | Path
+    style: PromptStyle
+    progress: bool
+    command: str | None
+    seed: int
+    batch_tokens: int | None
+    loading: dict[str, Any]
+    _loaded: LoadedModel | None = None
+
+    def say(self, text: str) -> None:
+        """Print, where progress is wanted."""
+        if self.progress:
+            Console(stderr=True).print(text, highlight=False, markup=False)
+
+    def scores(
+        self,
+        when: str,
+        sets: Mapping[str, QuestionSet],
+        *,
+        adapter: Path | None = None,
+        weights: str | Path | None = None,
+    ) -> dict[str, Scores]:
+        """Scores of each set, before tuning, after it (``tuned``), or with the reference."""
+        found = {}
+        for name, questions in sets.items():
+            path = self.out / "scores" / when / f"{name}.safetensors"
+            if not path.exists():
+                by = {"reference": "with the reference", "before": "before tuning", "tuned": "after tuning"}[when]
+                self.say(f"Scoring {name!r} {by}: {len(questions)} questions")
+                score(
+                    self._load(weights or self.model, adapter),
+                    questions,
+                    style=self.style,
+                    split=name,
+                    progress=self.progress,
+                    command=self.command,
+                    seed=self.seed,
+                    batch_tokens=self.batch_tokens,
+                ).save(path)
+            found[name] = Scores.load(path)
+        self._release()
+        return found
+
+    def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
+        """Save what is derived from scores: the restored model's, and the temperature in them."""
+        for name, kept in scores.items():
+            kept.save(self.out / "scores" / when / f"{name}.safetensors")
+        if scaler is not None:
+            write_json(self.out / "temperature.json", scaler.to_json())
+            self.say(f"One temperature on top, T = {scaler.temperature_:.3f}, from the calibration questions")
+
+    def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
+        """The reference's scores of the calibration questions."""
+        other = replace(self, loading={**self.loading, "revision": None})
+        return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
+
+    def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet]) -> TuneResult:
+        """The tuning run, in its own folder."""
+        self.say(f"Tuning by {config.objective.upper()} on {len(splits['train'])} questions")
+        return tune(
+            self.model,
+            splits["train"],
+            splits["calibration"],
+            out=self.out / "tuning",
+            config=config,
+            style=self.style,
+            progress=self.progress,
+            batch_tokens=self.batch_tokens,
+            **self.loading,
+        )
+
+    def alignment(
+        self, tuning: TuneResult, preferences: Collected[PreferencePair] | None, prompts: Collected[Prompt] | None
+    ) -> AlignmentCheck | None:
+        """Compare the tuned with the aligned model, where there is something to compare them on."""
+        if preferences is None and prompts is None:
+            return None
+        self.say("Comparing the tuned with the aligned model")
+        found = align_check(
+            self.model,
+            adapter=tuning.adapter,
+            tuned=tuning.weights,
+            preferences=preferences,
+            prompts=prompts,
+            out=self.out / "alignment",
+            settings=AlignSettings(instructions=prompts is not None, seed=self.seed),
+            batch_tokens=self.batch_tokens,
+            progress=self.progress,
+            command=self.command,
+            **self.loading,
+        )
+        write_json(self.out / "alignment.json", found.to_json())
+        self.say(found.to_text())
+        return found
+
+    def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
+        if self._loaded is None:
+            self._loaded = load_model(model, adapter=adapter, **self.loading)
+        return self._loaded
+
+    def _release(self) -> None:
+        self._loaded = None
+        gc.collect()

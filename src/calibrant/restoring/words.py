@@ -1,0 +1,120 @@
+"""What a run is, for its folder and for people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from calibrant._version import __version__
+from calibrant.metrics import measure
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
+from calibrant.reporting import Domain
+from calibrant.scores import Scores
+from calibrant.tuning import TuneConfig, TuneResult
+
+
+def identity(
+    model: str | Path,
+    style: PromptStyle,
+    config: TuneConfig,
+    objective: str,
+    sets: Mapping[str, QuestionSet],
+    reference: str | Path | None,
+    loading: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What tells this run from another; a folder holds one run."""
+    return {
+        "reference": None if reference is None else str(reference),
+        "model": str(model),
+        "loading": {name: str(value) for name, value in loading.items()},
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+        "objective": objective,
+        "config": config.model_dump(mode="json"),
+        "questions": {name: {"n": len(q), "digest": q.digest} for name, q in sets.items()},
+    }
+
+
+def asked(
+    model: str | Path,
+    reference: str | Path | None,
+    style: PromptStyle,
+    config: TuneConfig,
+    objective: str,
+    chosen: str | None,
+    sets: Mapping[str, QuestionSet],
+    before: Scores,
+    command: str | None,
+) -> dict[str, Any]:
+    """The facts of the report's last section."""
+    variant = f", {style.variant}" if style.reading == "continuation" else ""
+    facts = before.provenance
+    return {
+        "model": str(model),
+        "revision": facts.get("revision"),
+        "weights fingerprint": facts.get("weights"),
+        "reference": None if reference is None else str(reference),
+        "questions": {name: f"{q.name} ({len(q)})" for name, q in sets.items()},
+        "reading": f"{style.reading} ({style.format}{variant})",
+        "objective": f"{chosen or 'none'} ({'asked for' if objective != 'auto' else 'chosen by the diagnosis'})",
+        "precision": facts.get("dtype"),
+        "device": facts.get("device"),
+        "seed": config.seed,
+        "versions": {**facts.get("versions", {}), "calibrant": __version__},
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+    }
+
+
+def closing(domains: list[Domain], page: Path, cluster: str | None) -> str:
+    """The last words on the screen: each set's numbers before and after, and where the report is."""
+    lines = []
+    for domain in domains:
+        if domain.after is None:
+            continue
+        a, b = (measure(scores, cluster=cluster) for scores in (domain.before, domain.after))
+        parts = [
+            f"{label} {a[name].value:.3f} [{a[name].low:.3f}, {a[name].high:.3f}] -> "
+            f"{b[name].value:.3f} [{b[name].low:.3f}, {b[name].high:.3f}]"
+            for label, name in (("conf-ECE", "conf_ece"), ("accuracy", "accuracy"))
+        ]
+        lines.append(f"{domain.name} (n={a.n}): {'; '.join(parts)}; floor {b['conf_ece'].floor_p95:.3f}")
+    return "\n".join([*lines, f"Report: {page}"])
+
+
+def label(name: str, questions: QuestionSet) -> str:
+    """A set's name in the report."""
+    return name if questions.name == name else f"{questions.name}, {name}"
+
+
+def notes(
+    sets: Mapping[str, QuestionSet], tuning: TuneResult | None, without: Mapping[str, Scores], cluster: str | None
+) -> list[str]:
+    """What a reader of the report must not miss; ``without`` are the tuned scores that a temperature was put on."""
+    found = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
+    if tuning is not None and not better_than_start(tuning):
+        found.append(
+            "No evaluation had a lower held-out log loss than the untuned model: the adapter is no improvement."
+        )
+    return found + without_temperature(without, cluster)
+
+
+def without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> list[str]:
+    """What the tuning did by itself, so that the temperature's part can be told apart."""
+    notes = []
+    for name, scores in tuned.items():
+        e = measure(scores, cluster=cluster)["conf_ece"]
+        notes.append(
+            f"Of {name!r}, the tuned model without the temperature has a conf-ECE of {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]."
+        )
+    return notes
+
+
+def better_than_start(tuning: TuneResult) -> bool:
+    """Whether any evaluation beat the untuned model's held-out log loss."""
+    start, *path = (point["nll"] for point in tuning.history)
+    return any(nll < start for nll in path)

@@ -1,0 +1,119 @@
+"""The rule of the verdict, on numbers whose answer is plain; and the texts that tell it."""
+
+import json
+
+import pytest
+
+from calibrant.alignment.estimates import How, paired_share
+from calibrant.alignment.instructions import InstructionCheck
+from calibrant.alignment.result import AlignmentCheck, sentence
+from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall
+from calibrant.alignment.wins import WinRate
+from calibrant.errors import ConfigError
+from calibrant.metrics.measurement import Estimate
+
+
+def e(value, low, high, n=400):
+    return Estimate(value, low, high, n)
+
+
+FALL, RISE, EITHER = Limit(0.05, "fall"), Limit(0.05, "rise"), Limit(0.05, "either")
+FIXED = Limit(0.1, "rise", fixed=True)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "limit", "verdict"),
+    [
+        (e(0.0, 0.0, 0.0), FALL, "kept"),
+        (e(-0.02, -0.049, 0.01), FALL, "kept"),
+        (e(-0.02, -0.03, -0.01), FALL, "kept"),  # it fell, by less than is allowed
+        (e(0.2, 0.1, 0.3), FALL, "kept"),  # a rise is no fall
+        (e(-0.08, -0.12, -0.04), FALL, "not kept"),
+        (e(-0.08, -0.17, 0.01), FALL, "undecided"),
+        (e(-0.03, -0.07, -0.01), FALL, "undecided"),
+        (e(0.08, 0.04, 0.12), RISE, "not kept"),
+        (e(-0.2, -0.3, -0.1), RISE, "kept"),
+        (e(0.2, 0.1, 0.3), EITHER, "not kept"),
+        (e(-0.2, -0.3, -0.1), EITHER, "not kept"),
+        (e(0.01, -0.04, 0.04), EITHER, "kept"),
+        (e(0.01, -0.06, 0.04), EITHER, "undecided"),
+        (e(0.02, 0.01, 0.03), FIXED, "kept"),
+        (e(0.12, 0.08, 0.16), FIXED, "undecided"),  # above 0 beyond doubt, but not above the limit
+        (e(0.2, 0.15, 0.25), FIXED, "not kept"),
+        (e(0.48, 0.42, 0.54), Limit(0.1, "fall", centre=0.5), "kept"),
+        (e(0.3, 0.25, 0.35), Limit(0.1, "fall", centre=0.5), "not kept"),
+        (e(-0.3, -0.4, -0.2, n=10), FALL, "undecided"),
+        (e(0.0, float("nan"), float("nan"), n=1), FALL, "undecided"),
+    ],
+)
+def test_the_rule(estimate, limit, verdict):
+    found, needed = judged(estimate, limit, 30, 0.95)
+    assert found == verdict
+    assert (needed is None) or found == "undecided"
+
+
+def test_number_needed_is_what_brings_the_interval_inside():
+    """No change, interval .1 wide to each side, limit .05: 4 times the pairs for the interval, times (2.8/1.96)^2 for power."""
+    _, needed = judged(e(0.0, -0.1, 0.1, n=100), FALL, 30, 0.95)
+    assert needed == pytest.approx(400 * (2.8016 / 1.96) ** 2, rel=1e-3)
+    assert judged(e(0.0, -0.01, 0.01, n=5), FALL, 30, 0.95) == ("undecided", 30)
+
+
+def followed(only_aligned, only_tuned, both, neither=10):
+    a = [1] * only_aligned + [0] * only_tuned + [1] * both + [0] * neither
+    t = [0] * only_aligned + [1] * only_tuned + [1] * both + [0] * neither
+    import numpy as np
+
+    return InstructionCheck(len(a), paired_share(np.array(a), np.array(t), How(n_boot=100)), {})
+
+
+def result(checks):
+    return AlignmentCheck(None, (), None, None, None, checks, Thresholds(), 0.95, ("a note",), {})
+
+
+def test_one_lost_check_is_enough_and_all_kept_are_needed():
+    kept = checks_of(Thresholds(), 0.95, instructions=followed(1, 1, 300))
+    lost = checks_of(Thresholds(), 0.95, instructions=followed(100, 0, 200))
+    unsure = checks_of(Thresholds(), 0.95, instructions=followed(10, 5, 35))
+    assert [c[0].verdict for c in (kept, lost, unsure)] == ["kept", "not kept", "undecided"]
+    assert overall(kept) == "kept"
+    assert overall([*kept, *unsure]) == "undecided"
+    assert overall([*kept, *unsure, *lost]) == "not kept"
+    assert overall([]) == "undecided"
+    assert "more than is allowed: “Follows checkable instructions” (-32.3 pts)" in sentence(lost, 0.95)
+    assert "about" in sentence(unsure, 0.95)
+    assert "as close to the aligned model as is allowed" in sentence(kept, 0.95)
+
+
+def test_text_and_json_say_the_same():
+    found = result(checks_of(Thresholds(), 0.95, instructions=followed(10, 5, 35)))
+    text, value = found.to_text(), json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert value["verdict"] == "undecided"
+    assert text.startswith(value["headline"])
+    assert "75.0% -> 66.7%, -8.3 pts" in text
+    assert "note: a note" in text
+    assert value["checks"][0]["n_needed"] is not None
+    assert f"about {value['checks'][0]['n_needed']:,} instructions would settle it" in text
+
+
+def wins(consistent, value=0.5, identical=0, n=200):
+    bias = e(1.0, 0.9, 1.0)
+    rate = e(value, value - 0.02, value + 0.02, n)
+    return WinRate(n, 0, 0, n, rate, None, bias, e(consistent, 0, 1), (), identical, {})
+
+
+def test_a_judge_that_contradicts_itself_decides_nothing():
+    (check,) = checks_of(Thresholds(), 0.95, wins=wins(0.1))
+    assert (check.verdict, check.n_needed) == ("undecided", None)
+    assert "agreed with itself on 10%" in check.why
+    assert checks_of(Thresholds(), 0.95, wins=wins(0.9))[0].verdict == "kept"
+
+
+def test_thresholds_are_named_and_others_refused():
+    assert Thresholds.of({"kl": 0.5}).kl == 0.5
+    with pytest.raises(ConfigError, match="did you mean 'margin'"):
+        Thresholds.of({"margn": 0.5})
+    with pytest.raises(ConfigError):
+        Thresholds.of({"kl": "much"})
+    with pytest.raises(ConfigError, match="above 0"):
+        Thresholds(accuracy=-0.1)
