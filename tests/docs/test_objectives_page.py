@@ -1,6 +1,7 @@
 """The page of objectives names them all, in the package's order, with settings that exist, and its example runs."""
 
 import doctest
+import json
 import re
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def test_example_runs():
     test = doctest.DocTestParser().get_doctest(examples, {}, "objectives.md", "objectives.md", 0)
     assert test.examples
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_speed_is_that_of_the_committed_run():
+    page = (ROOT / "docs" / "decisions" / "004-objectives.md").read_text(encoding="utf-8")
+    for part in json.loads((ROOT / "benchmarks" / "packed_rows.json").read_text())["sets"].values():
+        low, high = part["ratio_range"]
+        assert f"**{part['ratio_median']:.1f}** ({low:.1f} to {high:.1f})" in page
+        assert f"{part['mean_option_tokens']:.1f} tokens" in page
+        assert part["rows"]["route"] == "packed"
