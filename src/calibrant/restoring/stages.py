@@ -78,7 +78,9 @@ class Stage:
     def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
         """Save what is derived from scores: the restored model's, and the temperature in them."""
         for name, kept in scores.items():
-            kept.save(self.out / "scores" / when / f"{name}.safetensors")
+            path = self.out / "scores" / when / f"{name}.safetensors"
+            if not path.exists():
+                kept.save(path)
         if scaler is not None:
             write_json(self.out / "temperature.json", scaler.to_json())
             self.say(f"One temperature on top, T = {scaler.temperature_:.3f}, from the calibration questions")
