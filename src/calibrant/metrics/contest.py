@@ -130,10 +130,10 @@ class Contest:
                 )
         return out
 
-    def differences(self, a: str, b: str) -> dict[str, Difference]:
-        """Each metric's paired difference ``b - a`` between two methods."""
+    def differences(self, a: str, b: str, metrics: Sequence[str] = CONTEST_METRICS) -> dict[str, Difference]:
+        """The paired difference ``b - a`` between two methods, in each metric or in some."""
         one, other, out = self._drawn[a], self._drawn[b], {}
-        for metric in CONTEST_METRICS:
+        for metric in metrics:
             value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
             low = high = np.nan
             if metric in ERRORS:
@@ -248,7 +248,7 @@ def _unsummed(scores: Scores, weight_BN: np.ndarray, wider: float) -> tuple[floa
     correct_N = scores.correct_N[order_N].astype(np.float64)
     grid = grid_of(profile)
     found = smooth_error_of(grid)
-    keep = slice(None, None, max(4, int(found.sigma * 250)))  # the smoothed residual needs no finer points
+    keep = slice(None, None, max(8, int(found.sigma * 250)))  # the smoothed residual needs no finer points
     whole_G = smooth_cells(grid.residual_G, found.sigma)
     scale = found.value / max(float(np.abs(whole_G[keep]).sum()), 1e-300)
     auroc, noise = [], []
