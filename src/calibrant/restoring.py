@@ -26,6 +26,7 @@ from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.errors import ConfigError, QuestionError
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import measure
+from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, drop_leaked, refuse_leakage, split_questions
 from calibrant.reporting import Domain, model_card, report
@@ -35,7 +36,7 @@ from calibrant.tuning import TuneConfig, TuneResult, tune
 
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 SPLITS = tuple(SHARES)
-Choice = Literal["auto", "cft", "rcft", "sft"]
+Choice = Literal["auto"] | Objective
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,10 @@ def restore(
     splits : ``train``, ``calibration`` and ``test``, disjoint by content (:func:`calibrant.split_questions` makes them).
     out : folder of the run. Called again with the same arguments, a run goes on where it stopped.
     ood : out-of-domain test sets by name.
-    objective : ``"auto"`` follows the diagnosis; ``"cft"``, ``"rcft"`` or ``"sft"`` is done whatever it says.
-    config : settings of the tuning; its ``objective`` gives way to the one chosen here.
+    objective : ``"auto"`` follows the diagnosis, to ``"cft"`` or ``"rcft"``; any other name of docs/objectives.md is done
+        whatever it says.
+    config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
+        the chosen one has no use for are left aside.
     style : how questions are put; letters in a raw prompt by default.
     progress : draw progress bars and say what happens.
     command : kept in the provenance.
@@ -84,9 +87,12 @@ def restore(
     Raises
     ------
     LeakageError : a question stands in two splits.
-    ConfigError : ``out`` holds another run.
+    ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
     style, config, out, ood = style or PromptStyle(), config or TuneConfig(), Path(out), dict(ood or {})
+    if objective != "auto":
+        config = TuneConfig.make({**config.model_dump(), "objective": objective})
+        config.check()
     _check_splits(splits, ood)
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     refuse_leakage(**sets)
@@ -106,7 +112,7 @@ def restore(
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
-        tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
+        tuning = stage.tune(config.for_objective(chosen), splits)
         after = stage.scores("after", measured, adapter=tuning.adapter, weights=tuning.weights)
     domains = [
         Domain(_label(name, questions), name == "test", before[name], after.get(name))
@@ -261,7 +267,7 @@ def _label(name: str, questions: QuestionSet) -> str:
     return name if questions.name == name else f"{questions.name}, {name}"
 
 
-def _chosen(objective: Choice, diagnosis: Diagnosis) -> Literal["cft", "rcft", "sft"] | None:
+def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
     if objective != "auto":
         return objective
     if diagnosis.action in ("nothing", "other-reading"):

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from calibrant.diagnosis.result import LABELS
+from calibrant.objectives import OBJECTIVES, settings_of
 from calibrant.reporting.results import Assessed
 
 ACTIONS = {
@@ -16,10 +17,20 @@ ACTIONS = {
     "rcft": "Regularised calibration-aware fine-tuning (RCFT)",
     "other-reading": "Read the options in another way first",
 }
-OBJECTIVES = {
-    "cft": "CFT: log loss of the answer alone",
-    "rcft": "RCFT: log loss of question and answer, plus λ times the calibration error",
-    "sft": "SFT: log loss of question and answer (a control)",
+SETTING_LABELS = {
+    "over": "log loss over",
+    "language": "log loss of",
+    "lam": "λ",
+    "epsilon": "ε",
+    "gamma": "γ",
+    "soft_bin_temperature": "temperature of the soft bins",
+    "e_step": "E-step",
+}
+SETTING_VALUES = {
+    "sft1": "the answer",
+    "sft2": "question and answer",
+    "options": "the options",
+    "vocabulary": "all tokens",
 }
 LIMITS = (
     "These numbers hold for these questions, put in this prompt and read in this way; another prompt, another order of "
@@ -179,14 +190,15 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
     trained, total = tuning.get("trained_parameters"), tuning.get("total_parameters")
     share = f"{trained:,} of {total:,} ({trained / total:.2%})" if trained and total else None
     seconds, best = tuning.get("seconds"), tuning.get("best_epoch")
+    start: Mapping[str, Any] = tuning.get("start") or {}
     lora = config.get("lora")
     if isinstance(lora, Mapping):
         targets = lora.get("targets")
         named = targets if isinstance(targets, str) else ", ".join(targets or ())
         lora = f"rank {lora.get('rank')}, alpha {lora.get('alpha'):g}, dropout {lora.get('dropout'):g}, on {named}"
-    regularised = objective == "rcft"
+    words: Mapping[str, str] = dict(OBJECTIVES.items())
     known = {
-        "objective": OBJECTIVES.get(objective, objective),
+        "objective": words.get(objective, objective),
         "trained parameters": share,
         "LoRA": lora,
         "training questions": tuning.get("questions"),
@@ -197,13 +209,24 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "learning rate": config.get("learning_rate"),
         "batch size": config.get("batch_size"),
         "epochs asked for": config.get("epochs"),
-        "λ": config.get("lam") if regularised else None,
-        "E-step": str(config.get("e_step")).replace("_", " ") if regularised and config.get("e_step") else None,
+        **_own_settings(objective, config),
+        "teacher temperature": start.get("teacher_temperature"),
+        "known before tuning": None if start.get("known_share") is None else f"{start['known_share']:.1%}",
         "seed": config.get("seed"),
         "adapter": tuning.get("adapter"),
         "weights": tuning.get("weights"),
     }
     return facts(known)
+
+
+def _own_settings(objective: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this objective alone, or with few others, has a use for."""
+    own, shown = settings_of(objective, config.get("language")), {}
+    for name, label in SETTING_LABELS.items():
+        value = config.get(name)
+        if name in own and value is not None:
+            shown[label] = SETTING_VALUES.get(value, value.replace("_", " ")) if isinstance(value, str) else value
+    return shown
 
 
 def duration(seconds: float) -> str:
