@@ -62,6 +62,7 @@ def restore(
     progress: bool = False,
     command: str | None = None,
     batch_tokens: int | None = None,
+    cluster: str | None = None,
     **loading: Any,
 ) -> Restored:
     """Restore the calibration of an aligned model, and show by how much, in and out of domain.
@@ -82,6 +83,8 @@ def restore(
     progress : draw progress bars and say what happens.
     command : kept in the provenance.
     batch_tokens : token budget of a scoring pass.
+    cluster : a column of the questions, or ``"subject"``, whose groups the intervals of the report resample whole;
+        name it where questions of one group are alike, else the intervals are too narrow.
     loading : further arguments of :func:`calibrant.load_model`.
 
     Raises
@@ -94,6 +97,7 @@ def restore(
         config = TuneConfig.make({**config.model_dump(), "objective": objective})
         config.check()
     _check_splits(splits, ood)
+    _check_cluster(cluster, {"test": splits["test"], **ood})
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     refuse_leakage(**sets)
     claim_folder(out, _identity(model, style, config, objective, sets, loading), "restore run")
@@ -131,11 +135,12 @@ def restore(
         asked=asked,
         notes=notes,
         out=out / "report",
+        cluster=cluster,
     )
     if tuning is not None:
-        card = model_card(domains, tuning=tuning.to_json(), asked=asked)
+        card = model_card(domains, tuning=tuning.to_json(), asked=asked, cluster=cluster)
         write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
-    stage.say(_closing(domains, page))
+    stage.say(_closing(domains, page, cluster))
     return Restored(diagnosis, tuning, before, after, page)
 
 
@@ -258,6 +263,20 @@ def _check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionS
         )
 
 
+def _check_cluster(cluster: str | None, measured: Mapping[str, QuestionSet]) -> None:
+    """Before hours are spent: each question must name its group."""
+    if cluster is None:
+        return
+    for name, questions in measured.items():
+        unnamed = [q.id for q in questions if (q.subject if cluster == "subject" else q.columns.get(cluster)) is None]
+        if unnamed:
+            raise ConfigError(
+                asked=f"intervals that resample whole groups by {cluster!r}",
+                found=f"{len(unnamed)} of {len(questions)} questions of {name!r} name none, first {unnamed[0]!r}",
+                todo="give each question that column, or leave cluster out",
+            )
+
+
 def _better_than_start(tuning: TuneResult) -> bool:
     start, *path = (point["nll"] for point in tuning.history)
     return any(nll < start for nll in path)
@@ -322,12 +341,12 @@ def _asked(
     }
 
 
-def _closing(domains: list[Domain], page: Path) -> str:
+def _closing(domains: list[Domain], page: Path, cluster: str | None) -> str:
     lines = []
     for domain in domains:
         if domain.after is None:
             continue
-        a, b = measure(domain.before), measure(domain.after)
+        a, b = (measure(scores, cluster=cluster) for scores in (domain.before, domain.after))
         parts = [
             f"{label} {a[name].value:.3f} [{a[name].low:.3f}, {a[name].high:.3f}] -> "
             f"{b[name].value:.3f} [{b[name].low:.3f}, {b[name].high:.3f}]"

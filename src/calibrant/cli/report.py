@@ -20,6 +20,7 @@ def run(
     name: Annotated[
         list[str] | None, typer.Option(help="Name of each, in the same order; default: the file's.")
     ] = None,
+    cluster: o.Cluster = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
     from calibrant.reporting import Domain, report  # draws, so it costs a second that the other verbs need not pay
@@ -51,5 +52,6 @@ def run(
         diagnosis=diagnose(pairs[0][0]),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         out=out,
+        cluster=cluster,
     )
     typer.echo(str(page))

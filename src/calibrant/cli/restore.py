@@ -51,6 +51,7 @@ def run(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
     batch_tokens: o.BatchTokens = None,
+    cluster: o.Cluster = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
@@ -106,6 +107,7 @@ def run(
         progress=o.watching(quiet),
         command=o.command_line(),
         batch_tokens=batch_tokens,
+        cluster=cluster,
         **o.loading_of(
             revision=revision,
             dtype=dtype,

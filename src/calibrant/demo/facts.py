@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -29,11 +30,12 @@ CONTINENTS = {
     "OC": ("Oceania", "Oceania"),
 }  # code in GeoNames: (English name, region in countryinfo)
 ZONED_CONTINENTS = ("Africa", "Asia", "Europe")  # other time zones are named after oceans, or after both Americas
-MIN_COUNTRY_POPULATION = 1_000_000
-MIN_CITY_POPULATION = 150_000
+MIN_COUNTRY_POPULATION = 100_000
+MIN_CITY_POPULATION = 50_000
 MIN_US_CITY_POPULATION = 40_000
-CITIES_A_COUNTRY = 30
-CITIES_A_STATE = 12
+CITIES_A_COUNTRY = 6  # questions of one country are alike: many countries tell more than many cities
+CITIES_A_STATE = 8
+COUNTIES_A_STATE = 12
 PLAIN_NAME = re.compile(r"[a-z]+([ -][a-z]+){0,2}")
 
 
@@ -76,7 +78,7 @@ def all_facts() -> tuple[Fact, ...]:
     ------
     MissingExtraError : a data package is not installed.
     """
-    return (*country_facts(), *city_facts(), *us_state_facts(), *element_facts())
+    return (*country_facts(), *city_facts(), *us_state_facts(), *us_county_facts(), *element_facts())
 
 
 def country_facts() -> Iterator[Fact]:
@@ -102,11 +104,31 @@ def city_facts() -> Iterator[Fact]:
 
 def us_state_facts() -> Iterator[Fact]:
     """City of the United States to state."""
-    states = {code: row["name"] for code, row in _geonames().get_us_states().items() if code != "DC"}  # no state
+    states = _us_states()
     rows = [row for row in _cities("admin1code", country="US") if row["population"] >= MIN_US_CITY_POPULATION]
     for row in _largest([row for row in rows if row["admin1code"] in states], "admin1code", CITIES_A_STATE):
         state = states[row["admin1code"]]
         yield Fact("us state", f"state:{state}", "United States", row["name"], state)
+
+
+def us_county_facts() -> Iterator[Fact]:
+    """County of the United States to state, where the county's name occurs in one state only; hashes choose among many.
+
+    What is called a parish, a borough or a municipio is left out: the word names the state.
+    """
+    states = _us_states()
+    rows = _geonames().get_us_counties()
+    places: dict[str, set[str]] = {}
+    for row in rows:
+        places.setdefault(fold(row["name"]), set()).add(row["state"])
+    taken = dict.fromkeys(states, 0)
+    for row in sorted(rows, key=lambda row: hashlib.sha256(f"county {row['fips']}".encode()).hexdigest()):
+        name, kind = row["name"].rpartition(" ")[::2]
+        alone = PLAIN_NAME.fullmatch(fold(name)) and len(places[fold(row["name"])]) == 1
+        if kind == "County" and alone and taken.get(row["state"], COUNTIES_A_STATE) < COUNTIES_A_STATE:
+            taken[row["state"]] += 1
+            state = states[row["state"]]
+            yield Fact("us county", f"state:{state}", "United States", row["name"], state)
 
 
 def element_facts() -> Iterator[Fact]:
@@ -180,6 +202,10 @@ def _largest(rows: Iterable[dict[str, Any]], place: str, most: int) -> Iterator[
         if len(names) < most and fold(row["name"]) not in names:
             names.add(fold(row["name"]))
             yield row
+
+
+def _us_states() -> dict[str, str]:
+    return {code: row["name"] for code, row in _geonames().get_us_states().items() if code != "DC"}  # no state
 
 
 @cache

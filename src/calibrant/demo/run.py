@@ -17,7 +17,7 @@ CALIBRATION = 250
 
 
 def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str | None = None) -> Restored:
-    """Restore SmolLM2-135M-Instruct on world knowledge; US states and chemistry are out of domain. See docs/demo.md.
+    """Restore SmolLM2-135M-Instruct on world knowledge; US counties and chemistry are out of domain. See docs/demo.md.
 
     Raises
     ------
@@ -33,4 +33,5 @@ def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str
         style=STYLE,
         progress=progress,
         command=command,
+        cluster="entity",  # questions on one country are alike
     )

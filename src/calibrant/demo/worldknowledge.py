@@ -1,8 +1,9 @@
 """The demo's questions: facts of data packages as multiple choice, split by entity.
 
 An entity (a country, a US state) belongs to one split across all subjects, and the distractors of a question come from
-the entities of its own split. Else a tuned model would know some options from training and rule them out. Two subjects are
-in none of the three splits: US states, out of domain but near it, and chemistry, far from it.
+the entities of its own split. Else a tuned model would know some options from training and rule them out. Two sets are in
+none of the three splits: US counties, of states that are not trained on, out of domain but near it, and chemistry, far
+from it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ TEMPLATES = {
     "continent": "On which continent is {}?",
     "city": "In which country or territory is the city of {}?",
     "us state": "In which US state is the city of {}?",
+    "us county": "In which US state is {}?",
     "symbol": "What is the chemical symbol of {}?",
     "element": "Which chemical element has the symbol {}?",
     "atomic number": "What is the atomic number of {}?",
 }
-OUT_OF_DOMAIN = {"us states": ("us state",), "chemistry": ("symbol", "element", "atomic number")}
-BLOCK = ("train", "test", "calibration", "train", "test")  # the splits of five entities of about one size
+OUT_OF_DOMAIN = {"us counties": ("us county",), "chemistry": ("symbol", "element", "atomic number")}
+BLOCK = ("test", "train", "calibration", "test", "train", "test")  # the splits of six entities of about one size
+SPLITS = ("train", "calibration", "test")
 OPTIONS = 4
 STEM = 4
 SMALL_WORDS = {"the", "and"}
@@ -39,7 +42,7 @@ def demo_questions(
     test: int | None = None,
     ood: int | None = None,
 ) -> dict[str, QuestionSet]:
-    """World-knowledge questions: ``train``, ``calibration``, ``test``, and out of domain ``us states`` and ``chemistry``.
+    """World-knowledge questions: ``train``, ``calibration``, ``test``, and out of domain ``us counties`` and ``chemistry``.
 
     The same on every machine for the same versions of the data packages: all choices are made by SHA-256.
 
@@ -58,10 +61,12 @@ def demo_questions(
         if limit is not None and limit < 0:
             raise ConfigError(asked=f"{limit} questions for {name}", found="a negative number", todo="give 0 or more")
     outside = {subject: name for name, subjects in OUT_OF_DOMAIN.items() for subject in subjects}
-    facts: dict[str, list[Fact]] = {name: [] for name in ("train", "calibration", "test", *OUT_OF_DOMAIN)}
+    facts: dict[str, list[Fact]] = {name: [] for name in (*SPLITS, *OUT_OF_DOMAIN)}
     split_of = _split_of_entity(fact for fact in all_facts() if fact.subject not in outside)
     for fact in all_facts():
-        facts[outside.get(fact.subject) or split_of[fact.entity]].append(fact)
+        name = outside.get(fact.subject) or split_of[fact.entity]
+        if name in SPLITS or split_of.get(fact.entity) != "train":
+            facts[name].append(fact)
     most = {**limits, **dict.fromkeys(OUT_OF_DOMAIN, ood)}
     return {
         name: QuestionSet(name, tuple(_mixed(_questions(facts[name]))[: most[name]]))  # [:None] is everything
@@ -87,9 +92,9 @@ def _rank(*parts: str) -> str:
 
 
 def _split_of_entity(facts: Iterable[Fact]) -> dict[str, str]:
-    """Of five entities of one group (continent) and about one size, two go to train, two to test, one to calibration.
+    """Of six entities of one group (continent) and about one size, three go to test, two to train, one to calibration.
 
-    So that each split has its share of the well known ones. Within the five, hashes decide.
+    So that each split has its share of the well known ones. Within the six, hashes decide.
     """
     groups: dict[str, dict[str, None]] = {}  # dict as a set that keeps the order
     for fact in facts:

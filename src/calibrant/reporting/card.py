@@ -25,6 +25,7 @@ def model_card(
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    cluster: str | None = None,
 ) -> str:
     """Markdown with YAML front matter, as model hubs read it: before and after in each domain, settings, use, limits.
 
@@ -38,7 +39,7 @@ def model_card(
         The result of the tuning run, or its ``to_json()``.
     asked
         Plain facts; ``model`` names the base model.
-    n_bins, n_boot, level, seed
+    n_bins, n_boot, level, seed, cluster
         As for ``measure``.
 
     Raises
@@ -52,7 +53,7 @@ def model_card(
             found="a domain without scores after the tuning",
             todo="score its questions with the tuned model too",
         )
-    assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
+    assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed, cluster=cluster)
     return render("card.md.jinja", _page(assessed, tuned, asked))
 
 

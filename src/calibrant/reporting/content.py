@@ -84,10 +84,12 @@ def question(assessed: Sequence[Assessed], model: str, is_tuned: bool) -> str:
 
 def table_caption(part: Assessed) -> str:
     """What the table of one domain shows."""
+    clusters = part.before.n_clusters
+    grouped = "" if clusters is None else f" in {clusters:,} groups, resampled whole"
     shown = (
-        f"{part.before.n:,} questions; small print: {part.before.level:.0%} intervals, and what chance alone gives a "
+        f"{part.before.n:,} questions{grouped}; small print: {part.before.level:.0%} intervals, and what chance alone "
+        "gives a calibrated model (mean, and 95th percentile)."
     )
-    shown += "calibrated model (mean, and 95th percentile)."
     return shown if part.after is None else f"{shown} Changes are paired: the same questions before and after."
 
 

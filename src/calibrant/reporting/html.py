@@ -59,6 +59,7 @@ def report(
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    cluster: str | None = None,
 ) -> Path:
     """Write the report of one model on one or more sets of questions into a folder; the path of ``index.html``.
 
@@ -79,7 +80,7 @@ def report(
         Sentences that a reader must not miss.
     out
         Folder, made where needed.
-    n_bins, n_boot, level, seed
+    n_bins, n_boot, level, seed, cluster
         As for ``measure``.
 
     Raises
@@ -90,12 +91,12 @@ def report(
     out, asked = Path(out), dict(asked or {})
     diagnosed, tuned = plain(diagnosis), plain(tuning)
     fix = "tuning" if tuned else "the change"
-    assessed = assess(domains, fix=fix, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed)
+    settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
+    assessed = assess(domains, fix=fix, **settings)
     page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
-    settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
     values = {
         **_head(assessed, settings, pictures),
         "diagnosis": diagnosed or None,

@@ -95,6 +95,7 @@ def assess(
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    cluster: str | None = None,
 ) -> tuple[Assessed, ...]:
     """Measure each domain before and after, and compare the two on the same questions. Settings as for ``measure``.
 
@@ -119,7 +120,7 @@ def assess(
             found=f"none for {', '.join(without)}",
             todo="score those questions with the fixed model too, or leave them out",
         )
-    settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
+    settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     out: list[Assessed] = []
     for i, domain in enumerate(sorted(domains, key=lambda domain: not domain.in_domain)):
         before, after, change = measure(domain.before, **settings), None, None
