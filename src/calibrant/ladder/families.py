@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,12 +15,13 @@ from calibrant.errors import CalibrantError, ConfigError
 from calibrant.files import write_json
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Cell
-from calibrant.ladder.fixes import ALIGNED, REFERENCE, SCALERS
+from calibrant.ladder.fixes import ALIGNED, REFERENCE
 from calibrant.metrics import nll
 from calibrant.questions import QuestionSet
-from calibrant.scalers import cross_validated
+from calibrant.scalers import Scaler, cross_validated, load_scaler, scaler_named
 from calibrant.scores import Scores
 from calibrant.tuning import TuneResult
+from calibrant.tuning.interpolation import interpolate, scale_adapter
 
 PARAMETERS = ("temperature", "weights", "intercept", "offset", "knots", "values", "edges")
 """Keys of a scaler's JSON that hold what it learned and needs when it is used."""
@@ -66,12 +69,14 @@ class PostHoc:
 
     def fit(self, cell: Cell) -> dict[str, Any]:
         """Fit, cross-validate, and keep the map."""
-        fit, more = self._fit_scores(cell), self._reference(cell)
-        held_out = cross_validated(self._made(cell), fit, seed=self.bench.seed, **more)
+        fit, reference = self._fit_scores(cell), self._reference(cell)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a fold may lack a number of options that the others have
+            held_out = cross_validated(self._made(cell), fit, reference=reference, seed=self.bench.seed)
         of_calibration = held_out.select(np.arange(fit.n - len(self.bench.calibration), fit.n))
         of_calibration.save(cell.path("calibration"))
         start = time.monotonic()
-        scaler = self._made(cell).fit(fit, **more)
+        scaler = self._made(cell).fit(fit, reference=reference)
         seconds = time.monotonic() - start
         write_json(cell.folder / "scaler.json", scaler.to_json())
         return {
@@ -83,7 +88,7 @@ class PostHoc:
 
     def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:
         """Rescale the stored scores of the same sets."""
-        scaler = self._made(cell).fit(self._fit_scores(cell), **self._reference(cell))
+        scaler = load_scaler(cell.folder / "scaler.json")
         for name in sets:
             try:
                 with warnings.catch_warnings(record=True) as said:
@@ -96,19 +101,18 @@ class PostHoc:
                 self.bench.say(f"{cell.name}, {name!r}: {warning.message}")
             yield name, scores
 
-    def _made(self, cell: Cell) -> Any:
+    def _made(self, cell: Cell) -> Scaler:
         values = {**cell.fix.values, **cell.setting.values}
-        return SCALERS[values.pop("scaler")](**values)
+        return scaler_named(values.pop("scaler"))(**values)
 
     def _fit_scores(self, cell: Cell) -> Scores:
         if cell.fix.of != ALIGNED:
             return self._source(cell, "calibration")
         return concatenated([self.bench.model_scores(ALIGNED, split) for split in cell.fix.fit_on])
 
-    def _reference(self, cell: Cell) -> dict[str, Any]:
-        if "reference" not in cell.fix.needs:
-            return {}
-        return {"reference": self.bench.model_scores(REFERENCE, "calibration")}
+    def _reference(self, cell: Cell) -> Scores | None:
+        needed = "reference" in cell.fix.needs
+        return self.bench.model_scores(REFERENCE, "calibration") if needed else None
 
     def _source(self, cell: Cell, name: str) -> Scores:
         parent = self.bench.cell_of(cell.fix.of, cell.seed)
@@ -120,6 +124,47 @@ class PostHoc:
                 todo=f"see why {cell.fix.of!r} has none, then run again",
             )
         return scores
+
+
+class Weights:
+    """Weights between two models, or a scaled adapter. A sweep compares log loss of the calibration questions.
+
+    Mixed weights are as large as the model: they are made again when they are needed, and not kept.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def fit(self, cell: Cell) -> dict[str, Any]:
+        """Mix, and score the calibration questions."""
+        start = time.monotonic()
+        with self._mixed(cell) as mixed:
+            seconds = time.monotonic() - start
+            scores = self.bench.score(self.bench.calibration, "calibration", **mixed)
+        scores.save(cell.path("calibration"))
+        return {"nll": _nll(scores), "seconds": round(seconds, 1), "parameters": 1}
+
+    def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:
+        """Mix again, and score."""
+        with self._mixed(cell) as mixed:
+            for name, questions in sets.items():
+                yield name, self.bench.score(questions, name, **mixed)
+
+    @contextmanager
+    def _mixed(self, cell: Cell) -> Iterator[dict[str, Any]]:
+        bench, folder = self.bench, cell.folder / "mixed"
+        assert bench.reference is not None
+        try:
+            if "factor" in cell.setting.values:
+                assert bench.alignment_adapter is not None
+                scale_adapter(bench.alignment_adapter, cell.setting.values["factor"], folder)
+                yield {"model": bench.reference, "adapter": folder}
+            else:
+                interpolate(bench.reference, bench.model, cell.setting.values["alpha"], folder)
+                yield {"model": folder}
+        finally:
+            bench.release()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Tuned:
@@ -151,7 +196,12 @@ class Tuned:
         self.bench.release()
 
 
-DOERS: dict[str, type[AsIs] | type[PostHoc] | type[Tuned]] = {"none": AsIs, "post-hoc": PostHoc, "tuning": Tuned}
+DOERS: dict[str, type[AsIs] | type[PostHoc] | type[Weights] | type[Tuned]] = {
+    "none": AsIs,
+    "post-hoc": PostHoc,
+    "weights": Weights,
+    "tuning": Tuned,
+}
 
 
 def concatenated(parts: list[Scores]) -> Scores:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from calibrant import scalers
 from calibrant.errors import ConfigError
 from calibrant.questions import did_you_mean
 from calibrant.tuning.config import TuneConfig
@@ -18,9 +16,6 @@ Budget = Literal["quick", "standard", "thorough"]
 SETTINGS: dict[str, int] = {"quick": 1, "standard": 3, "thorough": 5}
 """Settings that each fix may try, by budget: the same number for all that have a setting to choose."""
 
-SCALERS: dict[str, Any] = getattr(
-    scalers, "SCALERS", {"temperature": scalers.Temperature, "isotonic": scalers.Isotonic}
-)
 ALIGNED, REFERENCE = "aligned", "pre-alignment"
 REQUIRED = {"reference": "the pre-alignment model", "alignment_adapter": "the alignment's LoRA adapter"}
 
@@ -91,9 +86,12 @@ class Fix:
         kept, so that every trained fix takes equally many optimiser steps.
         """
         values = {**self.values, **setting.values}
-        rate = base.learning_rate * values.pop("learning_rate_factor", 1.0)
+        own = base.for_objective(values["objective"])
+        rate = own.learning_rate * values.pop("learning_rate_factor", 1.0)
         fixed = {"learning_rate": rate, "seed": seed, "patience": 0, "keep": "best"}
-        return TuneConfig.make({**json.loads(base.model_dump_json()), **values, **fixed})
+        config = TuneConfig.make({**json.loads(own.model_dump_json()), **values, **fixed})
+        config.check()
+        return config
 
 
 def _tuned(name: str, about: str, *own: Setting, note: str = "", **values: Any) -> Fix:
@@ -190,33 +188,60 @@ FIXES: tuple[Fix, ...] = (
     _tuned("sft", "fine-tuning on question and answer (L_SFT2): the control", objective="sft"),
     _tuned("cft", "fine-tuning on the answer alone (L_SFT1; Xiao et al. 2025)", objective="cft"),
     _tuned(
+        "cft-options", "CFT with the answer's log loss over the options alone (ours)", objective="cft", over="options"
+    ),
+    _tuned(
         "rcft",
-        "L_SFT2 + λ L_ECE, E-step on held-out questions at each evaluation",
+        "L_SFT2 + λ L_ECE (Xiao et al. 2025), with the E-step on held-out questions at each evaluation (ours)",
         *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="each_evaluation",
     ),
     _tuned(
         "rcft-once",
-        "RCFT with one E-step before training, as released (Xiao et al. 2025)",
+        "RCFT with one E-step on the training questions, as released (Xiao et al. 2025)",
         *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="once",
     ),
     _tuned(
         "rcft-crossfit",
-        "RCFT with a cross-fitted E-step",
+        "RCFT with a cross-fitted E-step on the training questions (ours)",
         *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="cross_fitted",
     ),
-    _tuned("label-smoothing", "cross-entropy with smoothed labels over the options", objective="label_smoothing"),
-    _tuned("focal", "focal loss over the options (Mukhoti et al. 2020)", objective="focal"),
-    _tuned("brier", "Brier score over the options", objective="brier"),
-    _tuned("mmce", "cross-entropy + MMCE (Kumar et al. 2018)", objective="mmce"),
-    _tuned("soft-ece", "cross-entropy + soft-binned ECE (Karandikar et al. 2021)", objective="soft_ece"),
-    _tuned("cogcalib", "smoothing on questions that the model knows (arXiv 2505.20903)", objective="cogcalib"),
-    _tuned("distill", "self-distilled fine-tuning (after arXiv 2603.06604)", objective="distill"),
+    _tuned(
+        "rcft-answer",
+        "L_SFT1 + λ L_ECE: the calibration term on CFT (ours)",
+        *_own("lam", 0.3, 5.0),
+        objective="rcft",
+        language="sft1",
+    ),
+    _tuned(
+        "label-smoothing",
+        "labels smoothed over the options (Szegedy et al. 2016)",
+        *_own("epsilon", 0.2, 0.05),
+        objective="label_smoothing",
+    ),
+    _tuned("focal", "focal loss over the options (Mukhoti et al. 2020)", *_own("gamma", 1.0, 5.0), objective="focal"),
+    _tuned("brier", "CFT + λ Brier score", *_own("lam", 0.3, 5.0), objective="brier"),
+    _tuned("mmce", "CFT + λ MMCE (Kumar et al. 2018)", *_own("lam", 0.3, 5.0), objective="mmce"),
+    _tuned(
+        "soft-ece", "CFT + λ soft-binned ECE (Karandikar et al. 2021)", *_own("lam", 0.3, 5.0), objective="soft_ece"
+    ),
+    _tuned(
+        "cogcalib",
+        "smoothed labels on questions that the model knows (arXiv 2505.20903)",
+        *_own("epsilon", 0.2, 0.05),
+        objective="cogcalib",
+    ),
+    _tuned(
+        "distill",
+        "self-distillation on softened probabilities (after arXiv 2603.06604)",
+        objective="distill",
+        note="It learns no answer of a training question; the teacher's temperature is fitted on the calibration questions.",
+    ),
     _then_temperature("sft"),
     _then_temperature("cft"),
     _then_temperature("rcft"),
@@ -259,18 +284,14 @@ def select(names: Sequence[str] | None = None) -> tuple[Fix, ...]:
     return tuple(fix for fix in FIXES if fix.name in wanted)
 
 
-def missing(fix: Fix, given: Mapping[str, Any]) -> str | None:
-    """Why a fix cannot be run with what is ``given`` (by the names in :data:`REQUIRED`) and installed; ``None`` if it can."""
+def missing(fix: Fix, given: Mapping[str, Any], config: TuneConfig) -> str | None:
+    """Why a fix cannot be run with what is ``given`` (by the names in :data:`REQUIRED`) and these settings, or ``None``."""
     absent = [f"{REQUIRED[name]} (--{name.replace('_', '-')})" for name in fix.needs if given.get(name) is None]
     if absent:
         return f"needs {' and '.join(absent)}"
-    if fix.family == "post-hoc" and fix.values["scaler"] not in SCALERS:
-        return f"this version has no scaler {fix.values['scaler']!r}"
-    if fix.family == "weights" and importlib.util.find_spec("calibrant.tuning.interpolation") is None:
-        return "this version has no calibrant.tuning.interpolation"
     if fix.family == "tuning":
         try:
-            fix.config(TuneConfig(), fix.candidates[0], 0)
+            fix.config(config, fix.candidates[0], 0)
         except ConfigError as error:
-            return f"this version's tuning has no such setting ({error.found})"
-    return None if fix.of == fix.name or fix.of == ALIGNED else missing(by_name(fix.of), given)
+            return error.found
+    return None if fix.of == ALIGNED else missing(by_name(fix.of), given, config)

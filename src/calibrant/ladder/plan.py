@@ -109,7 +109,11 @@ def plan_of(
     by_name = {fix.name: fix for fix in fixes}
     ordered = sorted(fixes, key=lambda fix: _turn(fix, by_name))
     places = tuple(Place(bench.root, fix, seeds_of(fix, by_name, trained)) for fix in ordered)
-    not_run = {place.fix.name: reason for place in places if (reason := missing(place.fix, bench.given)) is not None}
+    not_run = {
+        place.fix.name: reason
+        for place in places
+        if (reason := missing(place.fix, bench.given, bench.config)) is not None
+    }
     jobs = [job for place in places if place.fix.name not in not_run for job in _jobs(place, bench, exam, budget)]
     steps = math.ceil(len(bench.train) / bench.config.batch_size * bench.config.epochs)
     return Plan(places, not_run, budget, tuple(jobs), steps)
@@ -143,7 +147,7 @@ def fit_passes(fix: Fix, bench: Bench) -> float:
         return float(len(bench.train)) if "train" in fix.fit_on else 0.0
     config = bench.config
     a_question = 1.0
-    if bench.style.reading == "continuation" and fix.values.get("objective") not in ("cft", "sft"):
+    if bench.style.reading == "continuation" and fix.config(config, fix.candidates[0], 0).sees_all_options:
         a_question = sum(len(q.choices) for q in bench.train) / len(bench.train)  # every option is a sequence
     evaluations = math.ceil(config.epochs * config.evaluations_per_epoch) + 1
     return BACKWARD * a_question * config.epochs * len(bench.train) + evaluations * len(bench.calibration)
