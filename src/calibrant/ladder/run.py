@@ -24,6 +24,7 @@ from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Cell, Place
 from calibrant.ladder.families import DOERS, Doer
 from calibrant.ladder.fixes import SETTINGS, Budget, Setting, select
+from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
@@ -134,7 +135,7 @@ def ladder(
     table: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Table:
-    """Run every fix on equal data and splits, and compare them; see the head of this module for the protocol.
+    """Run every fix on equal data and splits, compare them, and write ``out/table``; the protocol is at the module's head.
 
     Resumable: called again with the same arguments it goes on where it stopped, however it stopped. More fixes and more
     seeds may be added to a folder; model, prompt, questions, base settings and budget may not change. An error in one
@@ -151,7 +152,9 @@ def ladder(
     OutputError : the disk is full or forbidden: the one error that stops everything.
     """
     Ladder(model, splits, out, **settings).run()
-    return read_table(out, **dict(table or {}))
+    found = read_table(out, **dict(table or {}))
+    write_table(found, out)
+    return found
 
 
 @dataclass

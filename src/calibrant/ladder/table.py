@@ -306,6 +306,7 @@ def _cut(after: Estimate, before: Estimate, change: Difference) -> Cut | None:
         return None  # no excess that could be told from chance
     moved = after.floor_mean - before.floor_mean
     low, high = (-100 * (end - moved) / excess for end in (change.high, change.low))
+    high = min(high, 100 * (1 + after.floor_mean / excess))  # E = 0
     return Cut(100 * (1 - (after.value - after.floor_mean) / excess), low, high)
 
 
