@@ -11,7 +11,7 @@
         run.json result.json                    what was asked; what fitting made and cost
         tuning/adapter  scaler.json             what would be shipped
         scores/<set>.safetensors                test sets only of chosen settings, only after the choice
-        error.json                              what went wrong, in three parts
+        error.json notes.json                   what went wrong, in three parts; what a reader must know
 """
 
 from __future__ import annotations
@@ -27,14 +27,8 @@ from calibrant.files import RUN_FILE, claim_folder, write_json
 from calibrant.ladder.fixes import FIXES, Fix, Setting
 from calibrant.scores import Scores
 
-CELLS, FIX, RESULT, ERROR, CHOICE, NOT_RUN = (
-    "cells",
-    "fix.json",
-    "result.json",
-    "error.json",
-    "choice.json",
-    "not-run.json",
-)
+CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
+RESULT, ERROR, NOTES = "result.json", "error.json", "notes.json"
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,15 @@ class Cell:
     def errors(self) -> dict[str, dict[str, str]]:
         """Errors by what failed."""
         return read_json(self.folder / ERROR) or {}
+
+    def note(self, what: str, text: str) -> None:
+        """Keep what a reader must know of one set of questions."""
+        write_json(self.folder / NOTES, {**self.notes, what: text})
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Notes by set of questions."""
+        return read_json(self.folder / NOTES) or {}
 
     def forget_errors(self) -> None:
         """Before another attempt."""

@@ -97,8 +97,8 @@ class PostHoc:
             except CalibrantError as error:
                 yield name, error
                 continue
-            for warning in said:
-                self.bench.say(f"{cell.name}, {name!r}: {warning.message}")
+            if said:
+                cell.note(name, "; ".join(str(warning.message) for warning in said))
             yield name, scores
 
     def _made(self, cell: Cell) -> Scaler:

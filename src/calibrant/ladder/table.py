@@ -97,7 +97,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """A fix and how far it has come: state, choice and cost (seconds of one fit, seconds of all cells, parameters)."""
+    """A fix and how far it has come: state, choice, cost (seconds of one fit, seconds of all cells, parameters), notes."""
 
     fix: Fix
     state: str
@@ -107,6 +107,7 @@ class Standing:
     seconds_all: float
     parameters: int | None
     steps: int | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -119,6 +120,7 @@ class Standing:
             "seconds_all": self.seconds_all,
             "parameters": self.parameters,
             "steps": self.steps,
+            "notes": list(self.notes),
         }
 
 
@@ -333,6 +335,7 @@ def _standing(place: Place, found: Sequence[Place], sets: Sequence[str]) -> Stan
         seconds_all=round(sum(result["seconds"] for result in results), 1),
         parameters=parameters,
         steps=kept[0].get("steps") if kept else None,
+        notes=tuple(dict.fromkeys(f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items())),
     )
 
 

@@ -27,6 +27,7 @@ COLUMNS = (
         "auroc", "AUROC", "P(c of a right answer > c of a wrong one)", "how well confidence ranks right above wrong"
     ),
 )
+LISTED = 6
 PAPER = ("cft", "rcft", "rcft-once")
 SIGNS = {"better": "+", "worse": "−", "undecided": "·"}
 
@@ -66,7 +67,7 @@ def headline(table: Table) -> Verdict:
     words = {
         "better": f"{winner} is best calibrated",
         "worse": f"No fix helps; {winner} harms least",
-        "undecided": f"{winner} has the lowest calibration error, but no more than chance below the aligned model",
+        "undecided": f"{winner} has the lowest calibration error, but not detectably below the aligned model's",
     }[moved]
     if moved == "better" and level:
         words += ", level with others"
@@ -176,8 +177,20 @@ def protocol(table: Table) -> list[str]:
             else f"Trained fixes took {steps} steps"
         )
         out.insert(2, f"{same}, without early stopping.")
+    if too_few_draws(table):
+        out.append(
+            f"With {table.settings['n_boot']} draws and so many fixes no corrected verdict can be reached: read the table "
+            "again with more --draws."
+        )
     out += [f"{s.fix.name}: {s.fix.note}" for s in table.fixes if s.fix.note and s.state != "not run"]
+    out += [f"{s.fix.name}: {note}." for s in table.fixes for note in s.notes]
     return out
+
+
+def too_few_draws(table: Table) -> bool:
+    """Whether the least p-value that the draws can give, times the number of fixes, is above ``1 - level``."""
+    rivals = max((sum(_is_rival(table, name) for name in one.entries) for one in table.sets), default=0)
+    return rivals / (int(table.settings["n_boot"]) + 1) > 1 - table.level
 
 
 def unfinished(table: Table) -> list[str]:
@@ -247,6 +260,8 @@ def _said(e: Estimate, column: Metric = COLUMNS[0]) -> str:
 
 
 def _listed(names: list[str]) -> str:
+    if len(names) > LISTED:
+        names = [*names[:LISTED], f"{len(names) - LISTED} more"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

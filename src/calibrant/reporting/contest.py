@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -128,8 +129,8 @@ def _point(ax: Axes, contender: Contender, colour: str, marker: str, label: str 
         color=colour,
         markerfacecolor="white" if e.verdict == INDISTINGUISHABLE else colour,
         markeredgewidth=1.4,
-        elinewidth=0.7,
-        alpha=0.9,
+        ecolor=to_rgba(colour, 0.22),
+        elinewidth=0.9,
         label=label,
         zorder=3,
     )
@@ -150,7 +151,14 @@ def _names_beside(ax: Axes, contenders: Sequence[Contender]) -> None:
             va="center",
             fontsize=8,
             color=INK,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": MUTED,
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 4,
+            },
             annotation_clip=False,
         )
     ax.set_ylim(low, high)
