@@ -87,11 +87,7 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
-    known = ("auto", *OBJECTIVES)
-    if objective not in known:
-        raise ConfigError(
-            asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
-        )
+    _refuse_unknown(objective)
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
@@ -134,3 +130,11 @@ def run(
         ),
     )
     typer.echo(str(out / "report" / "index.html"))
+
+
+def _refuse_unknown(objective: str) -> None:
+    known = ("auto", *OBJECTIVES)
+    if objective not in known:
+        raise ConfigError(
+            asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
+        )
