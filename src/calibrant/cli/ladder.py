@@ -63,15 +63,15 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """Run every fix on the same questions, choose settings on the calibration split, test once, compare. Run again to go on."""
+    if not table and (model is None or questions is None):
+        raise ConfigError(
+            asked="a ladder",
+            found=f"no {'MODEL' if model is None else '--questions'}",
+            todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
+        )
     from calibrant.ladder import Ladder, read_table, write_table
 
-    if not table:
-        if model is None or questions is None:
-            raise ConfigError(
-                asked="a ladder",
-                found=f"no {'model' if model is None else '--questions'}",
-                todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
-            )
+    if model is not None and questions is not None and not table:
         chosen = t.settings(
             config, rank=rank, epochs=epochs, learning_rate=lr, batch_size=batch_size, micro_batch_size=micro_batch,
             seed=seed,
