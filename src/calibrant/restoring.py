@@ -5,6 +5,7 @@ Every stage leaves its result in the run's folder, so an interrupted run goes on
     OUT/run.json              what this run is: model, prompt, settings, digests of the questions
     OUT/questions/*.jsonl     the splits, as used
     OUT/scores/before/{calibration,test,<ood>}.safetensors, OUT/scores/after/{test,<ood>}.safetensors
+    OUT/scores/reference/calibration.safetensors, where a reference model was given
     OUT/diagnosis.json
     OUT/tuning/adapter/       the restored model's adapter, with a model card
     OUT/report/index.html     and report.md, report.json, figures
@@ -59,6 +60,7 @@ def restore(
     objective: Choice = "auto",
     config: TuneConfig | None = None,
     style: PromptStyle | None = None,
+    reference: str | Path | None = None,
     progress: bool = False,
     command: str | None = None,
     batch_tokens: int | None = None,
@@ -80,6 +82,8 @@ def restore(
     config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
         the chosen one has no use for are left aside.
     style : how questions are put; letters in a raw prompt by default.
+    reference : the model before its alignment: it scores the calibration questions too, with ``loading`` but its own
+        revision, so that the diagnosis can tell what alignment changed and has a target of its own.
     progress : draw progress bars and say what happens.
     command : kept in the provenance.
     batch_tokens : token budget of a scoring pass.
@@ -100,15 +104,16 @@ def restore(
     _check_cluster(cluster, {"test": splits["test"], **ood})
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     refuse_leakage(**sets)
-    claim_folder(out, _identity(model, style, config, objective, sets, loading), "restore run")
+    claim_folder(out, _identity(model, style, config, objective, sets, reference, loading), "restore run")
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
     stage = _Stage(Path(out), model, style, progress, command, config.seed, batch_tokens, loading)
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     measured = {name: questions for name, questions in held_out.items() if name != "calibration"}
 
+    base = None if reference is None else stage.reference(reference, splits["calibration"])
     before = stage.scores("before", held_out)
-    diagnosis = diagnose(before["calibration"], seed=config.seed)
+    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed)
     write_json(out / "diagnosis.json", diagnosis.to_json())
     stage.say(diagnosis.to_text())
     chosen = _chosen(objective, diagnosis)
@@ -122,7 +127,7 @@ def restore(
         Domain(_label(name, questions), name == "test", before[name], after.get(name))
         for name, questions in measured.items()
     ]
-    asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
+    asked = _asked(model, reference, style, config, objective, chosen, sets, before["test"], command)
     notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
     if tuning is not None and not _better_than_start(tuning):
         notes.append(
@@ -201,13 +206,14 @@ class _Stage:
         sets: Mapping[str, QuestionSet],
         *,
         adapter: Path | None = None,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
     ) -> dict[str, Scores]:
         found = {}
         for name, questions in sets.items():
             path = self.out / "scores" / when / f"{name}.safetensors"
             if not path.exists():
-                self.say(f"Scoring {name!r} {when} tuning: {len(questions)} questions")
+                by = "with the reference" if when == "reference" else f"{when} tuning"
+                self.say(f"Scoring {name!r} {by}: {len(questions)} questions")
                 score(
                     self._load(weights or self.model, adapter),
                     questions,
@@ -221,6 +227,10 @@ class _Stage:
             found[name] = Scores.load(path)
         self._release()
         return found
+
+    def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
+        other = replace(self, loading={**self.loading, "revision": None})
+        return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
     def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet]) -> TuneResult:
         self.say(f"Tuning by {config.objective.upper()} on {len(splits['train'])} questions")
@@ -300,9 +310,11 @@ def _identity(
     config: TuneConfig,
     objective: str,
     sets: Mapping[str, QuestionSet],
+    reference: str | Path | None,
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
+        "reference": None if reference is None else str(reference),
         "model": str(model),
         "loading": {name: str(value) for name, value in loading.items()},
         "prompt": asdict(style),
@@ -315,6 +327,7 @@ def _identity(
 
 def _asked(
     model: str | Path,
+    reference: str | Path | None,
     style: PromptStyle,
     config: TuneConfig,
     objective: str,
@@ -329,6 +342,7 @@ def _asked(
         "model": str(model),
         "revision": facts.get("revision"),
         "weights fingerprint": facts.get("weights"),
+        "reference": None if reference is None else str(reference),
         "questions": {name: f"{q.name} ({len(q)})" for name, q in sets.items()},
         "reading": f"{style.reading} ({style.format}{variant})",
         "objective": f"{chosen or 'none'} ({'asked for' if objective != 'auto' else 'chosen by the diagnosis'})",

@@ -56,6 +56,9 @@ def run(
         str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
     ] = None,
     ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The model before its alignment, for the diagnosis: hub id, folder or GGUF file.")
+    ] = None,
     objective: Annotated[
         str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
     ] = "auto",
@@ -117,6 +120,7 @@ def run(
         objective=objective,  # type: ignore[arg-type]
         config=chosen,
         style=style,
+        reference=reference,
         progress=o.watching(quiet),
         command=o.command_line(),
         batch_tokens=batch_tokens,

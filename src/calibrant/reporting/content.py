@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from calibrant.diagnosis.result import LABELS
+from calibrant.diagnosis.estimates import Sampling
+from calibrant.diagnosis.path import checkpoints, signs_of_leaving
+from calibrant.diagnosis.result import LABELS, NEEDS_PAIRS
 from calibrant.objectives import OBJECTIVES, settings_of
 from calibrant.reporting.results import Assessed
 
@@ -32,6 +34,27 @@ SETTING_VALUES = {
     "options": "the options",
     "vocabulary": "all tokens",
 }
+SHARPNESS = {
+    "entropy": "entropy over the options, nats",
+    "entropy_share": "entropy, share of the largest possible",
+    "share_near_one": "share of confidences of .99 or more",
+    "accuracy_near_one": "accuracy among those",
+}
+SHIFT = {
+    "confidence": "confidence, change from the reference",
+    "entropy": "entropy, change from the reference, nats",
+    "agreement": "same prediction as the reference",
+    "slope": "slope of the log-odds on the reference's",
+    "intercept": "intercept of that line, nats",
+    "scatter": "scatter about that line, nats",
+}
+DRIFT = {
+    "chosen": "chosen responses, change of log-probability, nats",
+    "rejected": "rejected responses, change of log-probability, nats",
+    "margin": "margin, change, nats",
+    "share_both_fell": "share of pairs in which both fell",
+    "share_margin_grew": "share of pairs whose margin grew",
+}
 LIMITS = (
     "These numbers hold for these questions, put in this prompt and read in this way; another prompt, another order of "
     "the options or another kind of question can give others.",
@@ -47,6 +70,10 @@ LIMITS = (
 HOW_TO_READ = (
     "How to read this: on the diagonal the model is right as often as it says, below it is too sure, above too unsure; "
     "a bar that misses the diagonal is off by more than chance, and grey is where a calibrated model would fall."
+)
+SHARPENING_CAPTION = (
+    "What alignment is expected to do (theory, not fitted to this model): where a share p of people prefer a response, its "
+    "probability at the optimum of KL-regularised alignment, against β. Past p, confidence exceeds how often it is right."
 )
 USE_ADAPTER = "The result is an adapter: load the base model, then put the adapter on it."
 USE_WEIGHTS = "All weights were tuned: load the result like any model."
@@ -128,23 +155,51 @@ def diagnosis_words(diagnosis: Mapping[str, Any]) -> dict[str, Any] | None:
     if not diagnosis:
         return None
     action = str(diagnosis.get("action") or "")
-    numbers: Mapping[str, Any] = diagnosis.get("numbers") or {}
-    lines = []
-    for name, label in LABELS.items():
-        e = numbers.get(name)
-        if e is not None and e.get("value") is not None:
-            known = e.get("low") is not None and e.get("high") is not None
-            interval = f"{e['low']:.3f} to {e['high']:.3f}" if known else ""
-            lines.append((label, f"{e['value']:.3f}".replace("-", "−"), interval.replace("-", "−")))
+    collapse: Mapping[str, Any] = diagnosis.get("collapse") or {}
+    pairs: Mapping[str, Any] | None = diagnosis.get("preferences")
+    untold = [f"without a reference: {', '.join(names)}"] if (names := collapse.get("needs_reference")) else []
+    untold += [] if pairs or not collapse else [f"without preference pairs: {NEEDS_PAIRS}"]
     return {
         "verdict": str(diagnosis.get("verdict") or "undecided"),
         "relative_to": str(diagnosis.get("target_name") or ""),
         "action": ACTIONS.get(action, action),
         "reasons": list(diagnosis.get("reasons") or ()),
         "warnings": list(diagnosis.get("warnings") or ()),
-        "numbers": lines,
+        "numbers": [
+            *_lines(diagnosis.get("numbers"), LABELS),
+            *_lines(collapse, SHARPNESS),
+            *_lines(collapse.get("shift"), SHIFT),
+            *_lines(pairs, DRIFT),
+        ],
+        "untold": "; ".join(untold),
         "n": diagnosis.get("n"),
     }
+
+
+def _lines(numbers: Mapping[str, Any] | None, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each number that is known."""
+    lines = []
+    for name, label in labels.items():
+        e = (numbers or {}).get(name)
+        e = e if isinstance(e, Mapping) else {"value": e}
+        if e.get("value") is not None:
+            known = e.get("low") is not None and e.get("high") is not None
+            interval = f"{e['low']:.3f} to {e['high']:.3f}" if known else ""
+            lines.append((label, f"{e['value']:.3f}".replace("-", "−"), interval.replace("-", "−")))
+    return lines
+
+
+def path_signs(tuning: Mapping[str, Any]) -> list[str] | None:
+    """Signs that a tuning run left the calibratable regime on the way to the weights that were kept; ``None`` where its
+    points do not tell.
+    """
+    kept, points = tuning.get("best_epoch"), list(tuning.get("history") or ())
+    if kept is not None:
+        points = [point for point in points if (point.get("epoch") or 0) <= kept]
+    if len(points) < 2 or not all(point.get(name) for point in points for name in ("n", "accuracy")):
+        return None
+    found = signs_of_leaving(checkpoints(points, Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)))
+    return [sign[:1].upper() + sign[1:] + "." for sign in found]
 
 
 def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
@@ -158,13 +213,13 @@ def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
     return None if value is None or diagnosis.get("target_kind") == "self" else float(value)
 
 
-def map_caption(has_target: bool) -> str:
-    """How to read the regime map."""
+def map_caption(target: str) -> str:
+    """How to read the regime map; ``target`` names what A* is relative to, empty where no bound is drawn."""
     text = (
         "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate; "
         "the square is the first, the disc the last."
     )
-    return f"{text} A model that matches the target cannot lie in the shaded area." if has_target else text
+    return f"{text} A model that matches the target, {target}, cannot lie in the shaded area." if target else text
 
 
 def history_table(tuning: Mapping[str, Any]) -> dict[str, list[Any]] | None:
@@ -176,6 +231,7 @@ def history_table(tuning: Mapping[str, Any]) -> dict[str, list[Any]] | None:
         ("floor_p95", "Chance, up to", "{:.3f}"),
         ("accuracy", "Accuracy", "{:.1%}"),
         ("mean_confidence", "Confidence", "{:.1%}"),
+        ("train_accuracy", "Accuracy, trained on", "{:.1%}"),
     )
     points = list(tuning.get("history") or ())
     shown = [column for column in columns if any(point.get(column[0]) is not None for point in points)]

@@ -100,6 +100,9 @@ class TuneConfig(Strict):
         "token", description="L_SFT2 averaged over a question's tokens, or summed over them (see docs/decisions)"
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="times an epoch that the calibration questions are scored")
+    train_sample: int = Field(
+        100, ge=0, description="training questions, drawn once, that are scored beside them; 0: none"
+    )
     patience: int = Field(
         2, ge=0, description="evaluations without a better held-out NLL before stopping; 0: never stop"
     )

@@ -7,26 +7,23 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
+from calibrant.diagnosis import checkpoint_point
 from calibrant.errors import ModelError
-from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.progress import bar
 from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring.options import Encoded
-from calibrant.scoring.run import OptionScorer, scores_of
+from calibrant.scoring.run import OptionScorer, evaluating, scores_of
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.targets import BinAccuracy, CrossFitted, folds_of
-
-FLOOR_DRAWS = 200
 
 
 class EmState(TrainerCallback, ExportableState):
@@ -76,12 +73,8 @@ class HeldOut:
 
     def score(self) -> Scores:
         """Scores with the weights as they are now; the model's mode is put back afterwards."""
-        training = self.scorer.model.training
-        self.scorer.model.eval()
-        try:
+        with evaluating(self.scorer.model):
             logp_NK, logmass_N = self.scorer.run(self.encoded)
-        finally:
-            self.scorer.model.train(training)
         return scores_of(self.questions, logp_NK, logmass_N, split=self.split)
 
 
@@ -104,13 +97,16 @@ class CalibrationTrainer(Trainer):
         *,
         config: TuneConfig,
         examples: Sequence[Example],
+        tokenizer: Any,
         held_out: HeldOut,
+        train_sample: HeldOut | None,
         em: EmState,
         collate: Collator,
         seen: HeldOut,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.config, self.held_out, self.em, self.seen = config, held_out, em, seen
+        self.config, self.held_out, self.train_sample, self.em, self.seen = config, held_out, train_sample, em, seen
+        self.tokenizer = tokenizer  # for callbacks; as processing_class it would be saved with every checkpoint
         super().__init__(
             model=model,
             args=args,
@@ -156,18 +152,21 @@ class CalibrationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the calibration questions; the E-step of rcft; one more point of the path."""
+        """Score the calibration questions and the sample of the training ones; the E-step of rcft; a point of the path."""
         try:
             scores = self.held_out.score()
+            sample = None if self.train_sample is None else self.train_sample.score()
         except ModelError as error:
             if self.state.global_step == 0:
                 raise
             raise diverged(self.config.objective, self.state.global_step, error.found) from error
         if self.config.objective == "rcft":
             self._e_step(scores)
-        point = checkpoint_point(scores, self.config)
+        point = checkpoint_point(scores, n_bins=self.config.n_bins)
+        if sample is not None:
+            point |= {"train_accuracy": float(sample.correct_N.mean()), "train_n": sample.n}
         self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -207,23 +206,6 @@ def cross_fit(scores: Scores, config: TuneConfig) -> CrossFitted:
     """The E-step of each fold of the training questions, from scores of all of them."""
     fold_N = folds_of(scores.n, config.seed)
     return CrossFitted.of(scores, fold_N, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
-
-
-def checkpoint_point(scores: Scores, config: TuneConfig) -> dict[str, Any]:
-    """One point of a tuning run's path: held-out numbers that the regime map draws."""
-    floor, _ = noise_floor(scores, n_bins=config.n_bins, n_draws=FLOOR_DRAWS)
-    confidence_N, correct_N = scores.confidence_N, scores.correct_N
-    mass_N = np.exp(scores.logmass_N)
-    return {
-        "n": scores.n,
-        "nll": nll(scores.logp_NK, scores.answer_N),
-        "conf_ece": conf_ece(confidence_N, correct_N, config.n_bins),
-        "floor_mean": float(floor.mean()),
-        "floor_p95": float(np.quantile(floor, 0.95)),
-        "accuracy": float(correct_N.mean()),
-        "mean_confidence": float(confidence_N.mean()),
-        "option_mass": None if np.isnan(mass_N).any() else float(mass_N.mean()),
-    }
 
 
 class ProgressBar(TrainerCallback):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -36,10 +37,11 @@ class TuneResult:
     """What a tuning run made, and how.
 
     ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
-    ``history`` has one entry an evaluation of the calibration questions: step, epoch, nll, conf_ece, floor_mean, floor_p95,
-    accuracy, mean_confidence, option_mass, n. ``seconds`` is training with its evaluations, over all resumed parts.
-    ``rows`` says which rows were trained on and what :func:`calibrant.tuning.rows.choose_rows` saw; ``start`` what the
-    untuned model set: ``known_share`` of cogcalib, ``teacher_temperature`` of distill.
+    ``history`` has one entry an evaluation of the calibration questions: step, epoch, the numbers of
+    :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training
+    with its evaluations, over all resumed parts. ``rows`` says which rows were trained on and what
+    :func:`calibrant.tuning.rows.choose_rows` saw; ``start`` what the untuned model set: ``known_share`` of cogcalib,
+    ``teacher_temperature`` of distill.
     """
 
     objective: str
@@ -185,7 +187,9 @@ class _Run:
             training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
             config=self.config,
             examples=examples,
+            tokenizer=self.loaded.tokenizer,
             held_out=self.held_out,
+            train_sample=self._train_sample(),
             em=em,
             collate=collate,
             seen=seen,
@@ -218,6 +222,15 @@ class _Run:
             all_options=self.config.sees_all_options,
             prompt_tokens=self.config.predicts_prompt,
         )
+
+    def _train_sample(self) -> HeldOut | None:
+        """Training questions drawn by the seed, so that a resumed run scores the same."""
+        size = min(self.config.train_sample, len(self.train))
+        picks = sorted(Random(self.config.seed).sample(range(len(self.train)), size))
+        questions, encoded, scorer = list(self.train), self.encoded, self.held_out.scorer
+        if not picks:
+            return None
+        return HeldOut([questions[i] for i in picks], [encoded[i] for i in picks], scorer, split="train")
 
     def _finish(
         self, trainer: CalibrationTrainer, em: EmState, rows: dict[str, Any], start: dict[str, Any]
