@@ -24,6 +24,7 @@ VERBS = (
     "sensitivity",
     "rescale",
     "tune",
+    "ladder",
     "align-check",
     "report",
     "demo",

@@ -13,6 +13,7 @@ from calibrant.cli import (
     compare,
     demo,
     diagnose,
+    ladder,
     measure,
     report,
     rescale,
@@ -32,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, align_check, report, demo):
+VERBS = (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, ladder, align_check, report, demo)
+for verb in VERBS:
     app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.run)
 
 

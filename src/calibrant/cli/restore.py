@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -12,6 +13,37 @@ from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
 from calibrant.objectives import OBJECTIVES
 from calibrant.questions import QuestionSet
+
+
+def sets_of(
+    load: Callable[[str], QuestionSet],
+    questions: str,
+    test: str | None,
+    calibration: str | None,
+    ood: list[str] | None,
+    *,
+    seed: int,
+    drop: bool,
+) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
+    """The splits and the out-of-domain sets that the options name."""
+    from calibrant.restoring import assemble
+
+    far = [load(source) for source in ood or []]
+    names = [questions.name for questions in far]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            asked=f"out-of-domain sets {', '.join(ood or [])}",
+            found=f"more than one is named {', '.join(map(repr, twice))}",
+            todo="rename the files, so that each set has a name of its own",
+        )
+    return assemble(
+        load(questions),
+        test=load(test) if test else None,
+        calibration=load(calibration) if calibration else None,
+        ood={questions.name: questions for questions in far},
+        seed=seed,
+        drop=drop,
+    )
 
 
 def run(
@@ -83,18 +115,9 @@ def run(
     def load(source: str) -> QuestionSet:
         return o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit)
 
-    from calibrant.restoring import assemble, restore
+    from calibrant.restoring import restore
 
-    far = [load(source) for source in ood or []]
-    _refuse_same_names([questions.name for questions in far], ood or [])
-    splits, sets = assemble(
-        load(questions),
-        test=load(test) if test else None,
-        calibration=load(calibration) if calibration else None,
-        ood={questions.name: questions for questions in far},
-        seed=chosen.seed,
-        drop=skip_bad,
-    )
+    splits, sets = sets_of(load, questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad)
     restore(
         model,
         splits,
@@ -127,13 +150,4 @@ def _refuse_unknown(objective: str) -> None:
     if objective not in known:
         raise ConfigError(
             asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
-        )
-
-
-def _refuse_same_names(names: list[str], sources: list[str]) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            asked=f"out-of-domain sets {', '.join(sources)}",
-            found=f"more than one is named {', '.join(map(repr, twice))}",
-            todo="rename the files, so that each set has a name of its own",
         )

@@ -13,6 +13,7 @@ from calibrant.metrics.binned import (
 from calibrant.metrics.bins import BinTable, bin_edges, bin_index, bin_table, clopper_pearson
 from calibrant.metrics.calibration import conf_ece, cw_ece, signed_gap
 from calibrant.metrics.comparison import Comparison, Difference, compare, compare_many
+from calibrant.metrics.contest import CONTEST_METRICS, Contest
 from calibrant.metrics.decisions import Decision, RiskCoverage, risk_coverage, threshold_for
 from calibrant.metrics.measurement import Estimate, Measurement, measure
 from calibrant.metrics.panel import battery
@@ -33,9 +34,11 @@ from calibrant.metrics.uncertainty import (
 )
 
 __all__ = [
+    "CONTEST_METRICS",
     "BinTable",
     "BrierParts",
     "Comparison",
+    "Contest",
     "Decision",
     "Difference",
     "Estimate",

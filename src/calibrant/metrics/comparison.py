@@ -19,8 +19,8 @@ from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import cell_noise, cluster_factor, error_difference_interval, percentile_interval
 from calibrant.scores import Scores
 
-LOWER_IS_BETTER = ("conf_ece", "cw_ece", "nll", "brier")
-HIGHER_IS_BETTER = ("accuracy",)
+LOWER_IS_BETTER = ("conf_ece", "cw_ece", "smooth_ece", "nll", "brier")
+HIGHER_IS_BETTER = ("accuracy", "auroc")
 UNDECIDED = "undecided"
 
 
@@ -220,7 +220,7 @@ def _mean_differences(pair: Pair, level: float, wider: float) -> dict[str, Diffe
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
-        out[name] = _difference(name, a, b, low, high, sums_a.scores.n, level, len(draws_a))
+        out[name] = difference_of(name, a, b, low, high, sums_a.scores.n, level, len(draws_a))
     return out
 
 
@@ -236,16 +236,17 @@ def _error_differences(pair: Pair, level: float, seed: int, wider: float) -> dic
     for name, ((cell_a, noise_a), (cell_b, noise_b)) in cells.items():
         low, high = error_difference_interval(cell_a, noise_a, cell_b, noise_b, level)
         a, b = float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum())
-        out[name] = _difference(name, a, b, low, high, n, level, n_boot)
+        out[name] = difference_of(name, a, b, low, high, n, level, n_boot)
     (conf_a, noise_a), (conf_b, noise_b) = cells["conf_ece"]
     gap_a, gap_b = -float(conf_a.sum()), -float(conf_b.sum())
     low, high = percentile_interval(gap_b - gap_a - noise_b.sum(1) + noise_a.sum(1), level)
-    return out | {"signed_gap": _difference("signed_gap", gap_a, gap_b, low, high, n, level, n_boot)}
+    return out | {"signed_gap": difference_of("signed_gap", gap_a, gap_b, low, high, n, level, n_boot)}
 
 
-def _difference(
+def difference_of(
     name: str, a: float, b: float, low: float, high: float, n: int, level: float, n_boot: int
 ) -> Difference:
+    """The :class:`Difference` that two values and the interval of ``b - a`` make: p-value, verdict, questions needed."""
     value = b - a if np.isfinite(a) and np.isfinite(b) else np.nan
     if not (low > 0 or high < 0):
         verdict = UNDECIDED

@@ -7,7 +7,7 @@ need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -132,22 +132,36 @@ def bootstrap_sums(
     O(1/N). With clusters (codes 0..G-1), a cluster's questions share one weight (Field & Welsh 2007). A draw in which
     every weight is 0 is the sample.
     """
-    rng = np.random.default_rng([seed, 1])
-    table = _poisson_table()
-    size = max(64, BLOCK_WEIGHTS // n_boot)
     if cluster_N is not None:
         rows_GC = _cluster_rows(columns, n, cluster_N)
         columns, n = rows_GC.__getitem__, len(rows_GC)
     total_BC: np.ndarray | float = 0.0
     plain_C: np.ndarray | float = 0.0
     drawn_B = np.zeros(n_boot)
-    for rows in blocks(n, size):
+    for rows, weight_BN in _weight_blocks(n, n_boot, seed):
         block_NC = columns(rows)
-        weight_BN = table[rng.integers(0, 65_536, (n_boot, len(block_NC)), dtype=np.uint16)]
         total_BC = total_BC + (weight_BN @ block_NC.astype(np.float32)).astype(np.float64)
         plain_C = plain_C + block_NC.sum(0)
         drawn_B += weight_BN.sum(1)
     return np.where(drawn_B[:, None] > 0, total_BC, plain_C)
+
+
+def bootstrap_weights(n: int, n_boot: int, seed: int, cluster_N: np.ndarray | None = None) -> np.ndarray:
+    """The weights of :func:`bootstrap_sums`, question by question, (B, N) of small integers: for what is no function of
+    sums. A draw in which every weight is 0 is the sample: weights 1.
+    """
+    units = n if cluster_N is None else int(cluster_N.max()) + 1
+    blocks_of = [weight_BN.astype(np.uint8) for _, weight_BN in _weight_blocks(units, n_boot, seed)]
+    weight_BN = np.concatenate(blocks_of, axis=1)
+    weight_BN[weight_BN.sum(1) == 0] = 1
+    return weight_BN if cluster_N is None else weight_BN[:, cluster_N]
+
+
+def _weight_blocks(n: int, n_boot: int, seed: int) -> Iterator[tuple[slice, np.ndarray]]:
+    rng, table = np.random.default_rng([seed, 1]), _poisson_table()
+    for rows in blocks(n, max(64, BLOCK_WEIGHTS // n_boot)):
+        size = rows.stop - rows.start
+        yield rows, table[rng.integers(0, 65_536, (n_boot, size), dtype=np.uint16)]
 
 
 @cache

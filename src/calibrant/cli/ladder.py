@@ -1,0 +1,104 @@
+"""``calibrant ladder``: every fix on equal data and splits, into one table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from calibrant.cli import options as o
+from calibrant.cli import restore as r
+from calibrant.cli import tune as t
+from calibrant.errors import ConfigError
+
+
+def run(
+    out: o.OutFolder,
+    model: Annotated[
+        str | None, typer.Argument(help="Aligned model: hub id, local folder, or GGUF file.", show_default=False)
+    ] = None,
+    questions: Annotated[str | None, typer.Option(help="Training questions, as for restore.")] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Test questions; without it, a fifth of --questions is held out.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
+    ] = None,
+    ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
+    fixes: Annotated[str | None, typer.Option(help="Names with commas between; all by default.")] = None,
+    budget: Annotated[str, typer.Option(help="Settings a sweep: quick (1), standard (3), thorough (5).")] = "standard",
+    seeds: Annotated[int, typer.Option(help="Trainings of the chosen setting.", min=1)] = 3,
+    reference: Annotated[str | None, typer.Option(help="The model before its alignment.")] = None,
+    alignment_adapter: Annotated[
+        str | None, typer.Option(help="The LoRA adapter that makes the aligned model of --reference.")
+    ] = None,
+    dry: Annotated[bool, typer.Option("--dry", help="Print the cells and what they may cost; do nothing.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Write and print the table of what --out holds by now; run nothing.")
+    ] = False,
+    config: t.Config = None,
+    epochs: t.Epochs = None,
+    lr: t.LearningRate = None,
+    batch_size: t.BatchSize = None,
+    micro_batch: t.MicroBatch = None,
+    rank: t.Rank = None,
+    seed: t.TuneSeed = None,
+    bins: o.Bins = 10,
+    draws: o.Draws = 1000,
+    level: o.Level = 0.95,
+    cluster: o.Cluster = None,
+    columns: o.Columns = None,
+    skip_bad: o.SkipBad = False,
+    limit: o.Limit = None,
+    reading: o.Reading = "letters",
+    format: o.Format = "raw",
+    variant: o.Variant = "sum",
+    system: o.System = None,
+    revision: o.Revision = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+    batch_tokens: o.BatchTokens = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run every fix on the same questions, choose settings on the calibration split, test once, compare. Run again to go on."""
+    if not table and (model is None or questions is None):
+        raise ConfigError(
+            asked="a ladder",
+            found=f"no {'MODEL' if model is None else '--questions'}",
+            todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
+        )
+    from calibrant.ladder import Ladder, read_table, write_table
+
+    if model is not None and questions is not None and not table:
+        chosen = t.settings(
+            config, rank=rank, epochs=epochs, learning_rate=lr, batch_size=batch_size, micro_batch_size=micro_batch,
+            seed=seed,
+        )  # fmt: skip
+
+        splits, far = r.sets_of(
+            lambda source: o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit),
+            questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad,
+        )  # fmt: skip
+        loading = o.loading_of(
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+        climb = Ladder(
+            model, splits, out, ood=far, reference=reference, alignment_adapter=alignment_adapter,
+            fixes=[name.strip() for name in fixes.split(",")] if fixes else None, budget=budget,  # type: ignore[arg-type]
+            seeds=seeds, config=chosen, style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
+            command=o.command_line(), batch_tokens=batch_tokens, loading=loading,
+        )  # fmt: skip
+        if dry:
+            typer.echo(climb.dry_run().to_text())
+            return
+        climb.run()
+    page = write_table(read_table(out, n_bins=bins, n_boot=draws, level=level, cluster=cluster), out)
+    if table:
+        typer.echo(page.with_suffix(".md").read_text(encoding="utf-8"))
+    typer.echo(str(page))

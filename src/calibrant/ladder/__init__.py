@@ -1,0 +1,25 @@
+"""The ladder: every fix on equal data and splits, into one table. See ``docs/ladder.md``."""
+
+from calibrant.ladder.fixes import FIXES, SETTINGS, Fix, Setting
+from calibrant.ladder.page import write_table
+from calibrant.ladder.plan import Plan
+from calibrant.ladder.run import Ladder, ladder
+from calibrant.ladder.table import Contrast, Cut, Entry, Standing, Standings, Table, read_table
+
+__all__ = [
+    "FIXES",
+    "SETTINGS",
+    "Contrast",
+    "Cut",
+    "Entry",
+    "Fix",
+    "Ladder",
+    "Plan",
+    "Setting",
+    "Standing",
+    "Standings",
+    "Table",
+    "ladder",
+    "read_table",
+    "write_table",
+]

@@ -1,0 +1,171 @@
+"""What a ladder leaves on disk, and reading it back. One folder a cell; every file under its final name is whole.
+
+::
+
+    OUT/run.json                                what this ladder is: model, prompt, base settings, budget, questions
+    OUT/questions/*.jsonl                       the splits, as used
+    OUT/cells/<fix>/run.json fix.json           the fix, as it was defined; its seeds
+    OUT/cells/<fix>/not-run.json                why it cannot be run, where that is so
+    OUT/cells/<fix>/choice.json                 what the sweep chose, and by which numbers
+    OUT/cells/<fix>/<setting>/seed-<s>/
+        run.json result.json                    what was asked; what fitting made and cost
+        tuning/adapter  scaler.json             what would be shipped
+        scores/<set>.safetensors                test sets only of chosen settings, only after the choice
+        error.json notes.json                   what went wrong, in three parts; what a reader must know
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import CalibrantError
+from calibrant.files import RUN_FILE, claim_folder, write_json
+from calibrant.ladder.fixes import FIXES, Fix, Setting
+from calibrant.scores import Scores
+
+CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
+RESULT, ERROR, NOTES = "result.json", "error.json", "notes.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fix with one setting and one seed."""
+
+    root: Path
+    fix: Fix
+    setting: Setting
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives."""
+        return self.root / CELLS / self.fix.name / self.setting.name / f"seed-{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """For people and for ``OUT/cells``."""
+        return f"{self.fix.name}/{self.setting.name}/seed-{self.seed}"
+
+    def claim(self, given: Mapping[str, Any]) -> None:
+        """Make the folder, or check that it holds this very cell, made with the same further models."""
+        identity = {"fix": self.fix.name, "setting": dict(self.setting.values), "seed": self.seed}
+        claim_folder(self.folder, identity | {name: str(given[name]) for name in self.fix.needs}, "cell")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What fitting left, or ``None`` before."""
+        return read_json(self.folder / RESULT)
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep the result of fitting."""
+        write_json(self.folder / RESULT, result)
+        return dict(result)
+
+    def path(self, name: str) -> Path:
+        """The scores of one set of questions."""
+        return self.folder / "scores" / f"{name}.safetensors"
+
+    def scores(self, name: str) -> Scores | None:
+        """They themselves, where there are any."""
+        return Scores.load(self.path(name)) if self.path(name).exists() else None
+
+    def fail(self, error: CalibrantError, what: str = "fit") -> None:
+        """Record an error of fitting (``what="fit"``) or of one set of questions, in its three parts."""
+        parts = {"asked": error.asked, "found": error.found, "todo": error.todo}
+        write_json(self.folder / ERROR, {**self.errors, what: parts})
+
+    @property
+    def errors(self) -> dict[str, dict[str, str]]:
+        """Errors by what failed."""
+        return read_json(self.folder / ERROR) or {}
+
+    def note(self, what: str, text: str) -> None:
+        """Keep what a reader must know of one set of questions."""
+        write_json(self.folder / NOTES, {**self.notes, what: text})
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Notes by set of questions."""
+        return read_json(self.folder / NOTES) or {}
+
+    def forget_errors(self) -> None:
+        """Before another attempt."""
+        (self.folder / ERROR).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of one fix; ``seeds`` are those that its chosen setting is run with."""
+
+    root: Path
+    fix: Fix
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def folder(self) -> Path:
+        """Where its cells are."""
+        return self.root / CELLS / self.fix.name
+
+    def claim(self, reason: str | None) -> None:
+        """Write down the fix, and why it cannot be run, if so; refuse a folder of a fix that was defined otherwise."""
+        plain = self.fix.to_json()
+        identity = {name: plain[name] for name in ("family", "values", "candidates", "of", "fit_on")}
+        claim_folder(self.folder, identity, f"fix {self.fix.name!r}")
+        write_json(self.folder / FIX, {"fix": plain, "seeds": list(self.seeds)})
+        if reason is None:
+            (self.folder / NOT_RUN).unlink(missing_ok=True)
+        else:
+            write_json(self.folder / NOT_RUN, {"reason": reason})
+
+    @property
+    def not_run(self) -> str | None:
+        """Why it cannot be run."""
+        return (read_json(self.folder / NOT_RUN) or {}).get("reason")
+
+    @property
+    def choice(self) -> dict[str, Any] | None:
+        """What the sweep chose, or ``None`` before."""
+        return read_json(self.folder / CHOICE)
+
+    def choose(self, choice: Mapping[str, Any]) -> None:
+        """Keep the choice: from now on test questions may be scored."""
+        write_json(self.folder / CHOICE, choice)
+
+    @property
+    def chosen(self) -> Setting | None:
+        """The chosen setting."""
+        choice = self.choice
+        if choice is None or choice["setting"] is None:
+            return None
+        return next(one for one in self.fix.candidates if one.name == choice["setting"])
+
+    def cell(self, setting: Setting, seed: int) -> Cell:
+        """One of its cells."""
+        return Cell(self.root, self.fix, setting, seed)
+
+    def cells(self) -> Iterator[Cell]:
+        """All that were begun, of any setting and seed."""
+        for setting in self.fix.candidates:
+            for folder in sorted((self.folder / setting.name).glob("seed-*")):
+                if (folder / RUN_FILE).exists():
+                    yield self.cell(setting, int(folder.name.removeprefix("seed-")))
+
+
+def places(root: Path) -> list[Place]:
+    """The fixes that a ladder's folder holds, as they were when it was last run."""
+    order = {fix.name: i for i, fix in enumerate(FIXES)}
+    found = [read_json(path) for path in (root / CELLS).glob(f"*/{FIX}")]
+    known = [Place(root, Fix.from_json(values["fix"]), tuple(values["seeds"])) for values in found if values]
+    return sorted(known, key=lambda place: (order.get(place.fix.name, len(order)), place.fix.name))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or ``None`` where there is no such file."""
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,328 @@
+"""``ladder``: every fix on equal data and splits, into one table.
+
+Protocol, in the order of time; one fix after the other:
+
+1. **Sweep.** Up to 1, 3 or 5 settings (the budget), on the first seed. Fitting is handed a :class:`Bench`, which holds
+   training and calibration questions and no test question. Trained fixes do all their optimiser steps, equally many.
+2. **Choice.** The setting with the least held-out log loss on the calibration questions; written to ``choice.json``.
+3. **Test.** Only then are the test and out-of-domain questions scored, by the chosen setting alone, for each seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibrant.errors import CalibrantError, ConfigError, ModelError, OutputError, QuestionError
+from calibrant.files import claim_folder
+from calibrant.ladder.bench import Bench
+from calibrant.ladder.cells import Cell, Place
+from calibrant.ladder.families import DOERS, Doer
+from calibrant.ladder.fixes import SETTINGS, Budget, Setting, select
+from calibrant.ladder.page import write_table
+from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
+from calibrant.ladder.table import Table, read_table
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.scores import Scores
+from calibrant.tuning import TuneConfig
+
+SPLITS = ("train", "calibration", "test")
+CRITERION = {
+    "none": "none: nothing to choose",
+    "post-hoc": "out-of-fold log loss of the calibration questions (5 folds)",
+    "weights": "log loss of the calibration questions",
+    "tuning": "least log loss of the calibration questions at an evaluation",
+}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder to be planned, run and read.
+
+    Parameters
+    ----------
+    model : the aligned model: hub id, local folder or GGUF file.
+    splits : ``train``, ``calibration`` and ``test``, disjoint by content.
+    out : the ladder's folder.
+    ood : out-of-domain test sets by name.
+    reference : the pre-alignment model, for the fixes that need it.
+    alignment_adapter : the LoRA adapter that makes the aligned model of ``reference``.
+    fixes : names (:data:`calibrant.ladder.FIXES`), all by default; those that cannot be run are listed with the reason.
+    budget : ``"quick"``, ``"standard"`` or ``"thorough"``: 1, 3 or 5 settings a sweep.
+    seeds : trainings of the chosen setting, with seeds ``config.seed``, ``config.seed + 1`` …
+    config : settings that all trained fixes start from; objective, patience and ``keep`` are the ladder's.
+    style : how questions are put; letters in a raw prompt by default.
+    progress, command, batch_tokens : as for ``restore``.
+    loading : further arguments of :func:`calibrant.load_model`; a revision is the aligned model's.
+
+    Raises
+    ------
+    LeakageError : a question stands in two splits. QuestionError : a set without questions.
+    ConfigError : an unknown fix or budget, or a set with the name of a split.
+    """
+
+    model: str | Path
+    splits: Mapping[str, QuestionSet]
+    out: str | Path
+    ood: Mapping[str, QuestionSet] = field(default_factory=dict)
+    reference: str | Path | None = None
+    alignment_adapter: str | Path | None = None
+    fixes: Sequence[str] | None = None
+    budget: Budget = "standard"
+    seeds: int = 3
+    config: TuneConfig = field(default_factory=TuneConfig)
+    style: PromptStyle = field(default_factory=PromptStyle)
+    progress: bool = False
+    command: str | None = None
+    batch_tokens: int | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        refuse_leakage(**{name: self.splits[name] for name in SPLITS}, **self.ood)
+
+    @property
+    def exam(self) -> dict[str, QuestionSet]:
+        """The questions that nothing is fitted on: test and out-of-domain sets."""
+        return {"test": self.splits["test"], **self.ood}
+
+    def bench(self) -> Bench:
+        """What fixes are fitted on."""
+        return Bench(
+            root=Path(self.out),
+            model=self.model,
+            train=self.splits["train"],
+            calibration=self.splits["calibration"],
+            style=self.style,
+            config=self.config,
+            seed=self.config.seed,
+            reference=self.reference,
+            alignment_adapter=self.alignment_adapter,
+            progress=self.progress,
+            command=self.command,
+            batch_tokens=self.batch_tokens,
+            loading=dict(self.loading),
+        )
+
+    def plan(self, bench: Bench | None = None) -> Plan:
+        """What there is to do."""
+        return plan_of(bench or self.bench(), select(self.fixes), self.exam, budget=self.budget, seeds=self.seeds)
+
+    def dry_run(self) -> Plan:
+        """What there is to do and how long it may take, from timing a few calibration questions; writes nothing."""
+        bench = self.bench()
+        return replace(self.plan(bench), pace=timed(bench))
+
+    def run(self) -> None:
+        """Do it, or go on with it."""
+        bench = self.bench()
+        plan = self.plan(bench)
+        _claim(self)
+        _Run(bench, self.exam, plan).go()
+
+
+def ladder(
+    model: str | Path,
+    splits: Mapping[str, QuestionSet],
+    *,
+    out: str | Path,
+    table: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Table:
+    """Run every fix on equal data and splits, compare them, and write ``out/table``; the protocol is at the module's head.
+
+    Resumable: called again with the same arguments it goes on where it stopped, however it stopped. More fixes and more
+    seeds may be added to a folder; model, prompt, questions, base settings and budget may not change. An error in one
+    cell is recorded there, and the other cells go on; a later call tries that cell again.
+
+    Parameters
+    ----------
+    model, splits, out, settings : of :class:`Ladder`.
+    table : arguments of :func:`calibrant.ladder.read_table`: ``n_bins``, ``n_boot``, ``level``, ``cluster``.
+
+    Raises
+    ------
+    ConfigError : ``out`` holds another ladder; and as :class:`Ladder`.
+    OutputError : the disk is full or forbidden: the one error that stops everything.
+    """
+    Ladder(model, splits, out, **settings).run()
+    found = read_table(out, **dict(table or {}))
+    write_table(found, out)
+    return found
+
+
+@dataclass
+class _Run:
+    bench: Bench
+    exam: Mapping[str, QuestionSet]
+    plan: Plan
+    _doers: dict[str, Doer] = field(default_factory=dict)
+    _clock: _Clock | None = None
+
+    def go(self) -> None:
+        for place in self.plan.places:
+            place.claim(self.plan.not_run.get(place.fix.name))
+        self._clock = _Clock(self.plan)
+        for place in self.plan.places:
+            if (reason := self.plan.not_run.get(place.fix.name)) is not None:
+                self.bench.say(f"{place.fix.name}: not run: {reason}")
+                continue
+            setting = self._choose(place)
+            for seed in place.seeds if setting is not None else ():
+                assert setting is not None
+                cell = place.cell(setting, seed)
+                if self._fit(cell) is not None:
+                    self._score(cell)
+        self.bench.release()
+
+    def _choose(self, place: Place) -> Setting | None:
+        """The sweep; from training and calibration questions alone, and never again once it is written down."""
+        if place.choice is not None:
+            return place.chosen
+        tried: list[dict[str, Any]] = []
+        for setting in place.fix.sweep(self.plan.budget):
+            cell = place.cell(setting, place.seeds[0])
+            result = self._fit(cell)
+            loss = None if result is None else result["nll"]
+            error = cell.errors.get("fit", {}).get("found") if result is None else None
+            tried.append({"setting": setting.name, "values": dict(setting.values), "nll": loss, "error": error})
+        usable = [one for one in tried if one["error"] is None]
+        if not usable:
+            return None  # tried again when the ladder is called again
+        best = min(usable, key=lambda one: float("inf") if one["nll"] is None else one["nll"])
+        criterion = CRITERION[place.fix.family] if len(tried) > 1 else "none: one setting"
+        place.choose({"setting": best["setting"], "criterion": criterion, "nll": best["nll"], "candidates": tried})
+        return place.chosen
+
+    def _fit(self, cell: Cell) -> dict[str, Any] | None:
+        cell.claim(self.bench.given)
+        if cell.result is not None:
+            return cell.result
+        cell.forget_errors()
+        self._say(f"{cell.name}: fitting")
+        start = time.monotonic()
+        try:
+            result = cell.finish({**self._doer(cell).fit(cell), "wall_seconds": round(time.monotonic() - start, 1)})
+        except OutputError:
+            raise
+        except (CalibrantError, torch.OutOfMemoryError) as error:
+            cell.fail(_three_parts(error, cell))
+            self._say(f"{cell.name}: {_three_parts(error, cell).found}; recorded, going on")
+            return None
+        finally:
+            self._passed(fit_passes(cell.fix, self.bench), start)
+        return result
+
+    def _score(self, cell: Cell) -> None:
+        sets = {"calibration": self.bench.calibration, **self.exam}
+        lacking = {name: questions for name, questions in sets.items() if not cell.path(name).exists()}
+        if not lacking:
+            return
+        assert Place(cell.root, cell.fix).choice is not None, "test questions before the choice"
+        cell.forget_errors()
+        self._say(f"{cell.name}: scoring {', '.join(lacking)}")
+        start = time.monotonic()
+        try:
+            for name, scores in self._doer(cell).scores(cell, lacking):
+                if isinstance(scores, Scores):
+                    scores.save(cell.path(name))
+                else:
+                    cell.fail(scores, name)
+                    self._say(f"{cell.name}, {name!r}: {scores.found}; recorded, going on")
+        except OutputError:
+            raise
+        except (CalibrantError, torch.OutOfMemoryError) as error:
+            cell.fail(_three_parts(error, cell), "score")
+            self._say(f"{cell.name}: {_three_parts(error, cell).found}; recorded, going on")
+        finally:
+            self._passed(score_passes(cell.fix, self.bench, self.exam), start)
+
+    def _doer(self, cell: Cell) -> Doer:
+        family = cell.fix.family
+        if family not in self._doers:
+            self._doers[family] = DOERS[family](self.bench)
+        return self._doers[family]
+
+    def _say(self, text: str) -> None:
+        assert self._clock is not None
+        self.bench.say(f"{self._clock.head} {text}")
+
+    def _passed(self, passes: float, start: float) -> None:
+        assert self._clock is not None
+        self._clock.passed(passes, time.monotonic() - start)
+
+
+class _Clock:
+    """How much is left, from the pace of what this call has done so far."""
+
+    def __init__(self, plan: Plan) -> None:
+        todo = [job for job in plan.jobs if not job.done]
+        self.jobs, self.total = len(todo), sum(job.passes for job in todo)
+        self.done, self.passes, self.seconds = 0, 0.0, 0.0
+
+    def passed(self, passes: float, seconds: float) -> None:
+        self.done, self.passes, self.seconds = self.done + 1, self.passes + passes, self.seconds + seconds
+
+    @property
+    def head(self) -> str:
+        left = max(self.total - self.passes, 0.0)
+        time_left = f", about {duration(left * self.seconds / self.passes)} left" if self.passes and left else ""
+        return f"[{min(self.done + 1, self.jobs)}/{self.jobs}{time_left}]"
+
+
+def _three_parts(error: CalibrantError | torch.OutOfMemoryError, cell: Cell) -> CalibrantError:
+    if isinstance(error, CalibrantError):
+        return error
+    return ModelError(
+        asked=cell.name,
+        found=f"the accelerator's memory is full ({str(error).splitlines()[0]})",
+        todo="lower micro_batch_size or batch_tokens, or set gradient_checkpointing; then run again",
+    )
+
+
+def _check(asked: Ladder) -> None:
+    missing = [name for name in SPLITS if not asked.splits.get(name)]
+    empty = [name for name, questions in asked.ood.items() if not questions]
+    if missing or empty:
+        raise QuestionError(
+            asked=f"questions to {', '.join((*SPLITS, *asked.ood))}",
+            found=f"none for {', '.join(missing + empty)}",
+            todo="give each set at least one question; split_questions makes three of one set",
+        )
+    clash = [name for name in asked.ood if name in SPLITS]
+    if clash:
+        raise ConfigError(
+            asked=f"out-of-domain sets named {', '.join(asked.ood)}",
+            found=f"{', '.join(clash)} is the name of a split",
+            todo="give them names of their own",
+        )
+    if asked.budget not in SETTINGS or asked.seeds < 1:
+        raise ConfigError(
+            asked=f"budget {asked.budget!r} with {asked.seeds} seeds",
+            found=f"budgets: {', '.join(SETTINGS)}; at least one seed",
+            todo="choose one of these",
+        )
+    select(asked.fixes)
+
+
+def _claim(asked: Ladder) -> None:
+    root, sets = Path(asked.out), {**{name: asked.splits[name] for name in SPLITS}, **asked.ood}
+    config = asked.config.model_dump(mode="json")
+    identity = {
+        "model": str(asked.model),
+        "loading": {name: str(value) for name, value in asked.loading.items()},
+        "prompt": asdict(asked.style),
+        "prompt_digest": asked.style.digest,
+        "budget": asked.budget,
+        "config": {name: value for name, value in config.items() if name != "objective"},
+        "questions": {name: {"name": q.name, "n": len(q), "digest": q.digest} for name, q in sets.items()},
+    }
+    claim_folder(root, identity, "ladder")
+    for name, questions in sets.items():
+        questions.save(root / "questions" / f"{name}.jsonl")

@@ -1,0 +1,355 @@
+"""The table of a ladder, from the scores that lie in its folder; at any time, whether the ladder has finished or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibrant.errors import ConfigError
+from calibrant.files import RUN_FILE
+from calibrant.ladder.cells import Place, places, read_json
+from calibrant.ladder.fixes import ALIGNED, Fix
+from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm
+from calibrant.metrics.comparison import HIGHER_IS_BETTER, UNDECIDED
+from calibrant.metrics.measurement import DISTINGUISHABLE, finite
+from calibrant.scores import Scores
+
+FORMAT, FORMAT_VERSION = "calibrant-ladder", 1
+COMPLETE, WAITING = "complete", "waiting"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A paired difference to another fix, with its p-value corrected for all fixes that were looked at.
+
+    ``difference`` is this fix minus the other; ``verdict`` is ``better``, ``worse`` or ``undecided``, decided where
+    ``p_holm <= 1 - level``. ``p_holm`` is ``None`` where the row is no fix and so in no family of comparisons.
+    """
+
+    other: str
+    difference: Difference
+    p_holm: float | None
+    verdict: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "other": self.other,
+            **self.difference.to_json(),
+            "p_holm": self.p_holm,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Cut:
+    """By how much a fix cut the aligned model's excess of conf-ECE over its floor, in percent.
+
+    ``100 (1 - (E - F) / (E_0 - F_0))`` with E conf-ECE, F the mean of its floor, and index 0 the aligned model: 100 is the
+    noise floor, 0 no change. The interval is that of the paired difference ``E - E_0``, with ``E_0 - F_0`` taken as
+    known. There is none where the aligned model cannot be told from calibrated. Source: ours.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain JSON."""
+        return {"value": finite(self.value), "low": finite(self.low), "high": finite(self.high)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One fix on one set of questions: a row of the table.
+
+    ``estimates`` and ``runs`` by metric: mean over seeds with its interval, and each seed's value. ``against_aligned``
+    and ``against_best`` by metric; the best is the best *other* fix by the value itself.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    estimates: Mapping[str, Estimate]
+    runs: Mapping[str, tuple[float, ...]]
+    against_aligned: Mapping[str, Contrast]
+    against_best: Mapping[str, Contrast]
+    cut: Cut | None
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation between seeds, where there are two or more."""
+        values = np.array(self.runs[metric])
+        return float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, one object a metric."""
+        out: dict[str, Any] = {"seeds": list(self.seeds), "cut": None if self.cut is None else self.cut.to_json()}
+        for metric, estimate in self.estimates.items():
+            values = [finite(value) for value in self.runs[metric]]
+            out[metric] = {**estimate.to_json(), "runs": values, "sd": self.spread(metric)}
+            for name, found in (("against_aligned", self.against_aligned), ("against_best", self.against_best)):
+                out[metric][name] = found[metric].to_json() if metric in found else None
+        return out
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A fix and how far it has come: state, choice, cost (seconds of one fit, seconds of all cells, parameters), notes."""
+
+    fix: Fix
+    state: str
+    reason: str
+    choice: Mapping[str, Any] | None
+    seconds: float | None
+    seconds_all: float
+    parameters: int | None
+    steps: int | None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            **{name: getattr(self.fix, name) for name in ("name", "family", "about", "ships", "note")},
+            "state": self.state,
+            "reason": self.reason or None,
+            "choice": None if self.choice is None else dict(self.choice),
+            "seconds": self.seconds,
+            "seconds_all": self.seconds_all,
+            "parameters": self.parameters,
+            "steps": self.steps,
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Standings:
+    """One set of questions with its rows, in the order of the fixes; ``best`` names the best fix by each metric."""
+
+    name: str
+    title: str
+    in_domain: bool
+    n: int
+    n_clusters: int | None
+    entries: Mapping[str, Entry]
+    best: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        head = {name: getattr(self, name) for name in ("name", "title", "in_domain", "n", "n_clusters")}
+        return {**head, "best": dict(self.best), "rows": {name: e.to_json() for name, e in self.entries.items()}}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a ladder found. ``t.sets[0].entries["cft"].estimates["conf_ece"].value`` reads one number."""
+
+    run: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    fixes: Sequence[Standing]
+    sets: Sequence[Standings]
+    facts: Mapping[str, Any]
+
+    @property
+    def level(self) -> float:
+        """Of the intervals."""
+        return float(self.settings["level"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "run": dict(self.run),
+            "settings": dict(self.settings),
+            "facts": dict(self.facts),
+            "fixes": [standing.to_json() for standing in self.fixes],
+            "sets": [one.to_json() for one in self.sets],
+        }
+
+
+def read_table(
+    out: str | Path,
+    *,
+    n_bins: int = 10,
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    cluster: str | None = None,
+) -> Table:
+    """The table of what a ladder's folder holds by now; numbers and intervals are those of :class:`Contest`.
+
+    Two families of comparisons in each set and metric, each corrected by Holm: every fix with the aligned model, and every
+    fix with the best other one. The best is picked on the same questions, which flatters it: *worse than the best* is a
+    screening, *better than the best other* is not helped by it. The pre-alignment model, where there is one, is shown
+    beside them and is no rival.
+
+    Parameters
+    ----------
+    out : the ladder's folder.
+    n_bins, n_boot, level, seed, cluster : as for ``measure``.
+
+    Raises
+    ------
+    ConfigError : no ladder there, or ``cluster`` names no column.
+    """
+    out = Path(out)
+    run, found = read_json(out / RUN_FILE), places(out)
+    if run is None or "budget" not in run or not found:
+        raise ConfigError(asked=f"the table of {out}", found="no ladder there", todo="give the folder of --out")
+    settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
+    sets: list[Standings] = []
+    facts: dict[str, Any] = {}
+    for name in run["questions"]:
+        if name in ("train", "calibration"):
+            continue
+        scored = {place.fix.name: _scores(place, name) for place in found}
+        scored = {fix: runs for fix, runs in scored.items() if runs}
+        if scored:
+            facts = facts or dict(next(iter(next(iter(scored.values())).values())).provenance)
+            sets.append(_standings(name, run["questions"][name], found, scored, settings))
+    kept = {key: facts.get(key) for key in ("dtype", "device", "revision", "weights", "command", "versions")}
+    return Table(run, settings, [_standing(place, found, [one.name for one in sets]) for place in found], sets, kept)
+
+
+def _scores(place: Place, name: str) -> dict[int, Scores]:
+    chosen = place.chosen
+    if chosen is None or place.not_run is not None:
+        return {}
+    found = {seed: place.cell(chosen, seed).scores(name) for seed in place.seeds}
+    return {seed: scores for seed, scores in found.items() if scores is not None}
+
+
+def _standings(
+    name: str,
+    questions: Mapping[str, Any],
+    found: Sequence[Place],
+    scored: Mapping[str, Mapping[int, Scores]],
+    settings: Mapping[str, Any],
+) -> Standings:
+    contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, **settings)
+    estimates = {fix: contest.estimates(fix) for fix in scored}
+    rivals = [place.fix.name for place in found if place.fix.family != "none" and place.fix.name in scored]
+    others = {fix: _best_others(estimates, [r for r in rivals if r != fix]) for fix in scored}
+    aligned = {
+        fix: _contrasts(contest, fix, dict.fromkeys(CONTEST_METRICS, ALIGNED))
+        for fix in scored
+        if ALIGNED in scored and fix != ALIGNED
+    }
+    best = {fix: _contrasts(contest, fix, others[fix]) for fix in scored}
+    level = float(settings["level"])
+    aligned, best = _corrected(aligned, rivals, level), _corrected(best, rivals, level)
+    entries = {
+        fix: Entry(
+            name=fix,
+            seeds=tuple(scored[fix]),
+            estimates=estimates[fix],
+            runs=contest.per_run(fix),
+            against_aligned=aligned.get(fix, {}),
+            against_best=best[fix],
+            cut=_cut(estimates[fix]["conf_ece"], estimates[ALIGNED]["conf_ece"], aligned[fix]["conf_ece"].difference)
+            if fix in aligned
+            else None,
+        )
+        for fix in scored
+    }
+    title = name if questions["name"] == name else f"{questions['name']}, {name}"
+    return Standings(
+        name, title, name == "test", contest.n, contest.n_clusters, entries, _best_others(estimates, rivals)
+    )
+
+
+def _best_others(estimates: Mapping[str, Mapping[str, Estimate]], names: Sequence[str]) -> dict[str, str]:
+    """The best of some fixes by each metric's value; of equal ones the first."""
+    best = {}
+    for metric in CONTEST_METRICS:
+        sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
+        known = [fix for fix in names if not np.isnan(estimates[fix][metric].value)]
+        if known:
+            best[metric] = min(known, key=lambda fix: sign * estimates[fix][metric].value)
+    return best
+
+
+def _contrasts(contest: Contest, fix: str, others: Mapping[str, str]) -> dict[str, Contrast]:
+    found = {}
+    for other in dict.fromkeys(others.values()):
+        metrics = [metric for metric, one in others.items() if one == other]
+        for metric, difference in contest.differences(other, fix, metrics).items():
+            found[metric] = Contrast(other, difference, None, _word(difference))
+    return {metric: found[metric] for metric in CONTEST_METRICS if metric in found}
+
+
+def _corrected(
+    contrasts: Mapping[str, Mapping[str, Contrast]], rivals: Sequence[str], level: float
+) -> dict[str, dict[str, Contrast]]:
+    """Holm's correction over the rivals, metric by metric."""
+    out = {fix: dict(found) for fix, found in contrasts.items()}
+    for metric in CONTEST_METRICS:
+        family = [fix for fix in rivals if metric in out.get(fix, {})]
+        p_values = [out[fix][metric].difference.p_value for fix in family]
+        for fix, p in zip(family, holm([1.0 if np.isnan(p) else p for p in p_values]), strict=True):
+            one = out[fix][metric]
+            verdict = one.verdict if p <= 1 - level else UNDECIDED
+            out[fix][metric] = Contrast(one.other, one.difference, p, verdict)
+    return out
+
+
+def _word(difference: Difference) -> str:
+    return {"b is better": "better", "a is better": "worse"}.get(difference.verdict, UNDECIDED)
+
+
+def _cut(after: Estimate, before: Estimate, change: Difference) -> Cut | None:
+    assert after.floor_mean is not None
+    assert before.floor_mean is not None
+    excess = before.value - before.floor_mean
+    if before.verdict != DISTINGUISHABLE:
+        return None  # no excess that could be told from chance
+    moved = after.floor_mean - before.floor_mean
+    low, high = (-100 * (end - moved) / excess for end in (change.high, change.low))
+    high = min(high, 100 * (1 + after.floor_mean / excess))  # E = 0
+    return Cut(100 * (1 - (after.value - after.floor_mean) / excess), low, high)
+
+
+def _standing(place: Place, found: Sequence[Place], sets: Sequence[str]) -> Standing:
+    chosen, cells = place.chosen, list(place.cells())
+    results = [result for cell in cells if (result := cell.result) is not None]
+    final = [] if chosen is None else [place.cell(chosen, seed).result for seed in place.seeds]
+    kept = [result for result in final if result is not None]
+    seconds = float(np.mean([result["seconds"] for result in kept])) if kept else None
+    parameters = int(kept[0]["parameters"]) if kept else None
+    parent = next(
+        (p for p in found if p.fix.name == place.fix.of and p.fix.name not in (ALIGNED, place.fix.name)), None
+    )
+    if parent is not None and seconds is not None and parameters is not None:
+        below = _standing(parent, found, sets)
+        seconds, parameters = seconds + (below.seconds or 0.0), parameters + (below.parameters or 0)
+    state, reason = _state(place)
+    return Standing(
+        fix=place.fix,
+        state=state,
+        reason=reason,
+        choice=place.choice,
+        seconds=seconds,
+        seconds_all=round(sum(result["seconds"] for result in results), 1),
+        parameters=parameters,
+        steps=kept[0].get("steps") if kept else None,
+        notes=tuple(dict.fromkeys(f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items())),
+    )
+
+
+def _state(place: Place) -> tuple[str, str]:
+    """How far a fix has come, and what is in the way."""
+    if place.not_run is not None:
+        return "not run", place.not_run
+    errors = [f"{cell.name}, {what}: {error['found']}" for cell in place.cells() for what, error in cell.errors.items()]
+    chosen, reason = place.chosen, "; ".join(errors)
+    run = read_json(place.root / RUN_FILE) or {"questions": {}}
+    wanted = [name for name in run["questions"] if name not in ("train", "calibration")]
+    if chosen is None:
+        return ("failed" if errors else WAITING), reason
+    done = [seed for seed in place.seeds if all(place.cell(chosen, seed).path(name).exists() for name in wanted)]
+    if len(done) == len(place.seeds):
+        return COMPLETE, reason
+    return f"{len(done)} of {len(place.seeds)} seeds", reason

@@ -1,0 +1,295 @@
+"""Several methods on the same questions, each trained once or several times: numbers that carry both uncertainties.
+
+Shape suffixes: N questions, B draws, C cells, S runs (training seeds) of one method. A method's number is the mean of
+its runs' numbers; it is uncertain because there are finitely many questions *and* because training is random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics.bins import check_settings
+from calibrant.metrics.comparison import Difference, align, difference_of
+from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
+from calibrant.metrics.profile import Profile, exact_profile, gather
+from calibrant.metrics.ranking import auroc_of
+from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of
+from calibrant.metrics.sums import QuestionSums, bootstrap_sums, bootstrap_weights, cluster_codes
+from calibrant.metrics.uncertainty import (
+    cell_noise,
+    cluster_factor,
+    error_difference_interval,
+    error_interval,
+    noise_floor,
+    percentile_interval,
+    wilson_interval,
+)
+from calibrant.scores import Scores
+
+CONTEST_METRICS = ("accuracy", "conf_ece", "cw_ece", "smooth_ece", "nll", "brier", "auroc")
+MEANS, ERRORS = ("accuracy", "nll", "brier", "auroc"), ("conf_ece", "cw_ece", "smooth_ece")
+RANGE = {"accuracy": (0.0, 1.0), "auroc": (0.0, 1.0)}
+DRAWS_AT_ONCE = 128
+
+
+class Contest:
+    """Methods by name, each with one or more runs on the same questions.
+
+    **Questions.** All methods and all runs are resampled with the same weights, so what they have in common cancels in a
+    difference. A method's draws are the mean of its runs' draws; for calibration errors the runs' cells, each divided by
+    S, are put side by side, since ``(1/S) Σ_s Σ_c |cell_sc| = Σ_sc |cell_sc / S|``: the inverted law of
+    :func:`~calibrant.metrics.uncertainty.error_interval` applies as it stands. The floor is the mean over runs of the
+    floors, drawn with the same uniform for a question in every run.
+
+    **Runs.** With standard deviation s between the S runs' values the mean over all possible seeds is known to within
+    ``e = t_{S-1} s / sqrt(S)``. The two are put together by the method of variance estimates recovery (Zou & Donner,
+    Statistics in Medicine 2008): ``low = m - sqrt((m - low_q)² + e²)``, and alike for ``high``. In a difference of two
+    methods with equally many runs, run i is paired with run i (same seed), s is that of the paired differences;
+    otherwise the two variances add, with the fewer degrees of freedom. This errs on the wide side: s also holds the
+    part of the question noise that the runs do not share. One run has no e: its interval speaks of questions only.
+
+    With one run everything is what :func:`~calibrant.metrics.measure` and :func:`~calibrant.metrics.compare` give.
+    Source: ours, but for what is cited.
+
+    Parameters
+    ----------
+    runs
+        Scores of the same questions, in any order; one sequence a method.
+    n_bins, n_boot, level, seed, cluster
+        As for ``measure``.
+
+    Raises
+    ------
+    ConfigError : no method, or a method without runs. ScoresError : one question, or other questions in some scores.
+
+    >>> answer = [0] * 30 + [1] * 20
+    >>> sure, fair = (Scores.from_probs([[p, 1 - p]] * 50, answer) for p in (0.99, 0.62))
+    >>> c = Contest({"before": [sure], "after": [fair, fair]})
+    >>> round(c.estimates("after")["conf_ece"].value, 2), c.differences("before", "after")["conf_ece"].verdict
+    (0.02, 'b is better')
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Sequence[Scores]],
+        *,
+        n_bins: int = 10,
+        n_boot: int = 1000,
+        level: float = 0.95,
+        seed: int = 0,
+        cluster: str | Sequence[Any] | None = None,
+    ) -> None:
+        check_settings(n_bins, n_boot, level)
+        if not runs or not all(runs.values()):
+            raise ConfigError(
+                asked="a contest", found=f"methods {list(runs)}, some without runs", todo="give each one or more scores"
+            )
+        first = next(iter(runs.values()))[0]
+        if first.n < 2:
+            raise ScoresError(asked="a contest", found="one question", todo="give two questions or more")
+        self.n, self.n_boot, self.level = first.n, n_boot, level
+        cluster_N = cluster_codes(first, cluster)
+        self.n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
+        self._wider = cluster_factor(self.n_clusters, level)
+        weight_BN = bootstrap_weights(self.n, n_boot, seed, cluster_N)
+        self._drawn = {
+            name: _Method.of(
+                [
+                    _Run.of(align(first, run)[0], weight_BN, n_bins, n_boot, seed, cluster_N, self._wider)
+                    for run in several
+                ]
+            )
+            for name, several in runs.items()
+        }
+
+    def per_run(self, name: str) -> dict[str, tuple[float, ...]]:
+        """Each metric's value in each run of a method."""
+        return {metric: tuple(values) for metric, values in self._drawn[name].values.items()}
+
+    def estimates(self, name: str) -> dict[str, Estimate]:
+        """Each metric of a method: mean over its runs, interval of both uncertainties, and floor of binned errors."""
+        method, out = self._drawn[name], {}
+        for metric in CONTEST_METRICS:
+            values_S = method.values[metric]
+            value = float(values_S.mean())
+            low, high = self._interval(method, metric, value)
+            if metric in ERRORS:
+                arm = run_arm(values_S, self.level)
+                low, high = _joined(value, low, high, arm, (0.0, np.inf))
+                out[metric] = self._with_floor(method, metric, value, low, high)
+            else:
+                arm = run_arm(values_S, self.level)
+                out[metric] = Estimate(
+                    value, *_joined(value, low, high, arm, RANGE.get(metric, (-np.inf, np.inf))), self.n
+                )
+        return out
+
+    def differences(self, a: str, b: str, metrics: Sequence[str] = CONTEST_METRICS) -> dict[str, Difference]:
+        """The paired difference ``b - a`` between two methods, in each metric or in some."""
+        one, other, out = self._drawn[a], self._drawn[b], {}
+        for metric in metrics:
+            value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
+            low = high = np.nan
+            if metric in ERRORS:
+                low, high = error_difference_interval(*one.cells[metric], *other.cells[metric], self.level)
+            elif np.isfinite(value_a) and np.isfinite(value_b):
+                change = value_b - value_a
+                drawn_B = other.draws[metric] - one.draws[metric]
+                low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
+            arm = _difference_arm(one.values[metric], other.values[metric], self.level)
+            low, high = _joined(value_b - value_a, low, high, arm, (-np.inf, np.inf))
+            out[metric] = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
+        return out
+
+    def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
+        if metric in ERRORS:
+            return error_interval(*method.cells[metric], self.level)
+        if not np.isfinite(value):
+            return np.nan, np.nan
+        draws_B = value + self._wider * (method.draws[metric] - value)
+        if metric != "accuracy":
+            return _percentiles(draws_B, self.level)
+        runs, spread = len(method.values[metric]), float(draws_B.var())
+        effective = float(self.n)
+        if runs > 1 or self.n_clusters is not None:
+            most = float(self.n * runs)
+            few = float(self.n_clusters or self.n)
+            effective = min(value * (1 - value) / spread, most) if spread > 0 else few
+        return wilson_interval(value, effective, self.level)
+
+    def _with_floor(self, method: _Method, metric: str, value: float, low: float, high: float) -> Estimate:
+        floor_R = method.floors.get(metric)
+        if floor_R is None:
+            return Estimate(value, low, high, self.n)
+        p95 = float(np.quantile(floor_R, 0.95))
+        verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+        return Estimate(value, low, high, self.n, float(floor_R.mean()), p95, verdict)
+
+
+Cells = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One set of scores, resampled: values, draws (B,) of the means, cells (C,) and their noise (B, C), floors (R,)."""
+
+    values: dict[str, float]
+    draws: dict[str, np.ndarray]
+    cells: dict[str, Cells]
+    floors: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls,
+        scores: Scores,
+        weight_BN: np.ndarray,
+        n_bins: int,
+        n_boot: int,
+        seed: int,
+        cluster_N: np.ndarray | None,
+        wider: float,
+    ) -> _Run:
+        sums = QuestionSums(scores, n_bins)
+        draws_BC = bootstrap_sums(sums.columns, scores.n, n_boot, seed, cluster_N)
+        plain, drawn = sums.means(sums.totals), sums.means(draws_BC)
+        values = {metric: float(plain[metric]) for metric in ("accuracy", "nll", "brier")}
+        draws = {metric: drawn[metric] for metric in ("accuracy", "nll", "brier")}
+        if np.isinf(scores.logp_NK[np.arange(scores.n), scores.answer_N]).any():
+            values["nll"] = np.inf
+        cells: dict[str, Cells] = {}
+        pairs = ((sums.conf_cells, "conf_ece"), (sums.class_cells, "cw_ece"))
+        for (cells_of, metric), thin_C in zip(pairs, sums.thin_variances, strict=True):
+            cell_C = cells_of(sums.totals)
+            cells[metric] = cell_C, wider * cell_noise(cells_of(draws_BC), cell_C, thin_C, seed)
+            values[metric] = float(np.abs(cell_C).sum())
+        values["auroc"], draws["auroc"], values["smooth_ece"], cells["smooth_ece"] = _unsummed(scores, weight_BN, wider)
+        conf_R, class_R = noise_floor(scores, n_bins, n_boot, seed)
+        return cls(values, draws, cells, {"conf_ece": conf_R, "cw_ece": class_R})
+
+
+@dataclass(frozen=True, eq=False)
+class _Method:
+    """The runs of a method as one: values (S,), and draws, cells, noise and floors of their mean."""
+
+    values: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray]
+    cells: dict[str, Cells]
+    floors: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, runs: Sequence[_Run]) -> _Method:
+        s = len(runs)
+        return cls(
+            values={metric: np.array([run.values[metric] for run in runs]) for metric in CONTEST_METRICS},
+            draws={metric: np.mean([run.draws[metric] for run in runs], axis=0) for metric in MEANS},
+            cells={
+                metric: (
+                    np.concatenate([run.cells[metric][0] for run in runs]) / s,
+                    np.concatenate([run.cells[metric][1] for run in runs], axis=1) / s,
+                )
+                for metric in ERRORS
+            },
+            floors={metric: np.mean([run.floors[metric] for run in runs], axis=0) for metric in runs[0].floors},
+        )
+
+
+def _unsummed(scores: Scores, weight_BN: np.ndarray, wider: float) -> tuple[float, np.ndarray, float, Cells]:
+    """AUROC with its draws, and smooth error with its cells and noise at its bandwidth."""
+    profile = exact_profile(scores.confidence_N, scores.correct_N)
+    c_N = np.clip(scores.confidence_N, 0.0, 1.0)
+    order_N = np.argsort(c_N, kind="stable")
+    group_N = np.searchsorted(profile.c_G, c_N[order_N])
+    correct_N = scores.correct_N[order_N].astype(np.float64)
+    grid = grid_of(profile)
+    found = smooth_error_of(grid)
+    keep = slice(None, None, max(8, int(found.sigma * 250)))  # the smoothed residual needs no finer points
+    whole_G = smooth_cells(grid.residual_G, found.sigma)
+    scale = found.value / max(float(np.abs(whole_G[keep]).sum()), 1e-300)
+    auroc, noise = [], []
+    for start in range(0, len(weight_BN), DRAWS_AT_ONCE):
+        weight_bN = weight_BN[start : start + DRAWS_AT_ONCE, order_N].astype(np.float64)
+        n_bG, hits_bG = (gather(w, group_N, len(profile.c_G)) for w in (weight_bN, weight_bN * correct_N))
+        drawn = Profile(profile.c_G, n_bG, hits_bG)
+        auroc.append(auroc_of(drawn))
+        noise.append((smooth_cells(grid_of(drawn).residual_G, found.sigma) - whole_G)[:, keep])
+    cells = whole_G[keep] * scale, wider * scale * np.concatenate(noise)
+    return float(auroc_of(profile)), np.concatenate(auroc), found.value, cells
+
+
+def run_arm(values_S: np.ndarray, level: float = 0.95) -> float:
+    """``t_{S-1} s / sqrt(S)``: how far the mean of S runs may be from that of all runs; 0 for one run.
+
+    >>> round(run_arm(np.array([0.04, 0.05, 0.06])), 4)  # 4.303 * .01 / sqrt(3)
+    0.0248
+    """
+    s = len(values_S)
+    if s < 2 or not np.isfinite(values_S).all():
+        return 0.0
+    return float(student.ppf((1 + level) / 2, s - 1) * values_S.std(ddof=1) / np.sqrt(s))
+
+
+def _difference_arm(a_S: np.ndarray, b_S: np.ndarray, level: float) -> float:
+    if len(a_S) == len(b_S):
+        return run_arm(b_S - a_S, level) if np.isfinite(a_S).all() and np.isfinite(b_S).all() else 0.0
+    several = [len(x) - 1 for x in (a_S, b_S) if len(x) > 1]
+    errors = [x.var(ddof=1) / len(x) for x in (a_S, b_S) if len(x) > 1 and np.isfinite(x).all()]
+    return float(student.ppf((1 + level) / 2, min(several)) * np.sqrt(sum(errors)))
+
+
+def _joined(value: float, low: float, high: float, arm: float, limits: tuple[float, float]) -> tuple[float, float]:
+    """An interval for the questions and an arm for the runs, put together; cut at what is possible."""
+    if arm == 0:
+        return low, high
+    low, high = value - float(np.hypot(value - low, arm)), value + float(np.hypot(high - value, arm))
+    return max(low, limits[0]), min(high, limits[1])
+
+
+def _percentiles(draws_B: np.ndarray, level: float) -> tuple[float, float]:
+    known_B = draws_B[np.isfinite(draws_B)]
+    return percentile_interval(known_B, level) if len(known_B) else (np.nan, np.nan)

@@ -1,0 +1,117 @@
+"""The real command on a tiny model: three fixes, two seeds, interrupted in the middle, and the table at any time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = Path(sys.executable).with_name("calibrant")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+
+
+def start(*args, cwd):
+    return subprocess.Popen(
+        [str(COMMAND), "ladder", *map(str, args)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
+    assert "Traceback" not in out + err
+    return out, err
+
+
+@pytest.fixture
+def room(tmp_path, model_folder, make_questions):
+    (tmp_path / "model").symlink_to(model_folder())
+    make_questions("capitals", 70, ks=(4, 3)).save(tmp_path / "capitals.jsonl")
+    make_questions("far", 20).save(tmp_path / "far.jsonl")
+    (tmp_path / "settings.yaml").write_text(
+        "batch_size: 8\nepochs: 20\nlearning_rate: 0.01\nlora: {rank: 2, alpha: 4}\n"
+    )
+    return tmp_path
+
+
+ARGUMENTS = (
+    "model", "--questions", "capitals.jsonl", "--ood", "far.jsonl", "--out", "run", "--config", "settings.yaml",
+    "--fixes", "temperature,cft,cft+temperature", "--seeds", "2", "--budget", "quick", "--device", "cpu", "--draws", "100",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
+    out, _ = finish(start(*ARGUMENTS, "--dry", cwd=room))
+    assert not (room / "run").exists()
+    assert "cft/(chosen)/seed-1" in out
+    assert "2 trainings of 105 optimiser steps each" in out
+
+    process = start(*ARGUMENTS, cwd=room)
+    first = room / "run/cells/cft/default/seed-0/tuning/checkpoints"
+    while not list(first.glob("checkpoint-*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130)
+    assert "the same command goes on" in err
+    assert not (room / "run/cells/cft/choice.json").exists()
+    assert not list((room / "run/cells/cft").rglob("test.safetensors"))
+
+    out, _ = finish(start("--out", "run", "--table", "--draws", "100", cwd=room))
+    assert "| temperature |" in out
+    assert "| cft |" not in out.partition("## Cost")[0]
+    assert "waiting" in out
+    before = {
+        path: path.stat().st_mtime_ns for path in (room / "run").rglob("*.safetensors") if "tuning" not in path.parts
+    }
+
+    out, err = finish(start(*ARGUMENTS, "--quiet", cwd=room))
+    assert out == "run/table/table.html\n"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = json.loads((room / "run/table/table.json").read_text())
+    assert {one["name"]: one["state"] for one in found["fixes"]} == dict.fromkeys(
+        ("aligned", "temperature", "cft", "cft+temperature"), "complete"
+    )
+    assert {name: row["seeds"] for name, row in found["sets"][0]["rows"].items()} == {
+        "aligned": [0], "temperature": [0], "cft": [0, 1], "cft+temperature": [0, 1],
+    }  # fmt: skip
+    assert [one["name"] for one in found["sets"]] == ["test", "far"]
+    assert (found["sets"][0]["n"], found["sets"][1]["n"]) == (14, 20)
+    assert found["facts"]["command"].startswith("calibrant ladder model --questions capitals.jsonl")
+    leftovers = [p for p in (room / "run").rglob("*") if p.name.startswith(".") or p.name in ("checkpoints", "mixed")]
+    assert leftovers == []
+
+    made = {path: path.stat().st_mtime_ns for path in (room / "run/cells").rglob("*.safetensors")}
+    finish(start(*ARGUMENTS, "--quiet", cwd=room))
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    _, err = finish(start(*ARGUMENTS, "--quiet", "--seed", "5", cwd=room), 2)
+    assert "it holds another one, with a different config" in err
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_three_lines(room):
+    wrong = {
+        "no MODEL": ("--out", "run"),
+        "no --questions": ("model", "--out", "run"),
+        "no ladder there": ("--out", "run", "--table"),
+        "did you mean 'temperature'": (*ARGUMENTS, "--fixes", "temprature"),
+        "budgets: quick, standard, thorough": (*ARGUMENTS, "--budget", "huge"),
+        "of test": (*ARGUMENTS, "--ood", "capitals.jsonl"),
+    }
+    started = {found: start(*arguments, cwd=room) for found, arguments in wrong.items()}
+    for found, process in started.items():
+        _, err = finish(process, 2)
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert [line.partition(":")[0] for line in lines] == ["asked", "found", "to do"], err
+        assert found in err
+    assert not (room / "run").exists()
