@@ -14,6 +14,8 @@ STYLE = PromptStyle(reading="continuation", variant="sum")
 # Chosen on calibration questions alone: docs/log.md.
 CONFIG = TuneConfig(objective="cft", epochs=1, batch_size=16, learning_rate=1e-4)
 CALIBRATION = 250
+CLUSTER = "entity"
+"""Intervals resample whole countries, states and elements: questions on one are alike."""
 
 
 def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str | None = None) -> Restored:
@@ -33,5 +35,5 @@ def demo(*, out: str | Path, seed: int = 0, progress: bool = False, command: str
         style=STYLE,
         progress=progress,
         command=command,
-        cluster="entity",  # questions on one country are alike
+        cluster=CLUSTER,
     )
