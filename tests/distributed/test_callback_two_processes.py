@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, sys, time
+import json, os, sys, time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 from calibrant.intake import load_questions
@@ -26,12 +26,14 @@ def collate(batch):
         for key, fill in (("input_ids", 2), ("labels", -100))
     }
 
-class Uneven(TrainerCallback):  # clocks that disagree: each process alone would evaluate at other steps
+class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **_):
-        time.sleep(0.05 if args.process_index else 0.01)
+        time.sleep(0.05)
 
+# Budgets that disagree stand for clocks that do: alone, the second process would never evaluate between first and last.
+budget = 0.4 if os.environ["RANK"] == "0" else 1e-6
 found = {}
-for name, settings in {"every": {"every": 5}, "budget": {"budget": 0.4}}.items():
+for name, settings in {"every": {"every": 5}, "budget": {"budget": budget}}.items():
     watch = CalibrationCallback(load_questions(f"{folder}/held-out.jsonl"), **settings)
     arguments = TrainingArguments(
         output_dir=f"{folder}/{name}", use_cpu=True, max_steps=12, per_device_train_batch_size=2,
@@ -39,7 +41,7 @@ for name, settings in {"every": {"every": 5}, "budget": {"budget": 0.4}}.items()
     )
     trainer = Trainer(
         AutoModelForCausalLM.from_pretrained(model_folder), arguments, train_dataset=rows, data_collator=collate,
-        processing_class=tokenizer, callbacks=[Uneven(), watch],
+        processing_class=tokenizer, callbacks=[Slow(), watch],
     )
     trainer.train()
     assert trainer.accelerator.num_processes == 2

@@ -57,3 +57,16 @@ def test_the_budget_of_the_page_is_the_default():
     assert (MOST, WARM_STEPS, FLOOR_DRAWS) == (50, 3, 200)
     assert "At most 50 evaluations" in PAGE
     assert "after three steps" in PAGE
+
+
+def test_the_measured_cost_is_that_of_the_benchmark():
+    import json
+
+    found = json.loads((Path(__file__).parents[2] / "benchmarks" / "callback_cost.json").read_text())
+    text = re.sub(r"\s+", " ", PAGE)
+    assert (
+        f"{found['evaluations']} evaluations, {found['seconds']['callback']} s of {found['seconds']['all']} s" in text
+    )
+    assert f"{found['share']:.1%}".replace("%", " %") in text
+    assert f"({found['share_by_the_callback']:.1%} by its own)".replace("%", " %") in text
+    assert found["share"] < found["budget"] == 0.05

@@ -35,7 +35,7 @@ def test_every_headline_of_the_page_is_one_of_the_code_and_the_other_way_round()
 def test_the_pictures_that_are_named_exist():
     (names,) = re.findall(r"global style alone: (.*?)\.\s*$", TEXT, re.DOTALL)
     drawn = re.findall(r"`(\w+)`", names)
-    assert len(drawn) == 6
+    assert len(drawn) == 7
     assert all(name in calibrant.reporting.__all__ for name in drawn)
 
 
