@@ -26,6 +26,7 @@ VERBS = (
     "tune",
     "ladder",
     "align-check",
+    "export",
     "report",
     "demo",
 )

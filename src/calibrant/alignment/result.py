@@ -9,7 +9,7 @@ from typing import Any
 from calibrant.alignment.drift import DriftCheck
 from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.preferences import PreferenceCheck
-from calibrant.alignment.verdict import Check, Kept, Thresholds, number, overall
+from calibrant.alignment.verdict import Check, Kept, Thresholds, number, overall, rounded
 from calibrant.alignment.wins import WinRate
 from calibrant.metrics.measurement import Estimate
 
@@ -112,7 +112,7 @@ class AlignmentCheck:
             change = self._shown(c)
             lines.append(f"  {c.label}: {both}{change}, n = {c.change.n} {c.of}: {c.verdict} ({c.rule})")
             if c.n_needed is not None:
-                lines.append(f"    about {c.n_needed:,} {c.of} would settle it")
+                lines.append(f"    about {rounded(c.n_needed)} {c.of} would settle it")
             if c.why:
                 lines.append(f"    {c.why}")
         lines += [f"  {line}" for line in self._more()]
@@ -161,10 +161,14 @@ def sentence(checks: Sequence[Check], level: float) -> str:
         )
         return f"Tuning moved the model away from the aligned one by more than is allowed: {moved}."
     if by["undecided"]:
-        needed = [c for c in by["undecided"] if c.n_needed is not None]
-        more = "; ".join(f"“{c.label}” about {c.n_needed:,} {c.of}" for c in needed)
-        count = f"{len(by['kept'])} of {len(checks)} numbers have stayed within what is allowed, none is shown to have left it"
-        return f"{count}; too little was asked to decide the others{f' (to settle it: {more})' if more else ''}."
+        needed: dict[str, int] = {}
+        for c in by["undecided"]:
+            needed[c.of] = max(needed.get(c.of, 0), c.n_needed or 0)
+        more = " and ".join(f"{rounded(n)} {of}" for of, n in needed.items() if n)
+        return (
+            f"{len(by['kept'])} of {len(checks)} numbers stayed within what is allowed and none is shown to have left it; too "
+            f"little was asked to decide the others{f' (about {more} would, were these values true)' if more else ''}."
+        )
     return (
         f"Measured in {len(checks)} ways, the tuned model stayed as close to the aligned model as is allowed, each time with "
         f"its whole {level:.0%} interval."

@@ -222,15 +222,20 @@ def _rule(limit: Limit, unit: str) -> str:
         else f"{limit.size:g}"
     )
     if limit.fixed:
-        return f"interval at or under {size}"
+        return f"at most {size}, by the whole interval"
     if limit.centre:
-        return f"interval at or above {limit.centre - limit.size:.0%}"
-    words = {
-        "fall": f"falls by at most {size}",
-        "rise": f"rises by at most {size}",
-        "either": f"moves by at most {size}",
-    }
-    return f"whole interval {words[limit.side]}"
+        return f"at least {limit.centre - limit.size:.0%}, by the whole interval"
+    words = {"fall": "a fall", "rise": "a rise", "either": "a change"}
+    return f"{words[limit.side]} of at most {size}, by the whole interval"
+
+
+def rounded(n: int) -> str:
+    """A number of items that would be needed, to two digits.
+
+    >>> rounded(30), rounded(12345)
+    ('30', '12,000')
+    """
+    return f"{int(float(f'{n:.2g}')):,}"
 
 
 def number(value: float | None, unit: str, *, sign: bool = False) -> str:
@@ -244,4 +249,6 @@ def number(value: float | None, unit: str, *, sign: bool = False) -> str:
     plus = "+" if sign else ""
     if unit in ("share", "relative"):
         return f"{value * 100:{plus}.1f}{' pts' if sign and unit == 'share' else '%'}"
-    return f"{value:{plus}.1f}" if unit == "tokens" else f"{value:{plus}.4f}"
+    if unit == "tokens":
+        return f"{value:{plus}.1f}"
+    return f"{value:{plus}.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:{plus}.1e}"

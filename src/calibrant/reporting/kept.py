@@ -71,5 +71,6 @@ def _number(value: float | None, unit: str, *, signed: bool = False) -> str:
     if unit in ("share", "relative"):
         text = f"{value * 100:{plus}.1f}{' pts' if signed and unit == 'share' else '%'}"
     else:
-        text = f"{value:.1f} tokens" if unit == "tokens" else f"{value:{plus}.4f}"
+        small = value != 0 and abs(value) < 0.001
+        text = f"{value:.1f} tokens" if unit == "tokens" else f"{value:{plus}.1e}" if small else f"{value:{plus}.4f}"
     return text.replace("-", "−")

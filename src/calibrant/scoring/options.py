@@ -175,7 +175,7 @@ def chat_template_of(tokenizer: Any) -> ChatTemplate | None:
         return None
 
     def template(messages: list[dict[str, str]]) -> str:
-        text = tokenizer.applychat_template_of(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(text, str)
         return text
 

@@ -7,7 +7,7 @@ import pytest
 from calibrant.alignment.estimates import How, paired_share
 from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.result import AlignmentCheck, sentence
-from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall
+from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall, rounded
 from calibrant.alignment.wins import WinRate
 from calibrant.errors import ConfigError
 from calibrant.metrics.measurement import Estimate
@@ -93,7 +93,7 @@ def test_text_and_json_say_the_same():
     assert "75.0% -> 66.7%, -8.3 pts" in text
     assert "note: a note" in text
     assert value["checks"][0]["n_needed"] is not None
-    assert f"about {value['checks'][0]['n_needed']:,} instructions would settle it" in text
+    assert f"about {rounded(value['checks'][0]['n_needed'])} instructions would settle it" in text
 
 
 def wins(consistent, value=0.5, identical=0, n=200):
