@@ -15,7 +15,20 @@ from calibrant.scores import Scores
 
 COMMAND = Path(sys.executable).with_name("calibrant")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-VERBS = ("restore", "score", "measure", "compare", "diagnose", "rescale", "tune", "report", "demo", "sensitivity")
+VERBS = (
+    "restore",
+    "score",
+    "measure",
+    "compare",
+    "diagnose",
+    "rescale",
+    "tune",
+    "report",
+    "demo",
+    "sensitivity",
+    "export",
+    "drift",
+)
 METRICS = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap")
 
 

@@ -8,7 +8,20 @@ import sys
 import typer
 
 from calibrant._version import __version__
-from calibrant.cli import compare, demo, diagnose, measure, report, rescale, restore, score, sensitivity, tune
+from calibrant.cli import (
+    compare,
+    demo,
+    diagnose,
+    drift,
+    export,
+    measure,
+    report,
+    rescale,
+    restore,
+    score,
+    sensitivity,
+    tune,
+)
 from calibrant.cli.interrupts import firm
 from calibrant.errors import CalibrantError
 
@@ -20,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, report, demo):
+for verb in (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, export, drift, report, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.run)
 
 

@@ -88,6 +88,12 @@ def loading_of(
     }
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user typed an option, rather than left it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def command_line() -> str:
     """What the user typed."""
     return shlex.join(["calibrant", *sys.argv[1:]])
