@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -43,7 +44,9 @@ def merge_adapter(model: Any, name: str) -> Any:
     todo = "export the adapter alone (--no-merge)"
     wanted = probe_logits(model)
     try:
-        merged = model.merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings")  # what it fears is measured below
+            merged = model.merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise ModelError(asked=asked, found=" ".join(str(error).split())[:400], todo=todo) from error
     worst = deviation(probe_logits(merged), wanted)

@@ -52,33 +52,36 @@ class Reader:
     def probabilities(self, question: str, choices: list[str]) -> list[float]:
         """One probability a choice, after the temperature; they sum to 1."""
         style = self.facts["prompt"]
-        score = self._scores(question, choices, None)
-        if style["variant"] == "pmi":
-            score = score - self._scores(question, choices, style["unconditional"])
-        return torch.softmax(score / self.facts["temperature"]["apply"], 0).tolist()
-
-    def _scores(self, question: str, choices: list[str], instead: str | None) -> torch.Tensor:
-        style = self.facts["prompt"]
-        prompt = self._prompt(question, choices, instead)
-        start = self._tokens(prompt, style["add_special_tokens"])
-        scores = []
-        for letter, choice in zip(LETTERS, choices, strict=False):
-            texts = [text.format(letter=letter, choice=choice) for text in style["option_texts"]]
-            options = list(dict.fromkeys(tuple(self._after(prompt, start, text)) for text in texts))
-            if style["reading"] == "letters":
-                options = [tokens for tokens in options if len(tokens) == 1]
-                if not options:
-                    raise ValueError(f"the letter {letter} is not one token after this prompt")
-            score = torch.logsumexp(torch.stack([self._logp(start, list(tokens)) for tokens in options]), 0)
-            lengths = {"per_token": len(options[0]), "per_char": len(choice)}
-            scores.append(score / lengths.get(style["variant"], 1))
-        return torch.stack(scores)
-
-    def _prompt(self, question: str, choices: list[str], instead: str | None) -> str:
-        style = self.facts["prompt"]
         pairs = zip(LETTERS, choices, strict=False)
         lines = "\n".join(style["option_line"].format(letter=x, choice=c) for x, c in pairs)
-        text: str = style["template"].format(question=question, options=lines) if instead is None else instead
+        prompt = self._prompt(style["template"].format(question=question, options=lines))
+        start = self._tokens(prompt, style["add_special_tokens"])
+        options = [self._option(prompt, start, x, c) for x, c in zip(LETTERS, choices, strict=False)]
+        score = torch.stack([self._logp(start, option) for option in options])
+        if style["variant"] == "pmi":
+            bare = self._tokens(self._prompt(style["unconditional"]), style["add_special_tokens"])
+            score -= torch.stack([self._logp(bare, option) for option in options])
+        elif style["variant"] == "per_token":
+            score /= torch.tensor([len(option[0]) for option in options])
+        elif style["variant"] == "per_char":
+            score /= torch.tensor([len(choice) for choice in choices])
+        p: list[float] = torch.softmax(score / self.facts["temperature"]["apply"], 0).tolist()
+        return p
+
+    def _option(self, prompt: str, start: list[int], letter: str, choice: str) -> list[list[int]]:
+        """The token sequences that count as one option after the prompt."""
+        style = self.facts["prompt"]
+        texts = [text.format(letter=letter, choice=choice) for text in style["option_texts"]]
+        found = {tuple(self._after(prompt, start, text)): None for text in texts}
+        if style["reading"] != "letters":
+            return [list(tokens) for tokens in found]
+        single = [list(tokens) for tokens in found if len(tokens) == 1]
+        if not single:
+            raise ValueError(f"the letter {letter} is not one token after this prompt")
+        return single
+
+    def _prompt(self, text: str) -> str:
+        style = self.facts["prompt"]
         if not style["chat"]:
             return text
         system = [] if style["system"] is None else [{"role": "system", "content": style["system"]}]
@@ -97,12 +100,14 @@ class Reader:
         joined = whole[: len(start)] == start and len(whole) > len(start)
         return whole[len(start) :] if joined else self._tokens(text, False)
 
-    def _logp(self, start: list[int], option: list[int]) -> torch.Tensor:
-        """Log-probability of the option's tokens after the prompt's."""
-        ids = torch.tensor([[*start, *option[:-1]]], device=self.model.device)
-        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :]
-        picked = torch.log_softmax(logits.float(), -1)[range(len(option)), option]
-        return picked.double().sum().cpu()
+    def _logp(self, start: list[int], option: list[list[int]]) -> torch.Tensor:
+        """Log-probability of an option after the prompt's tokens: of any of its token sequences."""
+        sums = []
+        for tokens in option:
+            ids = torch.tensor([[*start, *tokens[:-1]]], device=self.model.device)
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :]
+            sums.append(torch.log_softmax(logits.float(), -1)[range(len(tokens)), tokens].double().sum().cpu())
+        return torch.logsumexp(torch.stack(sums), 0)
 
 
 def _float32_head(head: Any, args: tuple[Any, ...], _output: Any) -> torch.Tensor:

@@ -321,6 +321,8 @@ def _refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | N
     wrong = None
     if config.dtype not in ("auto", *DTYPES):
         wrong = (f"dtype {config.dtype!r}", f"known are auto, {', '.join(DTYPES)}", "choose one of these")
+    elif config.scaler is not None and config.scaler.temperature_ is None:
+        wrong = ("a temperature to ship", "none fitted", "call fit(scores) first")
     elif config.scaler is not None and config.temperature_from is not None:
         wrong = ("a temperature", "one is given and one is to be fitted", "give --scaler or --temperature-from")
     elif needs and source.calibration is None:
