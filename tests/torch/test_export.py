@@ -102,8 +102,8 @@ def test_a_cast_is_measured_and_passes_or_not_by_its_tolerance(dtype, source, ch
     assert json.loads((found.folder / "config.json").read_text())["dtype"] == dtype
     drifted = found.facts["drift"]
     assert 0 < drifted["movement"] < 0.2
+    tight = drifted["movement"] / 2
     with pytest.raises(ModelError, match="movement") as raised:
-        tight = drifted["movement"] / 2
         export(source, out=tmp_path / "no", config=ServeConfig(dtype=dtype, tolerance=tight), check=check)
     assert "--allow-drift" in raised.value.todo
     assert [p.name for p in tmp_path.iterdir()] == ["half"]  # nothing half-written

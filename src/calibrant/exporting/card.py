@@ -46,11 +46,12 @@ def temperature_words(facts: Mapping[str, Any]) -> str:
     t = facts["temperature"]
     if t["file"] is None:
         return "None: probabilities are served as the model gives them."
+    bound = " It stopped at the end of its range: no temperature is best on its questions." if t["at_bound"] else ""
     if t["folded"]:
-        return f"T = {t['value']:.4g}, folded into the weights ({t['where']}). {CHANGES}"
+        return f"T = {t['value']:.4g}, folded into the weights ({t['where']}).{bound} {CHANGES}"
     return (
         f"T = {t['value']:.4g}, in `scaler.json`: divide the options' log-probabilities by it and normalise over the options "
-        "again, as `reader.py` does. The weights are not changed by it."
+        f"again, as `reader.py` does. The weights are not changed by it.{bound}"
     )
 
 

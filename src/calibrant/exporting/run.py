@@ -284,6 +284,7 @@ class _Work:
                 "where": None if folded is None else folded.where,
                 "apply": 1.0 if folded is not None else value,
                 "file": None if scaler is None else SCALER,
+                "at_bound": scaler is not None and scaler.at_bound_,
             },
             "abstention": None
             if promise is None
