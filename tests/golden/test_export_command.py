@@ -159,7 +159,7 @@ def test_drift_between_exports_and_scores(call, served):
     assert 0 < found["movement"] < 0.3
     out, err = call("drift", "model", "served", *asked, code=2)  # the untuned model is no copy of it
     assert "drifted, on 84 questions" in out
-    assert err.startswith("asked: served within 0.01 of model")
+    assert err.startswith("asked: served within 0.02 of model")
     out, _ = call("drift", "served/check/before.safetensors", "served/check/after.safetensors")
     assert "faithful, on 84 questions" in out
 

@@ -18,7 +18,7 @@ def run(
     a: Annotated[str, typer.Argument(help=f"Before. {Side}", show_default=False)],
     b: Annotated[str, typer.Argument(help=f"After. {Side}", show_default=False)],
     questions: Annotated[str | None, typer.Option(help="Questions to score models on: a file or data set.")] = None,
-    tolerance: Annotated[float, typer.Option(help="Movement allowed: mean |Δ confidence| + share of flips.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Movement allowed: mean total variation.")] = 0.02,
     in_4bit: Annotated[bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; CUDA, extra [quant]).")] = False,
     columns: o.Columns = None,
     limit: o.Limit = None,

@@ -12,7 +12,10 @@ from calibrant.cli import options as o
 from calibrant.errors import ConfigError
 from calibrant.scores import Scores
 
-RUN_KNOWS = ("adapter", "revision", "reading", "format", "variant", "system", "test_scores", "trust_remote_code")
+RUN_KNOWS = (
+    *("adapter", "adapter_revision", "revision", "trust_remote_code"),
+    *("reading", "format", "variant", "system", "test_scores"),
+)
 
 
 def run(
@@ -23,6 +26,7 @@ def run(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Instead of RUN: hub id, local folder, or GGUF file.")] = None,
     adapter: o.Adapter = None,
+    adapter_revision: o.AdapterRevision = None,
     merge: Annotated[bool, typer.Option(help="Add the adapter to the weights, or write it alone.")] = True,
     dtype: Annotated[str, typer.Option(help="auto (as measured), float32, bfloat16 or float16.")] = "auto",
     scaler: Annotated[Path | None, typer.Option(help="A temperature to ship, made by `calibrant rescale`.")] = None,
@@ -39,7 +43,7 @@ def run(
     check: Annotated[
         str | None, typer.Option(help="Questions of the drift check; by default the run's calibration questions.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Movement that the drift check allows.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Movement that the drift check allows.")] = 0.02,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Write it even if it drifted.")] = False,
     columns: o.Columns = None,
     reading: o.Reading = "letters",
@@ -81,6 +85,7 @@ def run(
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
+        loading["adapter_revision"] = adapter_revision
         style = o.style_of(reading, format, variant, system)
         source = Source(model, adapter, style, loading, test=test)
     config = ServeConfig(

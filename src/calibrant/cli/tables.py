@@ -65,7 +65,7 @@ def comparison_text(a: Path, b: Path, c: Comparison) -> str:
 def drift_text(a: str, b: str, d: Drift) -> str:
     """One line a quantity, the verdict first."""
     rows = [
-        ("movement", f"{d.movement:.4g}", f"mean |Δ confidence| + share of flips; {d.tolerance:g} allowed"),
+        ("movement", f"{d.movement:.4g}", f"share of probability that went elsewhere, mean; {d.tolerance:g} allowed"),
         ("|Δ log p|", f"{d.max_dlogp:.4g}", f"largest; mean {d.mean_dlogp:.4g}"),
         ("|Δ p|", f"{d.max_dp:.4g}", f"largest, in question {d.worst!r}"),
         ("Δ confidence", f"{d.mean_dconf:+.4g}", f"mean; largest {d.max_abs_dconf:.4g}"),

@@ -99,8 +99,8 @@ def drift_words(facts: Mapping[str, Any]) -> str:
     mean = "infinite" if d["mean_dlogp"] is None else f"{d['mean_dlogp']:.2g}"
     return (
         f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: movement "
-        f"{d['movement']:.2g} of {d['tolerance']:g} allowed (mean change of confidence {d['mean_abs_dconf']:.2g}, plus "
-        f"{d['flips']} changed predictions), largest change of a probability {d['max_dp']:.2g}, |Δ log p| at most {largest}, "
+        f"{d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, on average); "
+        f"{d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at most {largest}, "
         f"{mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]."
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from calibrant.errors import ConfigError
 from calibrant.exporting.manifest import Export, is_export
 from calibrant.metrics import Drift, drift
+from calibrant.metrics.drift import TOLERANCE
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
@@ -37,7 +38,7 @@ def check_drift(
     *,
     style: PromptStyle | None = None,
     quantize_4bit: bool = False,
-    tolerance: float = 0.01,
+    tolerance: float = TOLERANCE,
     progress: bool = False,
     batch_tokens: int | None = None,
     **loading: Any,

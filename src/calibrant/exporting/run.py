@@ -275,7 +275,12 @@ class _Work:
             },
             "adapter": None
             if self.source.adapter is None
-            else {"name": self.source.adapter, "weights": facts["adapter_weights"], "merged": self.config.merge},
+            else {
+                "name": self.source.adapter,
+                "revision": facts["adapter_revision"],
+                "weights": facts["adapter_weights"],
+                "merged": self.config.merge,
+            },
             "dtype": dtype,
             "prompt": portable_prompt(self.source.style),
             "temperature": {

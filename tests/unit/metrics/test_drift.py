@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibrant.errors import ConfigError, ScoresError
-from calibrant.metrics import drift, measure
+from calibrant.metrics import compare, drift, measure
 from calibrant.scores import Scores
 
 
@@ -25,7 +25,7 @@ def test_by_hand():
     assert (d.max_dp, d.worst) == (pytest.approx(0.2), "2")
     assert (d.mean_dconf, d.mean_abs_dconf, d.max_abs_dconf) == pytest.approx((-0.1 / 3, 0.1 / 3, 0.1))
     assert d.flips == 1
-    assert d.movement == pytest.approx(0.1 / 3 + 1 / 3)
+    assert d.movement == pytest.approx((0.1 + 0.2) / 3)
     assert d.accuracy.value == pytest.approx(-1 / 3)
     assert not d.is_faithful
 
@@ -52,15 +52,40 @@ def test_order_and_padding_do_not_matter():
     assert drift(a, padded, n_boot=50) == drift(a, b, n_boot=50)
 
 
-def test_the_signed_gap_moves_no_further_than_the_movement():
+@pytest.mark.parametrize("strength", [1e-6, 0.01, 0.1, 0.5])
+def test_what_movement_and_interval_promise(strength):
+    """The mean confidence moves no further than the movement; conf-ECE lies in its interval, which is as fine as they."""
     rng = np.random.default_rng(1)
-    for strength in (0.01, 0.1, 0.5):
-        p = rng.dirichlet([0.5] * 4, 200)
-        q = (1 - strength) * p + strength * rng.dirichlet([0.5] * 4, 200)
-        answer = rng.integers(4, size=200)
-        a, b = scores(p, answer), scores(q, answer)
-        gaps = [measure(s, n_boot=50)["signed_gap"].value for s in (a, b)]
-        assert abs(gaps[1] - gaps[0]) <= drift(a, b, n_boot=50).movement + 1e-12
+    p = rng.dirichlet([0.5] * 4, 300)
+    q = (1 - strength) * p + strength * rng.dirichlet([0.5] * 4, 300)
+    answer = rng.integers(4, size=300)
+    a, b = scores(p, answer), scores(q, answer)
+    one, two = (measure(s, n_boot=50) for s in (a, b))
+    d = drift(a, b, n_boot=200)
+    assert abs(two["mean_confidence"].value - one["mean_confidence"].value) <= d.movement + 1e-12
+    assert d.mean_abs_dconf <= d.movement + 1e-12
+    assert d.conf_ece.value == pytest.approx(two["conf_ece"].value - one["conf_ece"].value)
+    assert d.conf_ece.low <= d.conf_ece.value <= d.conf_ece.high
+    whole = compare(a, b, n_boot=200)["conf_ece"]
+    assert whole.low <= d.conf_ece.low
+    assert d.conf_ece.high <= whole.high
+    if strength == 1e-6:
+        assert d.conf_ece.high < 1e-5 < whole.high
+
+
+def test_flips_between_near_ties_are_counted_and_do_not_decide():
+    p = [[0.501, 0.499]] * 100
+    a, b = scores(p, [0, 1] * 50), scores([row[::-1] for row in p], [0, 1] * 50)
+    d = drift(a, b, n_boot=200)
+    assert d.flips == 100
+    assert d.movement == pytest.approx(0.002)
+    assert d.is_faithful
+
+
+def test_an_accuracy_that_fell_decides_even_if_probabilities_hardly_moved():
+    p = [[0.501, 0.499]] * 400
+    a, b = scores(p), scores([row[::-1] for row in p])
+    assert drift(a, b, n_boot=200).verdict == "drifted"
 
 
 def test_an_error_that_grew_beyond_the_tolerance_is_drift_even_if_confidences_hardly_moved():
