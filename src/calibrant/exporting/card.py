@@ -118,7 +118,10 @@ def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
     weights = f", weights {base['weights']}" if base["weights"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return [
-        ("Model" if alone else "Made from", f"{base['name']}{revision}{weights}"),
+        (
+            "Model" if alone else "Made from",
+            f"{base['name'] if alone else model_name({'model': base['name']})}{revision}{weights}",
+        ),
         (
             "Adapter",
             "none" if not facts["adapter"] else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}",
