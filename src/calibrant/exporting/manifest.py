@@ -59,7 +59,11 @@ class Export:
             todo = f"give an export of format version {FORMAT_VERSION} or older, or upgrade calibrant"
             raise ModelError(asked=asked, found=found, todo=todo)
         if verify and (faults := _faults(folder, facts)):
-            raise ModelError(asked=asked, found="; ".join(faults[:5]), todo="export again, or fetch the files again")
+            raise ModelError(
+                asked=asked,
+                found="; ".join(faults[:5]),
+                todo="fetch the files again, or delete the folder and export again",
+            )
         return cls(folder, facts)
 
     @property
