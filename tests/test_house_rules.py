@@ -28,11 +28,11 @@ LAYERS = (
     {"scoring"},
     {"tuning", "alignment"},
     {"reporting", "ladder"},
-    {"restoring", "demo"},
+    {"restoring", "exporting", "demo"},
     {"cli", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-NEEDS_TORCH = {"scoring", "tuning", "alignment", "restoring", "ladder", "demo"}
+NEEDS_TORCH = {"scoring", "tuning", "alignment", "restoring", "ladder", "demo", "exporting"}
 
 
 def module_of(path):

@@ -60,3 +60,15 @@ def test_links_inside_the_project_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_main_example_runs_on_a_tiny_model(tmp_path, monkeypatch, model_folder, make_questions, capsys):
+    """As it stands, but for the model's name."""
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "calibrant.restore(" in b]
+    assert '"owner/aligned-model"' in block
+    make_questions("all", 60).save(tmp_path / "questions.jsonl")
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace('"owner/aligned-model"', repr(str(model_folder()))), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(Path("run") / "report" / "index.html")
+    assert (tmp_path / printed[-1]).stat().st_size > 10_000

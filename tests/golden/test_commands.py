@@ -27,6 +27,7 @@ VERBS = (
     "ladder",
     "align-check",
     "export",
+    "drift",
     "report",
     "demo",
 )

@@ -114,3 +114,66 @@ def test_fingerprint_follows_the_weights_not_the_place(copy, model_folder, tmp_p
     content[-1] ^= 1
     file.write_bytes(content)
     assert fingerprint(copy) != fingerprint(model_folder())
+
+
+# ---- the hub, as far as its cache on disk ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache on disk, laid out as the hub's client does; a function puts a folder into it as a repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(repository, commits):
+        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        for commit, (name, folder) in commits.items():
+            shutil.copytree(folder, place / "snapshots" / commit)
+            (place / "refs" / name).write_text(commit)
+
+    return put
+
+
+def adapters(model_folder, tmp_path):
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        base = load_model(model_folder(), device="cpu")
+        settings = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+        with quiet_peft():
+            get_peft_model(base.model, settings).save_pretrained(tmp_path / f"adapter{seed}")
+    return tmp_path / "adapter1", tmp_path / "adapter2"
+
+
+def test_adapter_of_a_hub_has_its_own_revision_in_what_is_loaded_and_in_the_facts(hub, model_folder, tmp_path):
+    old, new = adapters(model_folder, tmp_path)
+    hub("owner/adapter", {"a" * 40: ("v1", old), "b" * 40: ("main", new)})
+    for revision, folder, commit in ((None, new, "b"), ("v1", old, "a"), ("a" * 40, old, "a")):
+        loaded = load_model(model_folder(), adapter="owner/adapter", adapter_revision=revision, device="cpu")
+        weights = load_file(folder / "adapter_model.safetensors")
+        name = next(n for n in weights if "lora_B" in n)
+        there = dict(loaded.model.named_parameters())[name.replace(".weight", ".default.weight")]
+        assert torch.equal(there, weights[name])
+        assert loaded.facts["adapter"] == "owner/adapter"
+        assert loaded.facts["adapter_revision"] == commit * 40
+        assert loaded.facts["adapter_weights"] == fingerprint(folder)
+    with pytest.raises(ModelError, match="the adapter 'owner/adapter'"):
+        load_model(model_folder(), adapter="owner/adapter", adapter_revision="v9", device="cpu")
+
+
+def test_pickled_adapter_of_a_hub_is_refused_too(hub, model_folder, tmp_path):
+    folder, _ = adapters(model_folder, tmp_path)
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    hub("owner/pickled", {"a" * 40: ("main", folder)})
+    with pytest.raises(ModelError, match=r"adapter_model\.bin") as raised:
+        load_model(model_folder(), adapter="owner/pickled", device="cpu")
+    assert "--allow-pickle" in raised.value.todo
+
+
+def test_model_of_a_hub_by_revision(hub, model_folder):
+    hub("owner/model", {"a" * 40: ("v1", model_folder("llama")), "b" * 40: ("main", model_folder("qwen3"))})
+    facts = {name: load_model("owner/model", revision=name, device="cpu").facts for name in (None, "v1")}
+    assert [facts[name]["revision"] for name in (None, "v1")] == ["b" * 40, "a" * 40]
+    with pytest.raises(ModelError) as raised:
+        load_model("owner/other", device="cpu")
+    assert "HF_HUB_OFFLINE is set" in raised.value.todo

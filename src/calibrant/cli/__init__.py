@@ -13,6 +13,8 @@ from calibrant.cli import (
     compare,
     demo,
     diagnose,
+    drift,
+    export,
     ladder,
     measure,
     report,
@@ -33,7 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (restore, score, measure, compare, diagnose, sensitivity, rescale, tune, ladder, align_check, report, demo)
+VERBS = (
+    *(restore, score, measure, compare, diagnose, sensitivity, rescale, tune),
+    *(ladder, align_check, export, drift, report, demo),
+)
 for verb in VERBS:
     app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.run)
 

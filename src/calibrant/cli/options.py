@@ -20,6 +20,7 @@ from calibrant.questions import QuestionSet
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Adapter = Annotated[str | None, typer.Option(help="A peft adapter to put on the model.")]
+AdapterRevision = Annotated[str | None, typer.Option(help="Branch, tag or commit of an adapter on the hub.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
@@ -86,6 +87,12 @@ def loading_of(
         "trust_remote_code": trust_remote_code,
         "allow_pickle": allow_pickle,
     }
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user typed an option, rather than left it at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def command_line() -> str:

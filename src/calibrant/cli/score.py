@@ -32,6 +32,7 @@ def run(
     system: o.System = None,
     revision: o.Revision = None,
     adapter: o.Adapter = None,
+    adapter_revision: o.AdapterRevision = None,
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
@@ -75,6 +76,7 @@ def run(
             progress=o.watching(quiet),
             command=o.command_line(),
             batch_tokens=batch_tokens,
+            adapter_revision=adapter_revision,
             **o.loading_of(
                 revision=revision,
                 dtype=dtype,

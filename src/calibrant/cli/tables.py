@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibrant.metrics import Comparison, Decision, Difference, Estimate, Measurement, Slice
+from calibrant.metrics import Comparison, Decision, Difference, Drift, Estimate, Measurement, Slice
 
 LABELS = {
     "accuracy": "accuracy",
@@ -60,6 +60,20 @@ def comparison_text(a: Path, b: Path, c: Comparison) -> str:
             rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", *_change(d), d.verdict + _needed(d)))
     head = f"a = {a}\nb = {b}\n{c.n} questions, matched by {c.matched_by}; paired bootstrap, {c.n_boot} draws, seed {c.seed}"
     return "\n".join([head, *_aligned(rows)])
+
+
+def drift_text(a: str, b: str, d: Drift) -> str:
+    """One line a quantity, the verdict first."""
+    rows = [
+        ("movement", f"{d.movement:.4g}", f"share of probability that went elsewhere, mean; {d.tolerance:g} allowed"),
+        ("|Δ log p|", f"{d.max_dlogp:.4g}", f"largest; mean {d.mean_dlogp:.4g}"),
+        ("|Δ p|", f"{d.max_dp:.4g}", f"largest, in question {d.worst!r}"),
+        ("Δ confidence", f"{d.mean_dconf:+.4g}", f"mean; largest {d.max_abs_dconf:.4g}"),
+        ("flips", str(d.flips), "predictions that changed"),
+        ("Δ conf-ECE", *_change(d.conf_ece)),
+        ("Δ accuracy", *_change(d.accuracy)),
+    ]
+    return "\n".join([f"a = {a}", f"b = {b}", f"{d.verdict}, on {d.n} questions", *_aligned(rows)])
 
 
 def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:

@@ -15,6 +15,7 @@ from calibrant.metrics.calibration import conf_ece, cw_ece, signed_gap
 from calibrant.metrics.comparison import Comparison, Difference, compare, compare_many
 from calibrant.metrics.contest import CONTEST_METRICS, Contest
 from calibrant.metrics.decisions import Decision, RiskCoverage, risk_coverage, threshold_for
+from calibrant.metrics.drift import Drift, drift
 from calibrant.metrics.measurement import Estimate, Measurement, measure
 from calibrant.metrics.panel import battery
 from calibrant.metrics.planning import holm, minimum_detectable, n_for_width, n_to_decide, verification_rate
@@ -41,6 +42,7 @@ __all__ = [
     "Contest",
     "Decision",
     "Difference",
+    "Drift",
     "Estimate",
     "Measurement",
     "RiskCoverage",
@@ -62,6 +64,7 @@ __all__ = [
     "cw_ece",
     "debiased_ece",
     "debiased_l2_ece",
+    "drift",
     "ece_at_coverage",
     "equal_mass_ece",
     "error_difference_interval",

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils.hub import resolve_revision
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
 
@@ -48,6 +50,7 @@ def load_model(
     *,
     revision: str | None = None,
     adapter: str | Path | None = None,
+    adapter_revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
@@ -63,6 +66,7 @@ def load_model(
         are dequantised to plain ones, so they can be trained and saved).
     revision : branch, tag or commit on the hub.
     adapter : a peft adapter (folder or hub id) to put on the model.
+    adapter_revision : its branch, tag or commit on the hub.
     dtype : ``"auto"`` (bfloat16 on a GPU that has it, float32 otherwise), ``"float32"``, ``"bfloat16"``, ``"float16"``.
     device : ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device.
     trust_remote_code : run code that comes with the model. Off unless asked.
@@ -78,7 +82,8 @@ def load_model(
     kind = pick_dtype(dtype, where)
     source, gguf = _split_gguf(str(name))
     extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **extra}
+    commit = getattr(resolve_revision(source, revision), "resolved", None)  # one commit for all files of a hub's model
+    common: dict[str, Any] = {"revision": commit or revision, "trust_remote_code": trust_remote_code, **extra}
     asked = f"the causal language model {str(name)!r}"
     weights: dict[str, Any] = {"dtype": kind}
     if gguf:
@@ -92,12 +97,12 @@ def load_model(
             _refuse_other_kinds(source, common, asked)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         model = AutoModelForCausalLM.from_pretrained(source, **common, **weights)
-        commit = getattr(model.config, "_commit_hash", None)
         facts = {
             "model": str(name),
             "revision": commit or revision,
             "weights": fingerprint(Path(name)) if Path(name).exists() else None,
             "adapter": None if adapter is None else str(adapter),
+            "adapter_revision": None,
             "adapter_weights": None,
             "dtype": str(kind).removeprefix("torch."),
             "device": where.type,
@@ -106,10 +111,11 @@ def load_model(
             from peft import PeftModel
 
             asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
-            _refuse_pickled_adapter(Path(adapter), asked, allow_pickle)
+            folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
+            _refuse_pickled_adapter(folder, asked, allow_pickle)
             with quiet_peft():
-                model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable_adapter)
-            facts["adapter_weights"] = fingerprint(Path(adapter)) if Path(adapter).exists() else None
+                model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable_adapter)
+            facts["adapter_weights"] = fingerprint(folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError) as error:
         if isinstance(error, ModelError):
             raise
@@ -209,6 +215,16 @@ def _refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None
     raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
 
 
+def _adapter_folder(adapter: str, revision: str | None) -> tuple[Path, str | None]:
+    """A local folder with the adapter's files, and the commit they are of where they come from the hub."""
+    if Path(adapter).exists():
+        return Path(adapter), None
+    folder = Path(
+        snapshot_download(adapter, revision=revision, allow_patterns=["adapter_config.json", "adapter_model*"])
+    )
+    return folder, folder.name
+
+
 def _refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:
     pickled = (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists()
     if pickled and not allow_pickle:
@@ -259,6 +275,9 @@ def _advice(error: BaseException, name: str) -> str:
         return "ask for its safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle"
     if "trust_remote_code" in text:
         return "if you trust the model's own code, pass trust_remote_code / --trust-remote-code"
+    if any(sign in text for sign in ("gated repo", "Access to model", "401 Client Error", "403 Client Error")):
+        return "accept its conditions on the hub, log in with `hf auth login` or set HF_TOKEN, then run again"
     if Path(name).exists():
         return "check that the folder holds config.json, a tokenizer and safetensors weights, all whole"
-    return "check the name and the connection to the hub, or give a local folder or a GGUF file"
+    offline = " (HF_HUB_OFFLINE is set: only what was downloaded before is found)" if constants.HF_HUB_OFFLINE else ""
+    return f"check the name and the connection to the hub{offline}, or give a local folder or a GGUF file"

@@ -1,0 +1,66 @@
+"""``calibrant drift``: what merging, casting or quantising did to a model's probabilities."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from calibrant.cli import options as o
+from calibrant.cli.tables import drift_text
+from calibrant.errors import ModelError
+
+Side = "Scores file, export folder, model (hub id or folder), or GGUF file."
+
+
+def run(
+    context: typer.Context,
+    a: Annotated[str, typer.Argument(help=f"Before. {Side}", show_default=False)],
+    b: Annotated[str, typer.Argument(help=f"After. {Side}", show_default=False)],
+    questions: Annotated[str | None, typer.Option(help="Questions to score models on: a file or data set.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Movement allowed: mean total variation.")] = 0.02,
+    in_4bit: Annotated[bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; CUDA, extra [quant]).")] = False,
+    columns: o.Columns = None,
+    limit: o.Limit = None,
+    reading: o.Reading = "letters",
+    format: o.Format = "raw",
+    variant: o.Variant = "sum",
+    system: o.System = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+    batch_tokens: o.BatchTokens = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """How far the probabilities of B are from those of A on the same questions; exit code 2 if B drifted."""
+    styled = any(o.is_given(context, name) for name in ("reading", "format", "variant", "system"))
+    asked = o.style_of(reading, format, variant, system) if styled else None
+    loaded = None if questions is None else o.questions_of(questions, columns=columns, limit=limit)
+    from calibrant.exporting import check_drift
+
+    found = check_drift(
+        a,
+        b,
+        loaded,
+        style=asked,
+        quantize_4bit=in_4bit,
+        tolerance=tolerance,
+        progress=o.watching(quiet),
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    if json:
+        o.print_json(found.to_json())
+    else:
+        typer.echo(drift_text(a, b, found))
+    if not found.is_faithful:
+        raise ModelError(
+            asked=f"{b} within {found.tolerance:g} of {a}",
+            found=f"it moved by {found.movement:.3g} on {found.n} questions",
+            todo="use a finer precision, or measure, rescale and set thresholds again with this copy",
+        )

@@ -1,0 +1,132 @@
+"""The README of an export, from its manifest alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from calibrant._version import __version__
+from calibrant.exporting.folding import CHANGES
+from calibrant.reporting.content import model_name
+from calibrant.reporting.templates import render
+
+
+def serving_card(facts: Mapping[str, Any]) -> str:
+    """Markdown with YAML front matter, as model hubs read it."""
+    adapter, base = facts["adapter"], facts["model"]
+    alone = adapter is not None and not adapter["merged"]
+    front = {
+        "library_name": "peft" if alone else "transformers",
+        **({"base_model": base["name"]} if base["on_hub"] else {}),
+        "pipeline_tag": "text-generation",
+        "tags": ["calibration", "calibrant"],
+    }
+    name = model_name({"model": base["name"]})
+    return render(
+        "serving.md.jinja",
+        {
+            "front_matter": yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
+            "title": f"{name}, calibrated, to serve",
+            "what": _what(facts, alone),
+            "adapter_alone": alone,
+            "facts": _facts(facts, alone),
+            "temperature": temperature_words(facts),
+            "abstention": abstention_words(facts),
+            "expected": expected_words(facts),
+            "drift": drift_words(facts),
+            "version": __version__,
+        },
+    )
+
+
+def temperature_words(facts: Mapping[str, Any]) -> str:
+    """Where the temperature is and what that changes."""
+    t = facts["temperature"]
+    if t["file"] is None:
+        return "None: probabilities are served as the model gives them."
+    bound = " It stopped at the end of its range: no temperature is best on its questions." if t["at_bound"] else ""
+    if t["folded"]:
+        return f"T = {t['value']:.4g}, folded into the weights ({t['where']}).{bound} {CHANGES}"
+    return (
+        f"T = {t['value']:.4g}, in `scaler.json`: divide the options' log-probabilities by it and normalise over the options "
+        f"again, as `reader.py` does. The weights are not changed by it.{bound}"
+    )
+
+
+def abstention_words(facts: Mapping[str, Any]) -> str:
+    """The threshold, its promise, and how it does on the test questions."""
+    a = facts["abstention"]
+    if a is None:
+        return "No threshold was asked for."
+    text = (
+        f"Answer where the confidence is at least {a['threshold']:.4f}: accuracy among the answered is then at least "
+        f"{a['target']:g}, with probability {a['level']:.0%} over the drawing of the {a['n']:,} calibration questions, for "
+        f"questions like them. {a['coverage']:.1%} of them are answered."
+    )
+    seen = a["on_test"]
+    if seen is not None:
+        text += f" On {seen['n']:,} test questions {seen['coverage']:.1%} are answered"
+        if seen["accuracy"] is not None:
+            text += (
+                f", {seen['accuracy']:.1%} of these rightly [{seen['accuracy_low']:.1%}, {seen['accuracy_high']:.1%}]"
+            )
+        text += "."
+    return f"{text} {a['note']}".rstrip()
+
+
+def expected_words(facts: Mapping[str, Any]) -> str:
+    """Accuracy and conf-ECE on the test questions."""
+    e = facts["expected"]
+    if e is None:
+        return "No test scores were given."
+    acc, ece = e["accuracy"], e["conf_ece"]
+    return (
+        f"On {e['n']:,} test questions: accuracy {acc['value']:.3f} [{acc['low']:.3f}, {acc['high']:.3f}], conf-ECE "
+        f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] ({e['level']:.0%} intervals, {e['n_bins']} bins; chance "
+        f"alone gives a calibrated model up to {ece['floor_p95']:.3f}), temperature applied, measured before the export."
+    )
+
+
+def drift_words(facts: Mapping[str, Any]) -> str:
+    """How far the export is from the model before."""
+    d = facts["drift"]
+    if d is None:
+        return "Not checked: no questions were given."
+    ece = d["conf_ece"]
+    largest = "infinite" if d["max_dlogp"] is None else f"{d['max_dlogp']:.2g}"
+    mean = "infinite" if d["mean_dlogp"] is None else f"{d['mean_dlogp']:.2g}"
+    return (
+        f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: movement "
+        f"{d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, on average); "
+        f"{d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at most {largest}, "
+        f"{mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]."
+    )
+
+
+def _what(facts: Mapping[str, Any], alone: bool) -> str:
+    if alone:
+        return "A calibrated adapter alone; its model is named below. It answers multiple-choice questions with probabilities."
+    merged = "with a calibrated adapter merged into its weights" if facts["adapter"] else "as it was tuned"
+    return f"A causal language model {merged}. It answers multiple-choice questions with probabilities."
+
+
+def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
+    base, prompt = facts["model"], facts["prompt"]
+    revision = f", revision {base['revision']}" if base["revision"] else ""
+    weights = f", weights {base['weights']}" if base["weights"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return [
+        (
+            "Model" if alone else "Made from",
+            f"{base['name'] if alone else model_name({'model': base['name']})}{revision}{weights}",
+        ),
+        (
+            "Adapter",
+            "none" if not facts["adapter"] else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}",
+        ),
+        ("Precision", facts["dtype"]),
+        ("Reading", f"{prompt['reading']}, {prompt['format']}, {prompt['variant']}; prompt digest {prompt['digest']}"),
+        ("Versions", versions),
+    ]

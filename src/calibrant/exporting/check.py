@@ -1,0 +1,98 @@
+"""The drift check on models: any two of scores, exports, models and GGUF files, on the same questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import ConfigError
+from calibrant.exporting.manifest import Export, is_export
+from calibrant.metrics import Drift, drift
+from calibrant.metrics.drift import TOLERANCE
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
+from calibrant.scalers import Temperature
+from calibrant.scores import Scores
+from calibrant.scoring import load_model, score
+
+
+@dataclass(frozen=True)
+class _Side:
+    scores: Scores
+    folded: float = 1.0
+
+
+def served(scores: Scores, temperature: float) -> Scores:
+    """Scores divided by a temperature, for use and not for evaluation: the questions may be those it was fitted on."""
+    if temperature == 1.0:
+        return scores
+    plain = {"name": "temperature", "temperature": temperature, "at_bound": False, "n_fit": 0, "n_left_out": 0}
+    return Temperature.from_json({**plain, "fit_keys": []}).apply(scores)
+
+
+def check_drift(
+    a: str | Path,
+    b: str | Path,
+    questions: QuestionSet | None = None,
+    *,
+    style: PromptStyle | None = None,
+    quantize_4bit: bool = False,
+    tolerance: float = TOLERANCE,
+    progress: bool = False,
+    batch_tokens: int | None = None,
+    **loading: Any,
+) -> Drift:
+    """How far ``b`` is from ``a``: each a scores file, an export's folder, a model or a GGUF file.
+
+    Temperatures that are shipped beside weights are left out on both sides; where one is folded into weights, ``a`` is
+    brought to the temperature of ``b`` first, so that it is the weights that are compared.
+
+    Parameters
+    ----------
+    a, b : what is compared; models are scored on ``questions``.
+    questions : needed unless both sides are scores files.
+    style : how questions are put; by default that of the export among the two, else letters.
+    quantize_4bit : load ``b`` in 4 bits (NF4; needs CUDA and the extra ``[quant]``).
+    tolerance : movement allowed (:func:`calibrant.metrics.drift`).
+    progress, batch_tokens, loading : as for :func:`calibrant.score`.
+
+    Raises
+    ------
+    ConfigError : models without questions; two exports that put questions in different ways.
+    """
+    exports = {side: Export.open(side) for side in (a, b) if is_export(side)}
+    styles = {export.style for export in exports.values()} | ({style} if style else set())
+    if len(styles) > 1:
+        raise ConfigError(
+            asked=f"the drift from {a} to {b}",
+            found="they were made for questions put in different ways: " + "; ".join(map(str, sorted(styles, key=str))),
+            todo="leave the prompt options out, or compare models that are read in the same way",
+        )
+    common: dict[str, Any] = {"style": next(iter(styles), None), "progress": progress, "batch_tokens": batch_tokens}
+    sides = []
+    for side, name in ((a, "a"), (b, "b")):
+        if _is_scores(side):
+            sides.append(_Side(Scores.load(side)))
+            continue
+        if questions is None:
+            raise ConfigError(
+                asked=f"the drift from {a} to {b}",
+                found=f"{side} is a model, and no questions",
+                todo="give --questions",
+            )
+        options = {**loading, "quantize_4bit": quantize_4bit and name == "b"}
+        export = exports.get(side)
+        if export is None:
+            sides.append(_Side(score(load_model(side, **options), questions, **common)))
+        else:
+            temperature = float(export.facts["temperature"]["value"]) if export.folded else 1.0
+            if options.get("dtype") == "auto":
+                del options["dtype"]  # an export is measured as it is served
+            sides.append(_Side(score(export.load(**options), questions, **common), temperature))
+    one, two = sides
+    return drift(served(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
+
+
+def _is_scores(side: str | Path) -> bool:
+    return Path(side).is_file() and not str(side).lower().endswith(".gguf")

@@ -1,0 +1,129 @@
+"""Read option probabilities from the model beside this file, as they were read when it was measured.
+
+This file stands alone: it needs torch and transformers (and peft, where serving.json names an adapter), not calibrant.
+
+    from reader import Reader
+    reader = Reader()
+    reader.answer("Capital of France?", ["Lyon", "Paris"])
+
+or, with questions as JSON lines on the standard input:  python reader.py < questions.jsonl
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Reader:
+    """The model of an export folder, its temperature and its abstention threshold."""
+
+    def __init__(
+        self, folder: str | Path = Path(__file__).parent, device: str = "cpu", trust_remote_code: bool = False
+    ) -> None:
+        self.facts = json.loads((Path(folder) / "serving.json").read_text(encoding="utf-8"))
+        adapter, base = self.facts["adapter"], self.facts["model"]
+        alone = adapter is not None and not adapter["merged"]
+        source, revision = (base["name"], base["revision"]) if alone else (str(folder), None)
+        options: dict[str, Any] = {"dtype": getattr(torch, self.facts["dtype"]), "revision": revision}
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+        if alone:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(folder))
+        self.model = model.to(device).eval()
+        self.model.get_output_embeddings().register_forward_hook(_float32_head)
+
+    def answer(self, question: str, choices: list[str]) -> dict[str, Any]:
+        """The most probable choice, its confidence, all probabilities, and whether to abstain."""
+        p = self.probabilities(question, choices)
+        best = max(range(len(p)), key=p.__getitem__)
+        limit = self.facts["abstention"]
+        abstain = limit is not None and p[best] < limit["threshold"]
+        return {"answer": best, "choice": choices[best], "confidence": p[best], "abstain": abstain, "probabilities": p}
+
+    @torch.inference_mode()
+    def probabilities(self, question: str, choices: list[str]) -> list[float]:
+        """One probability a choice, after the temperature; they sum to 1."""
+        style = self.facts["prompt"]
+        pairs = zip(LETTERS, choices, strict=False)
+        lines = "\n".join(style["option_line"].format(letter=x, choice=c) for x, c in pairs)
+        prompt = self._prompt(style["template"].format(question=question, options=lines))
+        start = self._tokens(prompt, style["add_special_tokens"])
+        options = [self._option(prompt, start, x, c) for x, c in zip(LETTERS, choices, strict=False)]
+        score = torch.stack([self._logp(start, option) for option in options])
+        if style["variant"] == "pmi":
+            bare = self._tokens(self._prompt(style["unconditional"]), style["add_special_tokens"])
+            score -= torch.stack([self._logp(bare, option) for option in options])
+        elif style["variant"] == "per_token":
+            score /= torch.tensor([len(option[0]) for option in options])
+        elif style["variant"] == "per_char":
+            score /= torch.tensor([len(choice) for choice in choices])
+        p: list[float] = torch.softmax(score / self.facts["temperature"]["apply"], 0).tolist()
+        return p
+
+    def _option(self, prompt: str, start: list[int], letter: str, choice: str) -> list[list[int]]:
+        """The token sequences that count as one option after the prompt."""
+        style = self.facts["prompt"]
+        texts = [text.format(letter=letter, choice=choice) for text in style["option_texts"]]
+        found = {tuple(self._after(prompt, start, text)): None for text in texts}
+        if style["reading"] != "letters":
+            return [list(tokens) for tokens in found]
+        single = [list(tokens) for tokens in found if len(tokens) == 1]
+        if not single:
+            raise ValueError(f"the letter {letter} is not one token after this prompt")
+        return single
+
+    def _prompt(self, text: str) -> str:
+        style = self.facts["prompt"]
+        if not style["chat"]:
+            return text
+        system = [] if style["system"] is None else [{"role": "system", "content": style["system"]}]
+        messages = [*system, {"role": "user", "content": text}]
+        turn: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return turn + str(style["suffix"])
+
+    def _tokens(self, text: str, special: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ends = special and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
+        return ids[:-1] if ends else ids
+
+    def _after(self, prompt: str, start: list[int], text: str) -> list[int]:
+        """Tokens of an option; by itself where the tokenizer would merge it with the end of the prompt."""
+        whole = self._tokens(prompt + text, self.facts["prompt"]["add_special_tokens"])
+        joined = whole[: len(start)] == start and len(whole) > len(start)
+        return whole[len(start) :] if joined else self._tokens(text, False)
+
+    def _logp(self, start: list[int], option: list[list[int]]) -> torch.Tensor:
+        """Log-probability of an option after the prompt's tokens: of any of its token sequences."""
+        sums = []
+        for tokens in option:
+            ids = torch.tensor([[*start, *tokens[:-1]]], device=self.model.device)
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :]
+            sums.append(torch.log_softmax(logits.float(), -1)[range(len(tokens)), tokens].double().sum().cpu())
+        return torch.logsumexp(torch.stack(sums), 0)
+
+
+def _float32_head(head: Any, args: tuple[Any, ...], _output: Any) -> torch.Tensor:
+    """Logits in float32, whatever the weights are in: rounded to 16 bits they move confidences and make ties."""
+    bias = getattr(head, "bias", None)
+    return torch.nn.functional.linear(args[0].float(), head.weight.float(), None if bias is None else bias.float())
+
+
+def main() -> None:
+    """JSON lines ``{"question", "choices"}`` in, answers out."""
+    reader = Reader()
+    for line in sys.stdin:
+        if line.strip():
+            row = json.loads(line)
+            sys.stdout.write(json.dumps(reader.answer(row["question"], row["choices"]), ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

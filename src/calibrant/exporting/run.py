@@ -1,0 +1,394 @@
+"""``export``: a tuned model as a folder that a server needs, checked against the model that was measured."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import peft
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from calibrant._version import __version__
+from calibrant.errors import ConfigError, ModelError, OutputError
+from calibrant.exporting import reader
+from calibrant.exporting.card import drift_words, serving_card
+from calibrant.exporting.check import served
+from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
+from calibrant.exporting.folding import Folded, fold_temperature, refuse_folding
+from calibrant.exporting.manifest import CARD, MANIFEST, READER, SCALER, THRESHOLD, Export, write_manifest
+from calibrant.exporting.merging import merge_adapter
+from calibrant.exporting.portable import portable_prompt
+from calibrant.exporting.source import Source
+from calibrant.files import write_atomically, write_json
+from calibrant.metrics import Drift, drift
+from calibrant.metrics.drift import TOLERANCE
+from calibrant.questions import QuestionSet
+from calibrant.scalers import Temperature, question_keys
+from calibrant.scores import Scores
+from calibrant.scoring import LoadedModel, load_model, score
+from calibrant.scoring.models import DTYPES, quiet_peft
+
+FitOn = Scores | Literal["calibration"]
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to write. Defaults: merged, in the precision that was measured, no temperature, no threshold.
+
+    Parameters
+    ----------
+    merge : add the adapter to the weights; else the adapter alone is written, with its model's name and revision.
+    dtype : ``"auto"`` (as the tuned model was measured), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    scaler : a fitted temperature to ship.
+    temperature_from : fit one on these scores; ``"calibration"`` scores the source's calibration questions for it.
+    fold : fold the temperature into the weights instead of leaving it to the reader (letters only).
+    target_accuracy, level : ask for an abstention threshold that promises this accuracy with this probability.
+    calibration : scores to find the threshold on. Where a temperature is fitted on the same ones, each gets a half.
+    tolerance : movement that the drift check allows (:func:`calibrant.metrics.drift`).
+    allow_drift : write an export that drifted all the same; it says so.
+    """
+
+    merge: bool = True
+    dtype: str = "auto"
+    scaler: Temperature | None = None
+    temperature_from: FitOn | None = None
+    fold: bool = False
+    target_accuracy: float | None = None
+    level: float = 0.95
+    calibration: FitOn = "calibration"
+    tolerance: float = TOLERANCE
+    allow_drift: bool = False
+
+
+def export(
+    source: Source,
+    *,
+    out: str | Path,
+    config: ServeConfig | None = None,
+    check: QuestionSet | None = None,
+    progress: bool = False,
+    command: str | None = None,
+    batch_tokens: int | None = None,
+) -> Export:
+    """Write a folder with weights, tokenizer, manifest, reader and card, and measure it against the model before.
+
+    Merging and folding are done in float32 (4 bytes of memory a parameter) and cast once. The folder appears whole, by
+    a rename. Asked again for the same export, it verifies the one that is there and returns it.
+
+    Parameters
+    ----------
+    source : a run (:meth:`Source.of_run`) or a model with an adapter.
+    out : folder to make.
+    config : what to write.
+    check : questions of the drift check; by default the source's calibration questions. Without any, the export is
+        written unchecked, and folding is refused.
+    progress, command, batch_tokens : as for :func:`calibrant.score`.
+
+    Raises
+    ------
+    ConfigError : ``out`` holds something else; settings that contradict each other; no threshold can be promised;
+        scores of another model. ModelError : the adapter cannot be merged, the temperature not folded, or the export
+        drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
+    """
+    config, out = config or ServeConfig(), Path(out)
+    check = check or source.calibration
+    _refuse_settings(source, config, check)
+    asked = _asked(source, config, check)
+    if (known := _already(out, asked)) is not None:
+        return known
+    scoring: dict[str, Any] = {"progress": progress, "batch_tokens": batch_tokens, "command": command}
+    work = _Work(source, config, asked, scoring)
+    work.measure(check)
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        work.write(temporary)
+        temporary.chmod(0o755)
+        if out.is_dir():
+            out.rmdir()  # it is empty
+        temporary.rename(out)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OutputError):
+            raise
+        todo = "free space there, or choose another place, then run again"
+        raise OutputError(asked=f"an export in {out}", found=str(error), todo=todo) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Export.open(out, verify=False)
+
+
+@dataclass
+class _Work:
+    source: Source
+    config: ServeConfig
+    asked: dict[str, Any]
+    scoring: dict[str, Any]
+    loaded: LoadedModel | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    check: QuestionSet | None = None
+    before: Scores | None = None
+    scaler: Temperature | None = None
+    abstention: Abstention | None = None
+
+    # ---- before anything is written ---------------------------------------------------------------------------------
+
+    def measure(self, check: QuestionSet | None) -> None:
+        source, config = self.source, self.config
+        self.loaded = load_model(source.model, adapter=source.adapter, **source.loading)
+        self.facts, self.check = self.loaded.facts, check
+        if not config.merge and (source.adapter is None or str(source.model).lower().endswith(".gguf")):
+            found = "there is no adapter" if source.adapter is None else "its model is a GGUF file"
+            raise ConfigError(asked="the adapter alone (--no-merge)", found=found, todo="leave --no-merge out")
+        scored: dict[str, Scores] = {}
+
+        def on(questions: QuestionSet) -> Scores:
+            if questions.digest not in scored:
+                assert self.loaded is not None
+                scored[questions.digest] = score(self.loaded, questions, style=source.style, **self.scoring)
+            return scored[questions.digest]
+
+        self.before = None if check is None else on(check)
+        self._decide(lambda: on(source.calibration) if source.calibration is not None else None)
+
+    def _decide(self, own_scores: Callable[[], Scores | None]) -> None:
+        config, style = self.config, self.source.style
+        fit, held = config.temperature_from, config.calibration if config.target_accuracy is not None else None
+        named = {"a temperature": fit, "a threshold": held, "what to expect": self.source.test}
+        for name, scores in named.items():
+            if isinstance(scores, Scores):
+                refuse_foreign(scores, self.facts, style, name)
+        fit, held = (own_scores() if isinstance(x, str) else x for x in (fit, held))
+        if fit is not None and held is not None and set(question_keys(fit)) == set(question_keys(held)):
+            fit, held = halves(fit)
+        self.scaler = config.scaler if fit is None else Temperature().fit(fit)
+        if held is not None:
+            assert config.target_accuracy is not None
+            steered = self.source.steered and config.calibration == "calibration"
+            self.abstention = abstention(
+                held, self.scaler, config.target_accuracy, config.level, test=self.source.test, steered=steered
+            )
+
+    # ---- the folder -------------------------------------------------------------------------------------------------
+
+    def write(self, folder: Path) -> None:
+        dtype = self.facts["dtype"] if self.config.dtype == "auto" else self.config.dtype
+        folded = self._weights(folder, dtype) if self.config.merge else self._adapter(folder)
+        if self.scaler is not None:
+            write_json(folder / SCALER, self.scaler.to_json())
+        if self.abstention is not None:
+            write_json(folder / THRESHOLD, self.abstention.to_json())
+        write_atomically(folder / READER, Path(reader.__file__).read_text(encoding="utf-8"))
+        facts = self._manifest(dtype, folded)
+        facts["drift"] = None if (found := self._drift(folder, facts)) is None else found.to_json()
+        if found is not None and not found.is_faithful and not self.config.allow_drift:
+            raise ModelError(
+                asked=f"an export that stays within {found.tolerance:g} of the model before",
+                found=drift_words(facts),
+                todo="use a wider --dtype, leave folding off, raise --tolerance, or accept it with --allow-drift",
+            )
+        write_atomically(folder / CARD, serving_card(facts))
+        write_manifest(folder, facts)
+
+    def _weights(self, folder: Path, dtype: str) -> Folded | None:
+        loaded = self._in_float32()
+        model = loaded.model
+        if self.source.adapter is not None:
+            with quiet_peft():
+                model = merge_adapter(model, self.source.adapter)
+        folded = None
+        if self.config.fold:
+            assert self.scaler is not None
+            assert self.scaler.temperature_ is not None
+            folded = fold_temperature(model, self.scaler.temperature_)
+        model = model.to(DTYPES[dtype])
+        model.config.dtype = DTYPES[dtype]
+        _save(model, loaded.tokenizer, folder)
+        return folded
+
+    def _adapter(self, folder: Path) -> Folded | None:
+        assert self.loaded is not None
+        config = self.loaded.model.active_peft_config
+        config.base_model_name_or_path, config.revision = self._base_name(), self.facts["revision"]
+        _save(self.loaded.model, self.loaded.tokenizer, folder)
+        self._release()
+        return None
+
+    def _in_float32(self) -> LoadedModel:
+        assert self.loaded is not None
+        if self.facts["dtype"] == "float32" and self.facts["device"] == "cpu":
+            kept = self.loaded
+        else:
+            self._release()
+            plain = {**self.source.loading, "dtype": "float32", "device": "cpu"}
+            kept = load_model(self.source.model, adapter=self.source.adapter, **plain)
+        self._release()
+        return kept
+
+    def _release(self) -> None:
+        self.loaded = None
+        gc.collect()
+
+    def _base_name(self) -> str:
+        """Of an adapter alone the model must be found again: a local one by its full path."""
+        local = Path(self.source.model).exists() and not self.config.merge
+        return str(Path(self.source.model).resolve()) if local else str(self.source.model)
+
+    def _drift(self, folder: Path, facts: Mapping[str, Any]) -> Drift | None:
+        if self.check is None or self.before is None:
+            return None
+        names = ("device", "trust_remote_code")
+        loading = {name: value for name, value in self.source.loading.items() if name in names}
+        written = Export(folder, facts).load(**loading)
+        after = score(written, self.check, style=self.source.style, **self.scoring)
+        temperature = float(facts["temperature"]["value"])
+        before = served(self.before, temperature)
+        if not facts["temperature"]["folded"]:
+            after = served(after, temperature)
+        for name, scores in (("before", before), ("after", after)):
+            scores.save(folder / "check" / f"{name}.safetensors")
+        return drift(before, after, tolerance=self.config.tolerance)
+
+    def _manifest(self, dtype: str, folded: Folded | None) -> dict[str, Any]:
+        facts, scaler = self.facts, self.scaler
+        value = 1.0 if scaler is None else scaler.temperature_
+        local = Path(self.source.model).exists()
+        promise = None if self.abstention is None else self.abstention.to_json()
+        return {
+            "asked": self.asked,
+            "model": {
+                "name": self._base_name(),
+                "on_hub": not local and not self.source.model.lower().endswith(".gguf"),
+                "revision": facts["revision"],
+                "weights": facts["weights"],
+            },
+            "adapter": None
+            if self.source.adapter is None
+            else {
+                "name": self.source.adapter,
+                "revision": facts["adapter_revision"],
+                "weights": facts["adapter_weights"],
+                "merged": self.config.merge,
+            },
+            "dtype": dtype,
+            "prompt": portable_prompt(self.source.style),
+            "temperature": {
+                "value": value,
+                "folded": folded is not None,
+                "where": None if folded is None else folded.where,
+                "apply": 1.0 if folded is not None else value,
+                "file": None if scaler is None else SCALER,
+                "at_bound": scaler is not None and scaler.at_bound_,
+            },
+            "abstention": None
+            if promise is None
+            else {**{k: v for k, v in promise.items() if k != "fit_keys"}, "file": THRESHOLD},
+            "expected": None if self.source.test is None else expected(self.source.test, scaler),
+            "drift": None,
+            "versions": {
+                "calibrant": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "peft": peft.__version__,
+                "python": platform.python_version(),
+            },
+            "command": self.scoring["command"],
+        }
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except ValueError as error:
+        raise ModelError(
+            asked=f"{type(model).__name__} written to disk",
+            found=" ".join(str(error).split())[:400],
+            todo="correct the model's generation or other configuration files, then export again",
+        ) from error
+
+
+def _refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | None) -> None:
+    has_temperature = config.scaler is not None or config.temperature_from is not None
+    needs = [name for name in ("temperature_from", "calibration") if isinstance(getattr(config, name), str)]
+    if config.target_accuracy is None and "calibration" in needs:
+        needs.remove("calibration")
+    wrong = None
+    if config.dtype not in ("auto", *DTYPES):
+        wrong = (f"dtype {config.dtype!r}", f"known are auto, {', '.join(DTYPES)}", "choose one of these")
+    elif config.scaler is not None and config.scaler.temperature_ is None:
+        wrong = ("a temperature to ship", "none fitted", "call fit(scores) first")
+    elif config.scaler is not None and config.temperature_from is not None:
+        wrong = ("a temperature", "one is given and one is to be fitted", "give --scaler or --temperature-from")
+    elif needs and source.calibration is None:
+        wrong = (
+            "a temperature or threshold from the calibration questions",
+            "a model without a run has none",
+            "give scores: --temperature-from SCORES, --calibration SCORES",
+        )
+    elif config.fold and not has_temperature:
+        wrong = ("a temperature folded into the weights", "no temperature", "give --scaler or --temperature-from")
+    elif config.fold and not config.merge:
+        wrong = ("a temperature folded into the weights", "the adapter is written alone", "leave --no-merge out")
+    elif config.fold and check is None:
+        wrong = (
+            "a temperature folded into the weights",
+            "no questions to check it on: letters with two tokens each (' A' and 'A') are only nearly exact",
+            "give --check QUESTIONS",
+        )
+    if wrong is not None:
+        raise ConfigError(asked=wrong[0], found=wrong[1], todo=wrong[2])
+    if config.fold:
+        refuse_folding(source.style)
+
+
+def _asked(source: Source, config: ServeConfig, check: QuestionSet | None) -> dict[str, Any]:
+    """What tells this export from another one in the same folder."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, Scores):
+            value = [value.n, value.logp_NK.tolist(), value.answer_N.tolist()]
+        elif isinstance(value, Temperature):
+            value = value.to_json()
+        else:
+            return value
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+    settings = {name: named(getattr(config, name)) for name in ServeConfig.__dataclass_fields__}
+    return {
+        "model": source.model,
+        "adapter": source.adapter,
+        "loading": {name: str(value) for name, value in source.loading.items()},
+        "prompt": asdict(source.style),
+        "check": None if check is None else check.digest,
+        "test": named(source.test),
+        **settings,
+    }
+
+
+def _already(out: Path, asked: Mapping[str, Any]) -> Export | None:
+    """The export that stands in ``out`` if it is this very one; nothing if the place is free."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    found, todo = "something that is no export stands there", "choose a new or empty folder"
+    if (out / MANIFEST).is_file():
+        known = Export.open(out)
+        differs = [name for name in asked if known.facts["asked"].get(name) != asked[name]]
+        if not differs:
+            return known
+        found, todo = (
+            f"it holds another one, with a different {', '.join(differs)}",
+            "choose another folder, or delete it",
+        )
+    raise ConfigError(asked=f"an export in {out}", found=found, todo=todo)

@@ -1,0 +1,84 @@
+"""What is exported: a finished ``restore`` run, or a model with an adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import ConfigError
+from calibrant.files import RUN_FILE
+from calibrant.intake import load_questions
+from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
+from calibrant.scores import Scores
+from calibrant.tuning.tune import RESULT, TuneResult
+
+WORDS = {"None": None, "True": True, "False": False}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export and what is known of it.
+
+    Parameters
+    ----------
+    model : hub id, local folder or GGUF file.
+    adapter : a peft adapter to put on it.
+    style : how questions are put and read.
+    loading : further arguments of :func:`calibrant.load_model`.
+    calibration : held-out questions of the run, for the drift check, a temperature and a threshold.
+    test : scores of the tuned model on test questions, for the expected accuracy and error.
+    steered : whether the calibration questions also steered the tuning (choice of the epoch, E-step).
+    """
+
+    model: str
+    adapter: str | None = None
+    style: PromptStyle = field(default_factory=PromptStyle)
+    loading: Mapping[str, Any] = field(default_factory=dict)
+    calibration: QuestionSet | None = None
+    test: Scores | None = None
+    steered: bool = False
+
+    @classmethod
+    def of_run(cls, folder: str | Path) -> Source:
+        """The tuned model of a finished ``restore`` run; the aligned one where the diagnosis asked for no tuning.
+
+        Raises
+        ------
+        ConfigError : no such run, or one that is not finished.
+        """
+        folder = Path(folder)
+        asked, identity = f"an export of the run in {folder}", _identity(folder)
+        if not {"model", "loading", "prompt", "questions"} <= identity.keys():
+            raise ConfigError(
+                asked=asked,
+                found="no restore run stands there",
+                todo="give the folder that `calibrant restore --out` named, or --model and --adapter",
+            )
+        if not (folder / "report" / "report.json").exists():
+            todo = "run the same `calibrant restore` again; it goes on where it stopped"
+            raise ConfigError(asked=asked, found="the run is not finished", todo=todo)
+        tuning = TuneResult.load(folder / "tuning") if (folder / "tuning" / RESULT).exists() else None
+        adapter = None if tuning is None or tuning.adapter is None else str(tuning.adapter)
+        weights = None if tuning is None else tuning.weights
+        when = "before" if tuning is None else "after"
+        return cls(
+            model=str(weights or identity["model"]),
+            adapter=adapter,
+            style=PromptStyle(**identity["prompt"]),
+            loading={name: WORDS.get(value, value) for name, value in identity["loading"].items()},
+            calibration=load_questions(folder / "questions" / "calibration.jsonl"),
+            test=Scores.load(folder / "scores" / when / "test.safetensors"),
+            steered=tuning is not None,
+        )
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,132 @@
+"""reader.py stands alone and reads the probabilities that calibrant reads, in every style."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibrant.exporting import Export, ServeConfig, Source, export, reader
+from calibrant.exporting.portable import portable_prompt
+from calibrant.prompts import PromptStyle
+from calibrant.questions import Question
+from calibrant.scalers import Temperature
+from calibrant.scoring import score
+
+STYLES = [
+    PromptStyle(),
+    PromptStyle(format="release"),
+    PromptStyle(format="chat"),
+    PromptStyle(format="chat-prefix", system="Be brief. {question} {nothing}"),
+    *(PromptStyle(reading="continuation", variant=variant) for variant in ("sum", "per_token", "per_char", "pmi")),
+    PromptStyle(reading="continuation", format="chat", variant="pmi", system="Be brief."),
+    PromptStyle(reading="continuation", format="chat-prefix"),
+]
+
+
+def temperature(value):
+    plain = {"name": "temperature", "temperature": value, "at_bound": False, "n_fit": 9, "n_left_out": 0}
+    return Temperature.from_json({**plain, "fit_keys": []})
+
+
+@pytest.fixture(scope="module")
+def questions(make_questions):
+    braces = Question("braces", "What is {x} in {question}?", ("{letter}", "a {choice}", "{}"), 1)
+    return [*make_questions("ask", 5, ks=(4, 2, 5)), braces]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model_folder, make_questions):
+    def make(kind="llama", style=None, **settings):
+        source = Source(str(model_folder(kind)), style=style or PromptStyle(), loading={"device": "cpu"})
+        out = tmp_path_factory.mktemp("out") / "served"
+        return export(source, out=out, config=ServeConfig(**settings), check=make_questions("check", 6))
+
+    return make
+
+
+def read(made, questions):
+    own = reader.Reader(made.folder)
+    return [own.probabilities(q.text, list(q.choices)) for q in questions]
+
+
+def assert_same(found, scores, atol=2e-5):
+    for row, (wanted_K, k) in zip(found, zip(scores.p_NK, scores.k_N, strict=True), strict=True):
+        np.testing.assert_allclose(row, wanted_K[:k], atol=atol)
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: f"{s.reading}-{s.format}-{s.variant}")
+def test_same_probabilities_in_every_style(style, exported, model_folder, questions):
+    made = exported(style=style)
+    scores = score(model_folder(), questions, style=style, device="cpu")
+    assert len({round(float(c), 3) for c in scores.confidence_N}) > 2  # the questions are told apart
+    assert_same(read(made, questions), scores)
+    assert made.style == style
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2", "cohere", "granite", "gpt2"])
+def test_same_probabilities_of_every_architecture(kind, exported, model_folder, questions):
+    assert_same(read(exported(kind), questions), score(model_folder(kind), questions, device="cpu"))
+
+
+def test_the_temperature_and_the_threshold_are_applied(exported, model_folder, questions):
+    made = exported(scaler=temperature(2.5))
+    scores = temperature(2.5).apply(score(model_folder(), questions, device="cpu"))
+    assert_same(read(made, questions), scores)
+    own = reader.Reader(made.folder)
+    assert not own.answer(questions[0].text, list(questions[0].choices))["abstain"]  # none was asked for
+    for limit, abstains in ((scores.confidence_N[0] + 1e-3, True), (scores.confidence_N[0] - 1e-3, False)):
+        own.facts["abstention"] = {"threshold": float(limit)}
+        found = own.answer(questions[0].text, list(questions[0].choices))
+        assert found["abstain"] is abstains
+        assert found["answer"] == scores.prediction_N[0]
+        assert found["choice"] == questions[0].choices[found["answer"]]
+        assert found["confidence"] == max(found["probabilities"])
+
+
+def test_half_precision_is_read_with_float32_logits(exported, questions):
+    """The same export scored by calibrant: equal, though a bfloat16 head would round logits to three digits."""
+    made = exported(dtype="bfloat16", tolerance=0.5)
+    scores = score(made.load(device="cpu"), questions)
+    assert scores.provenance["dtype"] == "bfloat16"
+    assert_same(read(made, questions), scores, atol=5e-3)
+
+
+def test_the_file_runs_alone_without_calibrant(exported, model_folder, questions, tmp_path):
+    made = exported()
+    own = made.folder / "reader.py"
+    tree = ast.parse(own.read_text(encoding="utf-8"))
+    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "torch", "transformers", "peft"}
+    rows = "".join(json.dumps({"question": q.text, "choices": q.choices}) + "\n" for q in questions)
+    code = "import sys, runpy; sys.modules['calibrant'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(own)],
+        input=rows, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    found = [json.loads(line)["probabilities"] for line in done.stdout.splitlines()]
+    assert_same(found, score(model_folder(), questions, device="cpu"))
+    assert own.read_text(encoding="utf-8") == Path(reader.__file__).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: f"{s.reading}-{s.format}-{s.variant}")
+def test_the_portable_prompt_says_what_the_style_does(style, questions):
+    plain = portable_prompt(style)
+    for q in questions:
+        lines = "\n".join(
+            plain["option_line"].format(letter=x, choice=c) for x, c in zip("ABCDE", q.choices, strict=False)
+        )
+        text = plain["template"].format(question=q.text, options=lines)
+        system = [] if plain["system"] is None else [plain["system"]]
+        wanted = style.render(q, lambda messages: " | ".join(m["content"] for m in messages) + " >").prompt
+        assert wanted == (" | ".join([*system, text]) + " >" + plain["suffix"] if plain["chat"] else text)
+
+
+def test_an_export_names_its_style(exported):
+    assert Export.open(exported().folder).facts["prompt"]["digest"] == PromptStyle().digest
