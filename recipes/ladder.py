@@ -1,0 +1,217 @@
+"""Every fix on one small aligned model: five contests, each with questions from out of its domain.
+
+    python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
+        [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--fixes a,b,c] [--budget quick|standard|thorough]
+        [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
+
+==================  ==================================  ===================  =========================
+contest             train, calibration                  test                 out of domain
+==================  ==================================  ===================  =========================
+``demo``            world knowledge (no --data)         its own split        us counties, chemistry
+``arc``             arc_easy-train                      arc_easy-test        arc_challenge-test
+``openbookqa``      openbookqa-train                    openbookqa-test      arc_challenge-test
+``commonsenseqa``   commonsenseqa-train                 commonsenseqa-       openbookqa-test
+                                                        validation
+``mmlu``            mmlu-val, mmlu-dev                  mmlu-test            arc_challenge-test
+==================  ==================================  ===================  =========================
+
+FOLDER holds these as JSONL (or .jsonl.gz). Each size takes questions by SHA-256, so a smaller one is part of a larger one.
+Questions that stand in two sets are taken out of training by name. Without --model it is SmolLM2-135M-Instruct, which comes
+with the extra [demo]. Writes the table to OUT/CONTEST/table and its numbers to ``recipes/ladder-<contest>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from calibrant import PromptStyle, QuestionSet, TuneConfig, load_questions, split_questions
+from calibrant.demo import demo_model_path
+from calibrant.demo.run import STYLE
+from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions
+from calibrant.files import write_json
+from calibrant.ladder import Ladder, Table, read_table, write_table
+from calibrant.questions import drop_leaked
+
+CONTESTS = {
+    "arc": (("arc_easy-train",), "arc_easy-test", ("arc_challenge-test",)),
+    "openbookqa": (("openbookqa-train",), "openbookqa-test", ("arc_challenge-test",)),
+    "commonsenseqa": (("commonsenseqa-train",), "commonsenseqa-validation", ("openbookqa-test",)),
+    "mmlu": (("mmlu-val", "mmlu-dev"), "mmlu-test", ("arc_challenge-test",)),
+}
+KEPT = ("value", "low", "high", "floor_mean", "floor_p95", "runs", "sd")
+Sets = tuple[dict[str, QuestionSet], dict[str, QuestionSet]]
+
+
+def main() -> None:
+    """Run, or go on with a run; write the table and its numbers."""
+    options = parsed()
+    splits, far = demo(options) if options.contest == "demo" else contest(options)
+    out = options.out / options.contest
+    climb = Ladder(
+        options.model or demo_model_path(),
+        splits,
+        out,
+        ood=far,
+        reference=options.reference,
+        fixes=options.fixes.split(",") if options.fixes else None,
+        budget=options.budget,
+        seeds=options.seeds,
+        config=TuneConfig(epochs=options.epochs, learning_rate=options.lr, seed=options.seed),
+        style=STYLE if options.reading == "continuation" else PromptStyle(reading=options.reading),
+        progress=True,
+        command=shlex.join(["python", "recipes/ladder.py", *without_places(sys.argv[1:])]),
+        loading={"device": options.device},
+    )
+    if options.dry:
+        print(climb.dry_run().to_text())
+        return
+    climb.run()
+    table = read_table(out, n_boot=options.draws, cluster=options.cluster)
+    write_table(table, out)
+    write_json(options.numbers or Path(__file__).with_name(f"ladder-{options.contest}.json"), summarise(table))
+
+
+def parsed() -> argparse.Namespace:
+    """What was asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contest", choices=("demo", *CONTESTS), required=True)
+    parser.add_argument("--data", type=Path, help="folder of JSONL files")
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--reference", default=None)
+    parser.add_argument("--train", type=int, default=1000)
+    parser.add_argument("--calibration", type=int, default=500)
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--ood", type=int, default=500, help="questions of each set out of domain")
+    parser.add_argument("--fixes", default=None)
+    parser.add_argument("--budget", default="standard")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--reading", default="continuation", choices=("continuation", "letters"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--cluster", default=None, help="column whose groups are resampled whole (demo: entity)")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
+    parser.add_argument("--numbers", type=Path, default=None, help="file for the numbers")
+    parser.add_argument("--dry", action="store_true")
+    options = parser.parse_args()
+    if options.contest != "demo" and options.data is None:
+        parser.error(f"--contest {options.contest} needs --data FOLDER")
+    return options
+
+
+def demo(options: argparse.Namespace) -> Sets:
+    """World knowledge, split by entity."""
+    sets = demo_questions(train=options.train, calibration=options.calibration, test=options.test, ood=options.ood)
+    return {n: sets[n] for n in ("train", "calibration", "test")}, {n: sets[n] for n in OUT_OF_DOMAIN}
+
+
+def contest(options: argparse.Namespace) -> Sets:
+    """Files to splits: test and out-of-domain questions first, then what is left of the training files."""
+    fit, test, far = CONTESTS[options.contest]
+    exam = {"test": some(load(options.data, test), options.test, options.seed)}
+    for name in far:
+        found = some(load(options.data, name), options.ood, options.seed)
+        exam[name] = drop_leaked(exam["test"], found)
+    pool = merged(fit[0], [load(options.data, name) for name in fit])
+    for kept in exam.values():
+        pool = drop_leaked(kept, pool)
+    wanted = options.train + options.calibration
+    share = min(1.0, len(pool) / wanted)
+    parts = split_questions(
+        pool, train=int(share * options.train), calibration=int(share * options.calibration), test=0, seed=options.seed
+    )
+    return {**{n: parts[n] for n in ("train", "calibration")}, "test": exam.pop("test")}, exam
+
+
+def load(folder: Path, name: str) -> QuestionSet:
+    """One file, repeated and bad rows left out by name."""
+    path = next((p for p in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if p.exists()), None)
+    return load_questions(path or folder / f"{name}.jsonl", skip_bad=True)
+
+
+def some(questions: QuestionSet, n: int, seed: int) -> QuestionSet:
+    """At most n of them, by SHA-256, under the name of the whole."""
+    if n >= len(questions):
+        return questions
+    part = split_questions(questions, train=0, calibration=0, test=n, seed=seed)["test"]
+    return QuestionSet(questions.name, part.questions)
+
+
+def merged(name: str, parts: list[QuestionSet]) -> QuestionSet:
+    """Several files as one set; what stands in an earlier one is left out of a later one."""
+    whole = QuestionSet(name, parts[0].questions)
+    for part in parts[1:]:
+        whole = QuestionSet(name, whole.questions + drop_leaked(whole, part).questions)
+    return whole
+
+
+def summarise(table: Table) -> dict[str, Any]:
+    """The numbers of a table without its contrasts' details."""
+    found = table.to_json()
+    rows = {
+        one["name"]: {
+            "n": one["n"],
+            "n_clusters": one["n_clusters"],
+            "best": one["best"],
+            "rows": {
+                name: {
+                    "seeds": row["seeds"],
+                    "cut": row["cut"],
+                    **{metric: short(row[metric]) for metric in one["best"]},
+                }
+                for name, row in one["rows"].items()
+            },
+        }
+        for one in found["sets"]
+    }
+    run = {name: found["run"][name] for name in ("budget", "prompt", "config", "questions")}
+    run["questions"] = {name: {"name": q["name"], "n": q["n"]} for name, q in run["questions"].items()}
+    choices = {
+        fix["name"]: {
+            "state": fix["state"],
+            "reason": fix["reason"],
+            "setting": (fix["choice"] or {}).get("setting"),
+            **{key: fix[key] for key in ("seconds", "seconds_all", "parameters", "steps")},
+        }
+        for fix in found["fixes"]
+    }
+    facts = {key: found["facts"][key] for key in ("dtype", "device", "command", "versions")}
+    return {
+        "model": Path(found["run"]["model"]).name,
+        **facts,
+        **run,
+        "settings": found["settings"],
+        "fixes": choices,
+        "sets": rows,
+    }
+
+
+def short(metric: dict[str, Any]) -> dict[str, Any]:
+    """Value, interval, floor, runs; and each verdict with its corrected p-value."""
+    out = {name: metric[name] for name in KEPT if metric.get(name) is not None}
+    for name in ("against_aligned", "against_best"):
+        contrast = metric[name]
+        if contrast is not None:
+            out[name] = {key: contrast[key] for key in ("other", "value", "low", "high", "p_holm", "verdict")}
+    return out
+
+
+def without_places(arguments: list[str]) -> list[str]:
+    """The command line without folders of one machine."""
+    places = {"--data", "--out", "--numbers", "--model", "--reference"}
+    kept, skip = [], False
+    for argument in arguments:
+        skip, dropped = argument in places, skip or argument in places or argument.partition("=")[0] in places
+        if not dropped:
+            kept.append(argument)
+    return kept
+
+
+if __name__ == "__main__":
+    main()

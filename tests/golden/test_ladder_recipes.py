@@ -1,0 +1,80 @@
+"""The recipes of the contest, as scripts, on a tiny model and a handful of questions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(script, *arguments, cwd):
+    command = [sys.executable, str(RECIPES / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def room(tmp_path, model_folder, make_questions):
+    (tmp_path / "model").symlink_to(model_folder())
+    for name in (
+        "arc_easy-train",
+        "arc_easy-test",
+        "arc_challenge-test",
+        "mmlu",
+        "medmcqa",
+        "openbookqa",
+        "arc_challenge",
+    ):
+        make_questions(name, 60).save(tmp_path / "data" / f"{name}.jsonl")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_contest_of_five(room):
+    sizes = ("--train", 24, "--calibration", 16, "--test", 30, "--ood", 20, "--epochs", 1, "--seeds", 1, "--draws", 100)
+    where = ("--contest", "arc", "--data", "data", "--model", "model", "--device", "cpu", "--reading", "letters")
+    rest = ("--fixes", "temperature,cft", "--budget", "quick", "--numbers", "numbers.json")
+    assert "cft/(chosen)/seed-0" in run("ladder.py", *where, *sizes, *rest, "--dry", cwd=room)
+    run("ladder.py", *where, *sizes, *rest, cwd=room)
+    found = json.loads((room / "numbers.json").read_text())
+    assert (found["sets"]["test"]["n"], found["sets"]["arc_challenge-test"]["n"]) == (30, 20)
+    assert {name: q["n"] for name, q in found["questions"].items()} == {
+        "train": 24, "calibration": 16, "test": 30, "arc_challenge-test": 20,
+    }  # fmt: skip
+    assert set(found["sets"]["test"]["rows"]) == {"aligned", "temperature", "cft"}
+    assert found["sets"]["test"]["rows"]["cft"]["conf_ece"]["against_aligned"]["verdict"] in {
+        "better",
+        "worse",
+        "undecided",
+    }
+    assert found["command"].startswith("python recipes/ladder.py --contest arc --device cpu")
+    assert str(room) not in json.dumps(found)
+    assert (room / "runs/ladder/arc/table/table.html").exists()
+
+
+@pytest.mark.slow
+def test_the_papers_protocol(room):
+    sizes = ("--train", 20, "--calibration", 12, "--test", 31, "--epochs", 1, "--seeds", 1, "--draws", 100, "--rank", 4)
+    where = ("--model", "model", "--data", "data", "--device", "cpu", "--budget", "quick", "--batch-size", 8)
+    run("paper_protocol.py", *where, *sizes, "--fixes", "temperature,cft,mmce,rcft-once", cwd=room)
+    found = json.loads((room / "runs/paper/model/numbers.json").read_text())
+    assert {name: q["n"] for name, q in found["questions"].items()} == {
+        "train": 20, "calibration": 12, "test": 31, "arc_challenge": 60,
+    }  # fmt: skip
+    assert found["prompt"]["format"] == "release"
+    config = found["config"]
+    assert (config["lora"]["rank"], config["lora"]["alpha"], config["lora"]["dropout"]) == (4, 2.0, 0.05)
+    assert (config["schedule"], config["warmup"], config["micro_batch_size"]) == ("cosine", 0.1, 2)
+    states = {name: fix["state"] for name, fix in found["fixes"].items()}
+    assert states == {
+        "aligned": "complete", "temperature": "complete", "cft": "complete", "rcft-once": "complete", "mmce": "not run",
+    }  # fmt: skip
+    assert "whole batch" in found["fixes"]["mmce"]["reason"]
+    text = (room / "runs/paper/model/questions/train.jsonl").read_text()
+    assert {json.loads(line)["id"].partition("-")[0] for line in text.splitlines()} == {"mmlu", "medmcqa", "openbookqa"}
