@@ -91,7 +91,7 @@ def run(
     batch_tokens: o.BatchTokens = None,
     cluster: o.Cluster = None,
     temperature: Annotated[
-        bool, typer.Option(help="After tuning, one temperature from the calibration questions where it helps for sure.")
+        bool, typer.Option(help="After tuning, one temperature from the calibration questions where it helps.")
     ] = True,
     quiet: o.Quiet = False,
 ) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from calibrant.alignment import AlignmentCheck, Collected, PreferencePair, Prompt
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.files import claim_folder, write_atomically, write_json
-from calibrant.metrics import compare
+from calibrant.metrics import nll
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
@@ -97,7 +97,7 @@ def restore(
     cluster : a column of the questions, or ``"subject"``, whose groups the intervals of the report resample whole;
         name it where questions of one group are alike, else the intervals are too narrow.
     temperature : whether the tuned model may be given a temperature at last: fitted on its calibration scores, and kept
-        only if it lowers their log loss in cross-validation, beyond the paired interval (docs/decisions/005).
+        if it lowers their log loss in cross-validation (docs/decisions/005).
     preferences, prompts : pairs and prompts on which the tuned model is compared with the aligned one
         (:func:`calibrant.alignment.align_check`); the page then says whether alignment was kept.
     loading : further arguments of :func:`calibrant.load_model`.
@@ -116,7 +116,9 @@ def restore(
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     check_cluster(cluster, held_out)
     refuse_leakage(**sets)
-    claim_folder(out, words.identity(model, style, config, objective, sets, reference, loading), "restore run")
+    claim_folder(
+        out, words.identity(model, style, config, objective, sets, reference, temperature, loading), "restore run"
+    )
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
     stage = Stage(out, model, style, progress, command, config.seed, batch_tokens, loading)
@@ -133,7 +135,7 @@ def restore(
     else:
         tuning = stage.tune(config.for_objective(chosen), splits)
         tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
-        scaler = last_temperature(tuned["calibration"], seed=config.seed, cluster=cluster) if temperature else None
+        scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
         after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}
         stage.keep("after", after, scaler)
         kept = stage.alignment(tuning, preferences, prompts)
@@ -174,14 +176,14 @@ def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
     return "rcft" if diagnosis.action == "rcft" else "cft"
 
 
-def last_temperature(calibration: Scores, *, seed: int = 0, cluster: str | None = None) -> Temperature | None:
+def last_temperature(calibration: Scores, *, seed: int = 0) -> Temperature | None:
     """A temperature for a tuned model from its scores of the calibration questions; ``None`` where none is needed.
 
-    Needed is one that lowers the log loss of those questions when each is rescaled by a temperature fitted on other folds,
-    with a paired 95 % interval that leaves out 0. Predictions never change. Ours.
+    Needed is one that lowers the log loss of those questions when each is rescaled by a temperature that was fitted on
+    other folds (docs/decisions/005). Predictions never change. Ours.
     """
     if calibration.n < 2 or not temperature_is_possible(calibration):
         return None
     rescaled = cross_validated(Temperature(), calibration, seed=seed)
-    change = compare(calibration, rescaled, seed=seed, cluster=cluster)["nll"]
-    return Temperature().fit(calibration) if change.verdict == "b is better" else None
+    before, after = (nll(scores.logp_NK, scores.answer_N) for scores in (calibration, rescaled))
+    return Temperature().fit(calibration) if after < before else None

@@ -24,6 +24,7 @@ def identity(
     objective: str,
     sets: Mapping[str, QuestionSet],
     reference: str | Path | None,
+    temperature: bool,
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What tells this run from another; a folder holds one run."""
@@ -35,6 +36,7 @@ def identity(
         "prompt_digest": style.digest,
         "objective": objective,
         "config": config.model_dump(mode="json"),
+        "temperature": temperature,
         "questions": {name: {"n": len(q), "digest": q.digest} for name, q in sets.items()},
     }
 
