@@ -22,7 +22,6 @@ from calibrant._version import __version__
 from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.exporting import reader
 from calibrant.exporting.card import drift_words, serving_card
-from calibrant.exporting.check import served
 from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
 from calibrant.exporting.folding import Folded, fold_temperature, refuse_folding
 from calibrant.exporting.manifest import CARD, MANIFEST, READER, SCALER, THRESHOLD, Export, write_manifest
@@ -33,7 +32,7 @@ from calibrant.files import write_atomically, write_json
 from calibrant.metrics import Drift, drift
 from calibrant.metrics.drift import TOLERANCE
 from calibrant.questions import QuestionSet
-from calibrant.scalers import Temperature, question_keys
+from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import DTYPES, quiet_peft
@@ -256,9 +255,9 @@ class _Work:
         written = Export(folder, facts).load(**loading)
         after = score(written, self.check, style=self.source.style, **self.scoring)
         temperature = float(facts["temperature"]["value"])
-        before = served(self.before, temperature)
+        before = at_temperature(self.before, temperature)
         if not facts["temperature"]["folded"]:
-            after = served(after, temperature)
+            after = at_temperature(after, temperature)
         for name, scores in (("before", before), ("after", after)):
             scores.save(folder / "check" / f"{name}.safetensors")
         return drift(before, after, tolerance=self.config.tolerance)
