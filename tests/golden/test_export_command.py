@@ -113,9 +113,9 @@ def test_the_temperature_that_the_run_ended_with_is_shipped(room):
     shutil.copytree(room / "run", room / "ended")
     scaler = Temperature().fit(Scores.load(room / "run" / "scores" / "tuned" / "calibration.safetensors"))
     (room / "ended" / "temperature.json").write_text(json.dumps(scaler.to_json()))
-    run("export", "ended", "--out", "own", "--quiet", cwd=room)
-    assert json.loads((room / "own" / "scaler.json").read_text()) == scaler.to_json()
-    facts = json.loads((room / "own" / "serving.json").read_text())
+    run("export", "ended", "--out", "shipped", "--quiet", cwd=room)
+    assert json.loads((room / "shipped" / "scaler.json").read_text()) == scaler.to_json()
+    facts = json.loads((room / "shipped" / "serving.json").read_text())
     assert facts["temperature"]["apply"] == scaler.temperature_
     tuned = Scores.load(room / "run" / "scores" / "tuned" / "test.safetensors")
     assert facts["expected"]["mean_confidence"]["value"] == pytest.approx(scaler.apply(tuned).confidence_N.mean())
