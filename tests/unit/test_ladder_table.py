@@ -14,7 +14,7 @@ from calibrant.ladder.cells import Place
 from calibrant.ladder.families import concatenated
 from calibrant.ladder.fixes import by_name
 from calibrant.ladder.words import headline, losses, too_few_draws
-from calibrant.metrics import holm
+from calibrant.metrics import holm, tukey
 from calibrant.reporting.contest import Contender, accuracy_error_plot, metric_plot
 from calibrant.scores import Scores
 
@@ -116,12 +116,14 @@ def test_cuts_are_worked_by_hand_and_end_where_the_error_is_zero(lay):
     assert entries["sft"].cut.value < 0
 
 
-def test_holm_is_over_the_fixes_metric_by_metric(lay):
+def test_p_values_are_corrected_metric_by_metric(lay):
     entries = read_table(contest(lay), n_boot=300).sets[0].entries
     rivals = ("temperature", "sft", "cft")
     for metric in ("conf_ece", "nll", "auroc"):
         raw = [entries[name].against_aligned[metric].difference.p_value for name in rivals]
-        assert [entries[name].against_aligned[metric].p_holm for name in rivals] == pytest.approx(holm(raw))
+        z = [entries[name].against_best[metric].z for name in rivals]
+        assert [entries[name].against_best[metric].p_corrected for name in rivals] == pytest.approx(tukey(z, 3))
+        assert [entries[name].against_aligned[metric].p_corrected for name in rivals] == pytest.approx(holm(raw))
 
 
 def test_too_few_draws_for_any_verdict_are_said(lay):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from calibrant.errors import ConfigError, ScoresError
@@ -134,3 +135,24 @@ def test_order_of_questions_does_not_matter_and_other_questions_are_refused():
         Contest({"a": [a], "b": []})
     with pytest.raises(ScoresError, match="one question"):
         Contest({"a": [a.select([0])]})
+
+
+def test_few_runs_make_p_values_cautious():
+    """Where seeds are all the noise, p is that of a t-test on S - 1 degrees of freedom, not of a normal."""
+    a = noisy(4000, seed=8, sharp=1.0)
+    b = [Scores.from_logp(t * a.logp_NK, a.answer_N) for t in (1.30, 1.45, 1.60)]
+    contest = Contest({"a": [a], "b": b}, n_boot=2000)
+    change_S = np.array(contest.per_run("b")["nll"]) - contest.per_run("a")["nll"][0]
+    t_test = 2 * student.sf(change_S.mean() / (change_S.std(ddof=1) / np.sqrt(3)), 2)
+    p = contest.differences("a", "b")["nll"].p_value
+    assert t_test < p < 1.5 * t_test  # the questions add a little
+    z = contest.z_values("a", "b")["nll"]
+    assert 2 * norm.sf(z) == pytest.approx(p)
+
+
+def test_z_of_single_runs_is_that_of_the_interval():
+    a, b = noisy(300, seed=9), noisy(300, seed=9, sharp=1.8)
+    contest = Contest({"a": [a], "b": [b]}, n_boot=400)
+    d, z = contest.differences("a", "b")["nll"], contest.z_values("a", "b")["nll"]
+    assert z == pytest.approx(abs(d.value) / (d.high - d.value) * norm.ppf(0.975))
+    assert contest.z_values("a", "a")["nll"] == 0
