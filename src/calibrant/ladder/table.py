@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
@@ -244,8 +245,13 @@ def _standings(
     }
     best = {fix: _contrasts(contest, fix, others[fix]) for fix in scored}
     level = float(settings["level"])
-    aligned = _corrected(aligned, rivals, level, lambda some: holm([_p(one) for one in some]))
-    best = _corrected(best, rivals, level, lambda some: tukey([one.z for one in some], len(rivals)))
+    least = 1 / (int(settings["n_boot"]) + 1)  # no smaller p-value than the draws can say
+    aligned = _corrected(
+        aligned, rivals, level, lambda some: holm([max(2 * float(norm.sf(one.z)), least) for one in some])
+    )
+    best = _corrected(
+        best, rivals, level, lambda some: [max(p, least) for p in tukey([one.z for one in some], len(rivals))]
+    )
     entries = {
         fix: Entry(
             name=fix,
@@ -301,11 +307,6 @@ def _corrected(
             verdict = out[fix][metric].verdict if p <= 1 - level else UNDECIDED
             out[fix][metric] = replace(out[fix][metric], p_corrected=p, verdict=verdict)
     return out
-
-
-def _p(contrast: Contrast) -> float:
-    p = contrast.difference.p_value
-    return 1.0 if np.isnan(p) else p
 
 
 def _word(difference: Difference) -> str:

@@ -143,7 +143,9 @@ class Contest:
 
         ``t = |b - a| / sqrt(q² + r²)`` with q the margin that faces 0 of the questions' interval over ``z_level`` and
         ``r = s / sqrt(S)`` of the runs, on ``(q² + r²)² (S - 1) / r⁴`` degrees of freedom (Satterthwaite 1946), brought
-        to the normal scale by equal tails; 0 where nothing is known.
+        to the normal scale by equal tails; 0 where nothing is known. For calibration errors q is at least the standard
+        deviation of the plug-in difference over the draws: the interval's margin alone says too much about far tails
+        where one model is over- and the other underconfident (``benchmarks/opposite_errors.py``).
         """
         return {metric: self._compared(a, b, metric)[1] for metric in metrics}
 
@@ -155,20 +157,22 @@ class Contest:
     def _compare(self, one: _Method, other: _Method, metric: str) -> tuple[Difference, float]:
         value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
         low = high = np.nan
+        least = 0.0
         change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
         if metric in ERRORS:
             low, high = error_difference_interval(*one.cells[metric], *other.cells[metric], self.level)
+            least = float((_plugged(*other.cells[metric]) - _plugged(*one.cells[metric])).std())
         elif np.isfinite(change):
             drawn_B = other.draws[metric] - one.draws[metric]
             low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
         error, freedom = _difference_error(one.values[metric], other.values[metric])
-        z = _z(change, low, high, error, freedom, self.level)
+        z = _z(change, low, high, least, error, freedom, self.level)
         if error > 0:
             arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
             low, high = _joined(change, low, high, arm, (-np.inf, np.inf))
         found = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
         if error > 0 and np.isfinite(found.p_value):
-            found = replace(found, p_value=max(2 * float(norm.sf(z)), 1 / (self.n_boot + 1)))
+            found = replace(found, p_value=max(2 * float(norm.sf(z)), found.p_value, 1 / (self.n_boot + 1)))
         return found, z
 
     def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
@@ -309,11 +313,16 @@ def _difference_error(a_S: np.ndarray, b_S: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(variance)), min(len(x_S) - 1 for x_S in several)
 
 
-def _z(change: float, low: float, high: float, error: float, freedom: float, level: float) -> float:
+def _plugged(cell_C: np.ndarray, noise_BC: np.ndarray) -> np.ndarray:
+    """Draws (B,) of the plug-in error."""
+    return np.asarray(np.abs(cell_C + noise_BC).sum(1))
+
+
+def _z(change: float, low: float, high: float, least: float, error: float, freedom: float, level: float) -> float:
     margin = change - low if change > 0 else high - change
     if change == 0 or np.isnan(margin):
         return 0.0
-    of_questions = max(margin, 0.0) / float(norm.ppf((1 + level) / 2))
+    of_questions = max(margin / float(norm.ppf((1 + level) / 2)), least)
     total = float(np.hypot(of_questions, error))
     if total == 0:
         return LARGEST_Z
