@@ -143,7 +143,8 @@ class Contest:
 
         ``t = |b - a| / sqrt(q² + r²)`` with q the margin that faces 0 of the questions' interval over ``z_level`` and
         ``r = s / sqrt(S)`` of the runs, on ``(q² + r²)² (S - 1) / r⁴`` degrees of freedom (Satterthwaite 1946), brought
-        to the normal scale by equal tails; 0 where nothing is known. For calibration errors q is at least the standard
+        to the normal scale by equal tails, or what the whole interval's margin says if that is less; 0 where nothing is
+        known. For calibration errors q is at least the standard
         deviation of the plug-in difference over the draws: the interval's margin alone says too much about far tails
         where one model is over- and the other underconfident (``benchmarks/opposite_errors.py``).
         """
@@ -170,9 +171,10 @@ class Contest:
         if error > 0:
             arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
             low, high = _joined(change, low, high, arm, (-np.inf, np.inf))
+            z = min(z, _z(change, low, high, 0.0, 0.0, np.inf, self.level))
         found = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
         if error > 0 and np.isfinite(found.p_value):
-            found = replace(found, p_value=max(2 * float(norm.sf(z)), found.p_value, 1 / (self.n_boot + 1)))
+            found = replace(found, p_value=max(2 * float(norm.sf(z)), 1 / (self.n_boot + 1)))
         return found, z
 
     def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
