@@ -198,7 +198,7 @@ def short(metric: dict[str, Any]) -> dict[str, Any]:
     for name in ("against_aligned", "against_best"):
         contrast = metric[name]
         if contrast is not None:
-            out[name] = {key: contrast[key] for key in ("other", "value", "low", "high", "p_holm", "verdict")}
+            out[name] = {key: contrast[key] for key in ("other", "value", "low", "high", "p_corrected", "verdict")}
     return out
 
 

@@ -72,7 +72,7 @@ def test_a_ladder_gives_the_numbers_of_measure_and_compare_on_its_stored_scores(
                 if name != "aligned":
                     found = entry.against_aligned[metric]
                     assert found.difference.value == pytest.approx(np.mean([c[metric].value for c in changes]))
-                    assert found.p_holm >= found.difference.p_value
+                    assert found.p_corrected >= found.difference.p_value
 
 
 def stored(out, name, standing, seed, which):
@@ -185,7 +185,7 @@ def test_mixed_weights_and_daca_use_the_reference_and_leave_no_model_behind(
     assert not list(made.out.rglob("mixed"))
     entries = read_table(made.out, n_boot=50).sets[0].entries
     assert list(entries) == ["aligned", "pre-alignment", "daca", "interpolation"]
-    assert entries["pre-alignment"].against_aligned["nll"].p_holm is None
+    assert entries["pre-alignment"].against_aligned["nll"].p_corrected is None
     assert {c.other for name in ("daca", "interpolation") for c in entries[name].against_best.values()} == {
         "daca",
         "interpolation",

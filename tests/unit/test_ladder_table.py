@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import claim_folder
@@ -14,7 +15,7 @@ from calibrant.ladder.cells import Place
 from calibrant.ladder.families import concatenated
 from calibrant.ladder.fixes import by_name
 from calibrant.ladder.words import headline, losses, too_few_draws
-from calibrant.metrics import holm
+from calibrant.metrics import holm, tukey
 from calibrant.reporting.contest import Contender, accuracy_error_plot, metric_plot
 from calibrant.scores import Scores
 
@@ -116,12 +117,17 @@ def test_cuts_are_worked_by_hand_and_end_where_the_error_is_zero(lay):
     assert entries["sft"].cut.value < 0
 
 
-def test_holm_is_over_the_fixes_metric_by_metric(lay):
+def test_p_values_are_corrected_metric_by_metric(lay):
     entries = read_table(contest(lay), n_boot=300).sets[0].entries
     rivals = ("temperature", "sft", "cft")
     for metric in ("conf_ece", "nll", "auroc"):
-        raw = [entries[name].against_aligned[metric].difference.p_value for name in rivals]
-        assert [entries[name].against_aligned[metric].p_holm for name in rivals] == pytest.approx(holm(raw))
+        for found, correct in (("against_aligned", holm), ("against_best", tukey)):
+            contrasts = [getattr(entries[name], found)[metric] for name in rivals]
+            z, least = [c.z for c in contrasts], 1 / 301
+            wanted = (
+                holm([max(2 * norm.sf(x), least) for x in z]) if correct is holm else np.maximum(tukey(z, 3), least)
+            )
+            assert [c.p_corrected for c in contrasts] == pytest.approx(wanted)
 
 
 def test_too_few_draws_for_any_verdict_are_said(lay):

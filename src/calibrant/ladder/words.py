@@ -167,8 +167,8 @@ def protocol(table: Table) -> list[str]:
         )
         + "With several seeds, the value is their mean, ± their standard deviation, and the interval carries both "
         "uncertainties; with one seed it speaks of questions only.",
-        "Verdicts are paired, and corrected by Holm for the number of fixes. The best other fix is picked on the same "
-        "questions, which flatters it: read 'worse than the best' as a screening.",
+        "Verdicts are paired. Against the aligned model they are corrected by Holm for the number of fixes; against the best "
+        "other fix by Tukey for all pairs of fixes, as which one is best is seen on the same questions.",
     ]
     if steps:
         same = (
@@ -179,8 +179,8 @@ def protocol(table: Table) -> list[str]:
         out.insert(2, f"{same}, without early stopping.")
     if too_few_draws(table):
         out.append(
-            f"With {table.settings['n_boot']} draws and so many fixes no corrected verdict can be reached: read the table "
-            "again with more --draws."
+            f"With {table.settings['n_boot']} draws and so many fixes no corrected verdict against the aligned model can be "
+            "reached: read the table again with more --draws."
         )
     out += [f"{s.fix.name}: {s.fix.note}" for s in table.fixes if s.fix.note and s.state != "not run"]
     out += [f"{s.fix.name}: {note}." for s in table.fixes for note in s.notes]
@@ -249,9 +249,9 @@ def _verdict(c: Contrast | None, column: Metric) -> str:
 
 
 def _p(c: Contrast) -> str:
-    if c.p_holm is None:
+    if c.p_corrected is None:
         return ""
-    return ", p < .001" if c.p_holm < 0.001 else f", p = {c.p_holm:.3f}"
+    return ", p < .001" if c.p_corrected < 0.001 else f", p = {c.p_corrected:.3f}"
 
 
 def _said(e: Estimate, column: Metric = COLUMNS[0]) -> str:

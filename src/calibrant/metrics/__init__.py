@@ -18,7 +18,7 @@ from calibrant.metrics.decisions import Decision, RiskCoverage, risk_coverage, t
 from calibrant.metrics.drift import Drift, drift
 from calibrant.metrics.measurement import Estimate, Measurement, measure
 from calibrant.metrics.panel import battery
-from calibrant.metrics.planning import holm, minimum_detectable, n_for_width, n_to_decide, verification_rate
+from calibrant.metrics.planning import holm, minimum_detectable, n_for_width, n_to_decide, tukey, verification_rate
 from calibrant.metrics.proper import brier, nll
 from calibrant.metrics.ranking import aurc, auroc, ece_at_coverage, excess_aurc, selective_accuracy
 from calibrant.metrics.slicing import Slice, slices
@@ -91,6 +91,7 @@ __all__ = [
     "smooth_ece",
     "smooth_ece_at",
     "threshold_for",
+    "tukey",
     "verification_rate",
     "wilson_interval",
 ]

@@ -7,10 +7,11 @@ its runs' numbers; it is uncertain because there are finitely many questions *an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from calibrant.errors import ConfigError, ScoresError
@@ -36,6 +37,7 @@ CONTEST_METRICS = ("accuracy", "conf_ece", "cw_ece", "smooth_ece", "nll", "brier
 MEANS, ERRORS = ("accuracy", "nll", "brier", "auroc"), ("conf_ece", "cw_ece", "smooth_ece")
 RANGE = {"accuracy": (0.0, 1.0), "auroc": (0.0, 1.0)}
 DRAWS_AT_ONCE = 128
+LARGEST_Z = 30.0
 
 
 class Contest:
@@ -51,7 +53,8 @@ class Contest:
     ``e = t_{S-1} s / sqrt(S)``. The two are put together by the method of variance estimates recovery (Zou & Donner,
     Statistics in Medicine 2008): ``low = m - sqrt((m - low_q)² + e²)``, and alike for ``high``. In a difference of two
     methods with equally many runs, run i is paired with run i (same seed), s is that of the paired differences;
-    otherwise the two variances add, with the fewer degrees of freedom. This errs on the wide side: s also holds the
+    otherwise the two variances add, with the fewer degrees of freedom; p-values allow for few runs
+    (:meth:`z_values`). This errs on the wide side: s also holds the
     part of the question noise that the runs do not share. One run has no e: its interval speaks of questions only.
 
     With one run everything is what :func:`~calibrant.metrics.measure` and :func:`~calibrant.metrics.compare` give.
@@ -94,6 +97,7 @@ class Contest:
         if first.n < 2:
             raise ScoresError(asked="a contest", found="one question", todo="give two questions or more")
         self.n, self.n_boot, self.level = first.n, n_boot, level
+        self._known: dict[tuple[str, str, str], tuple[Difference, float]] = {}
         cluster_N = cluster_codes(first, cluster)
         self.n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
         self._wider = cluster_factor(self.n_clusters, level)
@@ -132,20 +136,46 @@ class Contest:
 
     def differences(self, a: str, b: str, metrics: Sequence[str] = CONTEST_METRICS) -> dict[str, Difference]:
         """The paired difference ``b - a`` between two methods, in each metric or in some."""
-        one, other, out = self._drawn[a], self._drawn[b], {}
-        for metric in metrics:
-            value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
-            low = high = np.nan
-            if metric in ERRORS:
-                low, high = error_difference_interval(*one.cells[metric], *other.cells[metric], self.level)
-            elif np.isfinite(value_a) and np.isfinite(value_b):
-                change = value_b - value_a
-                drawn_B = other.draws[metric] - one.draws[metric]
-                low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
-            arm = _difference_arm(one.values[metric], other.values[metric], self.level)
-            low, high = _joined(value_b - value_a, low, high, arm, (-np.inf, np.inf))
-            out[metric] = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
-        return out
+        return {metric: self._compared(a, b, metric)[0] for metric in metrics}
+
+    def z_values(self, a: str, b: str, metrics: Sequence[str] = CONTEST_METRICS) -> dict[str, float]:
+        """How far each difference is from 0, on the scale of a standard normal: what its p-value rests on, without its floor.
+
+        ``t = |b - a| / sqrt(q² + r²)`` with q the margin that faces 0 of the questions' interval over ``z_level`` and
+        ``r = s / sqrt(S)`` of the runs, on ``(q² + r²)² (S - 1) / r⁴`` degrees of freedom (Satterthwaite 1946), brought
+        to the normal scale by equal tails, or what the whole interval's margin says if that is less; 0 where nothing is
+        known. For calibration errors q is at least the standard
+        deviation of the plug-in difference over the draws: the interval's margin alone says too much about far tails
+        where one model is over- and the other underconfident (``benchmarks/opposite_errors.py``).
+        """
+        return {metric: self._compared(a, b, metric)[1] for metric in metrics}
+
+    def _compared(self, a: str, b: str, metric: str) -> tuple[Difference, float]:
+        if (a, b, metric) not in self._known:
+            self._known[a, b, metric] = self._compare(self._drawn[a], self._drawn[b], metric)
+        return self._known[a, b, metric]
+
+    def _compare(self, one: _Method, other: _Method, metric: str) -> tuple[Difference, float]:
+        value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
+        low = high = np.nan
+        least = 0.0
+        change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
+        if metric in ERRORS:
+            low, high = error_difference_interval(*one.cells[metric], *other.cells[metric], self.level)
+            least = float((_plugged(*other.cells[metric]) - _plugged(*one.cells[metric])).std())
+        elif np.isfinite(change):
+            drawn_B = other.draws[metric] - one.draws[metric]
+            low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
+        error, freedom = _difference_error(one.values[metric], other.values[metric])
+        z = _z(change, low, high, least, error, freedom, self.level)
+        if error > 0:
+            arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
+            low, high = _joined(change, low, high, arm, (-np.inf, np.inf))
+            z = min(z, _z(change, low, high, 0.0, 0.0, np.inf, self.level))
+        found = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
+        if error > 0 and np.isfinite(found.p_value):
+            found = replace(found, p_value=max(2 * float(norm.sf(z)), 1 / (self.n_boot + 1)))
+        return found, z
 
     def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
         if metric in ERRORS:
@@ -274,12 +304,34 @@ def run_arm(values_S: np.ndarray, level: float = 0.95) -> float:
     return float(student.ppf((1 + level) / 2, s - 1) * values_S.std(ddof=1) / np.sqrt(s))
 
 
-def _difference_arm(a_S: np.ndarray, b_S: np.ndarray, level: float) -> float:
+def _difference_error(a_S: np.ndarray, b_S: np.ndarray) -> tuple[float, float]:
+    """Standard error of a difference that the runs bring, and its degrees of freedom; 0 for single runs."""
+    if not (np.isfinite(a_S).all() and np.isfinite(b_S).all()):
+        return 0.0, np.inf
     if len(a_S) == len(b_S):
-        return run_arm(b_S - a_S, level) if np.isfinite(a_S).all() and np.isfinite(b_S).all() else 0.0
-    several = [len(x) - 1 for x in (a_S, b_S) if len(x) > 1]
-    errors = [x.var(ddof=1) / len(x) for x in (a_S, b_S) if len(x) > 1 and np.isfinite(x).all()]
-    return float(student.ppf((1 + level) / 2, min(several)) * np.sqrt(sum(errors)))
+        return (float((b_S - a_S).std(ddof=1) / np.sqrt(len(a_S))), len(a_S) - 1) if len(a_S) > 1 else (0.0, np.inf)
+    several = [x_S for x_S in (a_S, b_S) if len(x_S) > 1]
+    variance = sum(float(x_S.var(ddof=1)) / len(x_S) for x_S in several)
+    return float(np.sqrt(variance)), min(len(x_S) - 1 for x_S in several)
+
+
+def _plugged(cell_C: np.ndarray, noise_BC: np.ndarray) -> np.ndarray:
+    """Draws (B,) of the plug-in error."""
+    return np.asarray(np.abs(cell_C + noise_BC).sum(1))
+
+
+def _z(change: float, low: float, high: float, least: float, error: float, freedom: float, level: float) -> float:
+    margin = change - low if change > 0 else high - change
+    if change == 0 or np.isnan(margin):
+        return 0.0
+    of_questions = max(margin / float(norm.ppf((1 + level) / 2)), least)
+    total = float(np.hypot(of_questions, error))
+    if total == 0:
+        return LARGEST_Z
+    z = abs(change) / total
+    if error > 0:
+        z = float(norm.isf(student.sf(z, freedom * (total / error) ** 4)))
+    return min(z, LARGEST_Z)
 
 
 def _joined(value: float, low: float, high: float, arm: float, limits: tuple[float, float]) -> tuple[float, float]:

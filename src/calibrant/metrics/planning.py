@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, studentized_range
 
 from calibrant.errors import ConfigError
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
@@ -32,6 +32,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     out = np.empty(len(p))
     out[order] = stepped
     return [float(x) for x in out]
+
+
+def tukey(z_values: Sequence[float], groups: int) -> list[float]:
+    """p-values of some of the pairs of ``groups`` equals, corrected for all their pairs, whichever were picked after looking.
+
+    ``P(range of m standard normals > sqrt(2) |z|)``, the studentised range at infinite degrees of freedom: exact for
+    independent numbers of equal variance, too large otherwise (Tukey 1953; Hayter, Annals of Statistics 1984).
+
+    Parameters
+    ----------
+    z_values : difference of each pair over its standard error.
+    groups : m, all that could have been picked.
+
+    >>> [round(p, 3) for p in tukey([1.96, 3.5], 2)]  # two groups: nothing to correct
+    [0.05, 0.0]
+    >>> [round(p, 3) for p in tukey([1.96, 3.5], 10)]
+    [0.627, 0.017]
+    """
+    scaled = np.sqrt(2) * np.abs(np.asarray(z_values, dtype=np.float64))
+    return [float(np.clip(studentized_range.sf(x, max(groups, 2), np.inf), 0.0, 1.0)) for x in scaled]
 
 
 def n_for_width(estimate: Estimate, width: float) -> int:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from calibrant.errors import ConfigError, ScoresError
@@ -134,3 +135,35 @@ def test_order_of_questions_does_not_matter_and_other_questions_are_refused():
         Contest({"a": [a], "b": []})
     with pytest.raises(ScoresError, match="one question"):
         Contest({"a": [a.select([0])]})
+
+
+def test_few_runs_make_p_values_cautious():
+    """Where seeds are all the noise, p is that of a t-test on S - 1 degrees of freedom, not of a normal."""
+    a = noisy(4000, seed=8, sharp=1.0)
+    b = [Scores.from_logp(t * a.logp_NK, a.answer_N) for t in (1.30, 1.45, 1.60)]
+    contest = Contest({"a": [a], "b": b}, n_boot=2000)
+    change_S = np.array(contest.per_run("b")["nll"]) - contest.per_run("a")["nll"][0]
+    t_test = 2 * student.sf(change_S.mean() / (change_S.std(ddof=1) / np.sqrt(3)), 2)
+    p = contest.differences("a", "b")["nll"].p_value
+    assert t_test < p < 2 * t_test  # the questions add some; a normal would say .001
+    z = contest.z_values("a", "b")["nll"]
+    assert 2 * norm.sf(z) == pytest.approx(p)
+
+
+def test_z_of_single_runs_is_that_of_the_interval():
+    a, b = noisy(300, seed=9), noisy(300, seed=9, sharp=1.8)
+    contest = Contest({"a": [a], "b": [b]}, n_boot=400)
+    d, z = contest.differences("a", "b")["nll"], contest.z_values("a", "b")["nll"]
+    assert z == pytest.approx(abs(d.value) / (d.high - d.value) * norm.ppf(0.975))
+    assert contest.z_values("a", "a")["nll"] == 0
+
+
+def test_far_tails_of_a_calibration_error_rest_on_the_draws_too():
+    """20 questions, one bin each: .58 said against .39 said, .35 right; a little more luck and the two would be level."""
+    answer = [0] * 7 + [1] * 13
+    a, b = (Scores.from_probs([[p, (1 - p) / 2, (1 - p) / 2]] * 20, answer) for p in (0.58, 0.39))
+    contest = Contest({"a": [b], "b": [a]}, n_boot=2000)
+    d, z = contest.differences("a", "b")["conf_ece"], contest.z_values("a", "b")["conf_ece"]
+    assert d.value == pytest.approx(0.23 - 0.04)
+    assert d.p_value == pytest.approx(1 / 2001)
+    assert 1 < z < 3
