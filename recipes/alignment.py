@@ -1,0 +1,460 @@
+"""Break calibration by alignment and mend it: SFT, then DPO at one β after another, then CFT on the worst of them.
+
+    python recipes/alignment.py [--model FOLDER_OR_HUB_ID] [--seeds 0] [--out runs/alignment]
+
+The preference pairs are constructed so that the human ratio is known: two answers to a question, the right one and a wrong
+one, and a simulated annotator who prefers the right one with probability p (Bradley-Terry, fixed seed). Calibration is
+measured on questions about other countries and states than those of SFT, DPO and CFT. A control continues SFT on the chosen
+answers of the same pairs, for as many steps. Without --model: the demo's SmolLM2-135M-Instruct. Needs the extras [align]
+and [demo]. Goes on where it was broken off; writes ``recipes/alignment[-NAME].json`` and ``.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+import trl
+from alignment_figure import draw
+from datasets import Dataset, disable_progress_bars
+from scipy.special import expit, logit
+
+from calibrant import (
+    PromptStyle,
+    Question,
+    QuestionSet,
+    Scores,
+    TuneConfig,
+    __version__,
+    compare,
+    diagnose,
+    load_model,
+    measure,
+    score,
+    split_questions,
+    tune,
+)
+from calibrant.demo import demo_model_path, demo_questions
+from calibrant.diagnosis import expected_sharpening, preference_drift
+from calibrant.files import write_json
+from calibrant.metrics.comparison import align
+
+STYLE = PromptStyle(reading="continuation")
+METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
+CLUSTER = "entity"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One sweep. ``steps`` and ``batch`` are of DPO and of the control alike; ``votes`` is pairs, drawn before training."""
+
+    model: str
+    betas: tuple[float, ...]
+    p: float = 0.7
+    votes: int = 960
+    steps: int = 60
+    batch: int = 16
+    learning_rate: float = 2e-4
+    sft_questions: int = 200
+    sft_epochs: float = 1
+    sft_learning_rate: float = 1e-4
+    calibration: int = 150
+    test: int = 400
+    rank: int = 16
+    dtype: str = "auto"
+    device: str = "auto"
+
+    @property
+    def loading(self) -> dict[str, str]:
+        """How models are loaded."""
+        return {"dtype": self.dtype, "device": self.device}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One vote: the question, the options that were put to the annotator, and which was preferred."""
+
+    question: Question
+    wrong: int
+    prefers_right: bool
+
+    @property
+    def chosen(self) -> int:
+        return self.question.answer if self.prefers_right else self.wrong
+
+    @property
+    def rejected(self) -> int:
+        return self.wrong if self.prefers_right else self.question.answer
+
+
+def pairs_of(questions: QuestionSet, n: int, p: float, seed: int) -> list[Pair]:
+    """``n`` votes: every (question, wrong option) once before any comes twice, in an order drawn with the seed."""
+    draw_of = Random(f"votes {seed}")
+    every = [(q, k) for q in questions for k in range(len(q.choices)) if k != q.answer]
+    order = [pair for _ in range(-(-n // len(every))) for pair in draw_of.sample(every, len(every))]
+    return [Pair(q, k, draw_of.random() < p) for q, k in order[:n]]
+
+
+class Run:
+    """One seed of a plan, in a folder of its own; each stage leaves its files there and is not done twice."""
+
+    def __init__(self, plan: Plan, seed: int, folder: Path) -> None:
+        self.plan, self.seed, self.folder = plan, seed, folder
+        key = hashlib.sha256(json.dumps([asdict(plan) | {"betas": None}, seed]).encode()).hexdigest()
+        marker = folder / "plan.txt"
+        if marker.exists() and marker.read_text() != key:
+            raise SystemExit(f"{folder} holds a run with other settings: choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(key)
+        questions = demo_questions(calibration=plan.calibration, test=plan.test)
+        halves = split_questions(
+            questions["train"],
+            train=plan.sft_questions,
+            calibration=0,
+            test=1 - plan.sft_questions / len(questions["train"]),
+            group=CLUSTER,
+        )
+        self.sft, self.compared = halves["train"], halves["test"]
+        self.calibration, self.test = questions["calibration"], questions["test"]
+        self.pairs = pairs_of(self.compared, plan.votes, plan.p, seed)
+        # Votes nobody trains on, to see what carries over, and as many of the training questions, to see what was learnt.
+        self.held_out_pairs = pairs_of(self.test, len(self.test), plan.p, seed)
+        seen = QuestionSet("seen", tuple(self.compared)[: plan.calibration])
+        self.seen, self.seen_pairs = seen, pairs_of(seen, len(seen), plan.p, seed)
+
+    def stage(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder of a stage, made under a temporary name and renamed when whole."""
+        final, partial = self.folder / name, self.folder / f".{name}.partial"
+        if not final.exists():
+            say(f"seed {self.seed}: {name}")
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            partial.rename(final)
+        return final
+
+    def scores(self, name: str, model: Path, adapter: Path | None, questions: QuestionSet) -> Scores:
+        """Scores of one model on one set, kept on disk."""
+        file = self.folder / "scores" / f"{name}-{questions.name}.safetensors"
+        if not file.exists():
+            loaded = load_model(model, adapter=adapter, **self.plan.loading)
+            scored = score(loaded, questions, style=STYLE, split=questions.name, seed=self.seed)
+            scored.save(file)
+        return Scores.load(file)
+
+    # ---- stages -----------------------------------------------------------------------------------------------------
+
+    def supervised(self, out: Path) -> None:
+        """SFT of the base model on right answers (TRL), merged: the reference of all that follows."""
+        p = self.plan
+        rows = [_row(q, q.answer) for q in self.sft]
+        steps = max(1, round(p.sft_epochs * len(rows) / p.batch))
+        model = self._sft(p.model, rows, steps, p.sft_learning_rate, out)
+        _save_merged(model, out)
+
+    def control(self, out: Path) -> None:
+        """SFT goes on, on the chosen answers of the very same pairs, for as many steps as DPO."""
+        rows = [_row(pair.question, pair.chosen) for pair in self.pairs]
+        self._sft(str(self.folder / "sft"), rows, self.plan.steps, self.plan.learning_rate, out)[0].save_pretrained(out)
+
+    def _sft(self, name: str, rows: list[dict[str, str]], steps: int, rate: float, out: Path) -> tuple[Any, Any]:
+        loaded = load_model(name, **self.plan.loading)
+        config = trl.SFTConfig(completion_only_loss=True, **self._common(out, steps, rate, loaded))
+        trainer = trl.SFTTrainer(
+            loaded.model,
+            config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=loaded.tokenizer,
+            peft_config=self._lora(),
+        )
+        _train(trainer, out)
+        return trainer.model, loaded.tokenizer
+
+    def dpo(self, beta: float) -> Callable[[Path], None]:
+        """DPO on the pairs from the SFT model, which is the reference too."""
+
+        def make(out: Path) -> None:
+            loaded = load_model(self.folder / "sft", **self.plan.loading)
+            config = trl.DPOConfig(
+                beta=beta,
+                precompute_ref_log_probs=True,
+                **self._common(out, self.plan.steps, self.plan.learning_rate, loaded),
+            )
+            rows = [
+                {
+                    "prompt": STYLE.render(pair.question).prompt,
+                    "chosen": _option(pair.question, pair.chosen),
+                    "rejected": _option(pair.question, pair.rejected),
+                }
+                for pair in self.pairs
+            ]
+            trainer = trl.DPOTrainer(
+                loaded.model,
+                args=config,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=loaded.tokenizer,
+                peft_config=self._lora(),
+            )
+            _train(trainer, out)
+            trainer.model.save_pretrained(out)
+
+        return make
+
+    def merged(self, adapter: Path) -> Callable[[Path], None]:
+        """The SFT model with a DPO adapter in its weights, to be tuned in turn."""
+
+        def make(out: Path) -> None:
+            loaded = load_model(self.folder / "sft", adapter=adapter, **self.plan.loading)
+            _save_merged((loaded.model, loaded.tokenizer), out)
+
+        return make
+
+    def _lora(self) -> peft.LoraConfig:
+        return peft.LoraConfig(
+            r=self.plan.rank, lora_alpha=2 * self.plan.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+
+    def _common(self, out: Path, steps: int, rate: float, loaded: Any) -> dict[str, Any]:
+        on_cpu = loaded.device.type == "cpu"
+        return {
+            "output_dir": str(out),
+            "max_steps": steps,
+            "per_device_train_batch_size": self.plan.batch,
+            "learning_rate": rate,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.1,
+            "seed": self.seed,
+            "bf16": loaded.facts["dtype"] == "bfloat16" and not on_cpu,
+            "use_cpu": on_cpu,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "logging_steps": max(1, steps // 12),
+            "disable_tqdm": True,
+            "report_to": "none",
+            "dataloader_pin_memory": not on_cpu,
+        }
+
+    # ---- the whole --------------------------------------------------------------------------------------------------
+
+    def go(self) -> dict[str, Any]:
+        """All stages, then all numbers."""
+        reference = self.stage("sft", self.supervised)
+        models: dict[str, tuple[Path, Path | None]] = {"base": (Path(self.plan.model), None), "sft": (reference, None)}
+        models["control"] = (reference, self.stage("control", self.control))
+        for beta in self.plan.betas:
+            models[f"dpo-{beta:g}"] = (reference, self.stage(f"dpo-{beta:g}", self.dpo(beta)))
+        sets = (self.calibration, self.test, self.seen)
+        scored = {name: self._scored(name, *where, sets) for name, where in models.items()}
+        aligned = [name for name in scored if name.startswith("dpo-")]
+        # Chosen on the calibration questions; the test questions only measure.
+        worst = max(aligned, key=lambda name: measure(scored[name][0])["conf_ece"].value)
+        whole = self.stage(f"{worst}-merged", self.merged(models[worst][1]))
+        tuned = tune(
+            whole,
+            self.sft,
+            self.calibration,
+            out=self.folder / f"{worst}-cft",
+            config=TuneConfig(objective="cft", epochs=1, batch_size=16, learning_rate=1e-4, seed=self.seed),
+            style=STYLE,
+            **self.plan.loading,
+        )
+        scored["cft"] = self._scored(f"{worst}-cft", whole, tuned.adapter, sets)
+        return {
+            "seed": self.seed,
+            "questions": {
+                "sft and cft": len(self.sft),
+                "dpo": len(self.compared),
+                "calibration": len(self.calibration),
+                "test": len(self.test),
+            },
+            "pairs": {
+                "n": len(self.pairs),
+                "right preferred": round(sum(pair.prefers_right for pair in self.pairs) / len(self.pairs), 4),
+            },
+            "worst": worst,
+            "restored": compare(scored[worst][1], scored["cft"][1], cluster=CLUSTER)["conf_ece"].to_json(),
+            "cft": {"seconds": tuned.seconds, "steps": tuned.steps, "history": list(tuned.history)},
+            "models": {name: self._numbers(name, s, scored["sft"]) for name, s in scored.items()},
+        }
+
+    def _scored(self, name: str, model: Path, adapter: Path | None, sets: Sequence[QuestionSet]) -> list[Scores]:
+        say(f"seed {self.seed}: scores of {name}")
+        found = [self.scores(name, model, adapter, questions) for questions in sets]
+        m = measure(found[1])
+        say("  " + ", ".join(f"{x} {m[x].value:.3f}" for x in ("accuracy", "mean_confidence", "conf_ece")))
+        return found
+
+    def _numbers(self, name: str, scored: Sequence[Scores], reference: Sequence[Scores]) -> dict[str, Any]:
+        _, test, seen = scored
+        measured = measure(test, cluster=CLUSTER)
+        found = diagnose(test, reference=None if name in {"base", "sft"} else reference[1])
+        out: dict[str, Any] = {metric: measured[metric].to_json() for metric in METRICS}
+        out["entropy"] = found.collapse.entropy.to_json()
+        out["share_near_one"] = found.collapse.share_near_one.to_json()
+        out["diagnosis"] = {
+            "verdict": found.verdict,
+            "action": found.action,
+            "collapsed": found.collapsed,
+            "reasons": list(found.reasons),
+            "warnings": list(found.warnings),
+        }
+        if name in {"base", "sft"}:
+            return out
+        out["change_of_conf_ece"] = compare(reference[1], test, cluster=CLUSTER)["conf_ece"].to_json()
+        assert found.collapse.shift is not None
+        out["against_sft"] = found.collapse.shift.to_json()
+        beta = float(name.removeprefix("dpo-")) if name.startswith("dpo-") else None
+        for label, after, before, pairs in (
+            ("held_out", test, reference[1], self.held_out_pairs),
+            ("trained_on", seen, reference[2], self.seen_pairs),
+        ):
+            out[f"pairs_{label}"] = preferences(after, before, pairs, self.plan.p, beta)
+        return out
+
+
+def preferences(after: Scores, before: Scores, pairs: Sequence[Pair], p: float, beta: float | None) -> dict[str, Any]:
+    """What became of pairs: drift of both log-probabilities, and the share that the right option has of the two.
+
+    ``expected`` is the optimum of KL-regularised alignment for every pair, ``sigmoid(log-odds before + logit(p) / β)``, had
+    the model known the right option; ``expected_from_even`` is the same from even odds (``expected_sharpening``).
+    """
+    before = align(after, before)[0]
+    joint = [s.logp_NK + s.logmass_N[:, None] for s in (after, before)]
+    row = {name: i for i, name in enumerate(after.ids)}
+    at = np.array([row[pair.question.id] for pair in pairs])
+    pick = {
+        name: [joint_NK[at, [getattr(pair, name) for pair in pairs]] for joint_NK in joint]
+        for name in ("chosen", "rejected", "wrong")
+    }
+    right = [joint_NK[at, [pair.question.answer for pair in pairs]] for joint_NK in joint]
+    odds, odds_before = (r - w for r, w in zip(right, pick["wrong"], strict=True))
+    out = {
+        "drift": preference_drift(*pick["chosen"], *pick["rejected"]).to_json(),
+        "share_of_right": float(expit(odds).mean()),
+        "share_of_right_before": float(expit(odds_before).mean()),
+        "human_share": p,
+        "push_to_right": float((odds - odds_before).mean()),
+    }
+    if beta is not None:
+        push = float(logit(p)) / beta
+        out["expected"] = float(expit(odds_before + push).mean())
+        out["expected_from_even"] = float(expected_sharpening(p, beta))
+        out["expected_push"] = push
+    return out
+
+
+def _train(trainer: Any, out: Path) -> None:
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.train()
+    write_json(out / "log.json", trainer.state.log_history)
+
+
+def _row(question: Question, option: int) -> dict[str, str]:
+    return {"prompt": STYLE.render(question).prompt, "completion": _option(question, option)}
+
+
+def _option(question: Question, k: int) -> str:
+    return STYLE.render(question).options[k][0]
+
+
+def _save_merged(parts: tuple[Any, Any], out: Path) -> None:
+    model, tokenizer = parts
+    model.merge_and_unload().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def rounded(value: Any) -> Any:
+    """The same, with numbers to five digits after the point."""
+    if isinstance(value, dict):
+        return {name: rounded(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def say(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run every seed; write numbers and drawing after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="hub id, folder or GGUF file; default: the demo's")
+    parser.add_argument("--name", default="", help="suffix of the files that are written")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.5, 0.2, 0.1, 0.05, 0.01])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--more-seeds", type=int, nargs="*", default=[], help="further seeds, for --more-betas alone")
+    parser.add_argument("--more-betas", type=float, nargs="+", default=[0.5, 0.05])
+    for field in (
+        "votes",
+        "steps",
+        "batch",
+        "learning_rate",
+        "sft_questions",
+        "sft_epochs",
+        "calibration",
+        "test",
+        "rank",
+    ):
+        kind = float if field in {"learning_rate", "sft_epochs"} else int
+        parser.add_argument(f"--{field.replace('_', '-')}", type=kind, default=getattr(Plan, field))
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/alignment"))
+    options = parser.parse_args()
+    quiet()
+    given = {name: value for name, value in vars(options).items() if name in Plan.__dataclass_fields__}
+    model = str(options.model or demo_model_path())
+    wanted = [(seed, tuple(options.betas)) for seed in options.seeds]
+    wanted += [(seed, tuple(options.more_betas)) for seed in options.more_seeds]
+    results = []
+    place = Path(__file__).with_name(f"alignment{options.name and '-' + options.name}.json")
+    for seed, betas in wanted:
+        plan = Plan(**{**given, "model": model, "betas": betas})
+        results.append(Run(plan, seed, options.out / f"seed-{seed}").go())
+        settings = {**asdict(plan), "model": Path(model).name, "betas": options.betas}
+        write_json(
+            place,
+            {
+                "command": "python recipes/alignment.py " + " ".join(sys.argv[1:]),
+                "settings": settings,
+                "versions": versions(),
+                "prompt": asdict(STYLE),
+                "clustered_by": CLUSTER,
+                "seeds": rounded(results),
+            },
+        )
+        draw(results, place.with_suffix(".svg"))
+
+
+def quiet() -> None:
+    """No bars and no notices of libraries; our own progress remains."""
+    disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that the numbers depend on."""
+    found = {module.__name__: module.__version__ for module in (torch, transformers, peft, trl)}
+    return {"calibrant": __version__, "python": platform.python_version(), **found}
+
+
+if __name__ == "__main__":
+    main()
