@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -70,7 +71,7 @@ class Plan:
     batch: int = 16
     learning_rate: float = 2e-4
     sft_questions: int = 200
-    sft_epochs: float = 1
+    sft_epochs: float = 2
     sft_learning_rate: float = 1e-4
     calibration: int = 150
     test: int = 400
@@ -125,16 +126,18 @@ class Run:
             questions["train"],
             train=plan.sft_questions,
             calibration=0,
-            test=1 - plan.sft_questions / len(questions["train"]),
+            test=len(questions["train"]) - plan.sft_questions,
             group=CLUSTER,
         )
         self.sft, self.compared = halves["train"], halves["test"]
         self.calibration, self.test = questions["calibration"], questions["test"]
         self.pairs = pairs_of(self.compared, plan.votes, plan.p, seed)
-        # Votes nobody trains on, to see what carries over, and as many of the training questions, to see what was learnt.
+        self.compared_with: Dataset | None = None
+        # Votes that nobody trains on show what carries over; one vote each of questions trained on shows what was learnt.
         self.held_out_pairs = pairs_of(self.test, len(self.test), plan.p, seed)
         seen = QuestionSet("seen", tuple(self.compared)[: plan.calibration])
-        self.seen, self.seen_pairs = seen, pairs_of(seen, len(seen), plan.p, seed)
+        first = {pair.question.id: pair for pair in reversed(self.pairs)}
+        self.seen, self.seen_pairs = seen, [first[q.id] for q in seen if q.id in first]
 
     def stage(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder of a stage, made under a temporary name and renamed when whole."""
@@ -190,7 +193,7 @@ class Run:
             loaded = load_model(self.folder / "sft", **self.plan.loading)
             config = trl.DPOConfig(
                 beta=beta,
-                precompute_ref_log_probs=True,
+                precompute_ref_log_probs=self.compared_with is None,
                 **self._common(out, self.plan.steps, self.plan.learning_rate, loaded),
             )
             rows = [
@@ -208,6 +211,10 @@ class Run:
                 processing_class=loaded.tokenizer,
                 peft_config=self._lora(),
             )
+            if self.compared_with is None:
+                self.compared_with = trainer.train_dataset
+            else:  # the reference's log-probabilities are the same for every β
+                trainer.train_dataset, trainer.precompute_ref_logps = self.compared_with, True
             _train(trainer, out)
             trainer.model.save_pretrained(out)
 
@@ -443,6 +450,7 @@ def main() -> None:
 
 def quiet() -> None:
     """No bars and no notices of libraries; our own progress remains."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
