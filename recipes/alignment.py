@@ -66,14 +66,14 @@ class Plan:
     model: str
     betas: tuple[float, ...]
     p: float = 0.7
-    votes: int = 960
+    votes: int = 480
     steps: int = 60
-    batch: int = 16
-    learning_rate: float = 2e-4
+    batch: int = 8
+    learning_rate: float = 5e-4
     sft_questions: int = 200
     sft_epochs: float = 2
     sft_learning_rate: float = 1e-4
-    calibration: int = 150
+    calibration: int = 100
     test: int = 400
     rank: int = 16
     dtype: str = "auto"
@@ -263,11 +263,12 @@ class Run:
         models["control"] = (reference, self.stage("control", self.control))
         for beta in self.plan.betas:
             models[f"dpo-{beta:g}"] = (reference, self.stage(f"dpo-{beta:g}", self.dpo(beta)))
+        scored = {"base": self._scored("base", *models.pop("base"), (self.test,))}
         sets = (self.calibration, self.test, self.seen)
-        scored = {name: self._scored(name, *where, sets) for name, where in models.items()}
+        scored |= {name: self._scored(name, *where, sets) for name, where in models.items()}
         aligned = [name for name in scored if name.startswith("dpo-")]
         # Chosen on the calibration questions; the test questions only measure.
-        worst = max(aligned, key=lambda name: measure(scored[name][0])["conf_ece"].value)
+        worst = max(aligned, key=lambda name: measure(scored[name]["calibration"])["conf_ece"].value)
         whole = self.stage(f"{worst}-merged", self.merged(models[worst][1]))
         tuned = tune(
             whole,
@@ -292,22 +293,22 @@ class Run:
                 "right preferred": round(sum(pair.prefers_right for pair in self.pairs) / len(self.pairs), 4),
             },
             "worst": worst,
-            "restored": compare(scored[worst][1], scored["cft"][1], cluster=CLUSTER)["conf_ece"].to_json(),
+            "restored": compare(scored[worst]["test"], scored["cft"]["test"], cluster=CLUSTER)["conf_ece"].to_json(),
             "cft": {"seconds": tuned.seconds, "steps": tuned.steps, "history": list(tuned.history)},
             "models": {name: self._numbers(name, s, scored["sft"]) for name, s in scored.items()},
         }
 
-    def _scored(self, name: str, model: Path, adapter: Path | None, sets: Sequence[QuestionSet]) -> list[Scores]:
+    def _scored(self, name: str, model: Path, adapter: Path | None, sets: Sequence[QuestionSet]) -> dict[str, Scores]:
         say(f"seed {self.seed}: scores of {name}")
-        found = [self.scores(name, model, adapter, questions) for questions in sets]
-        m = measure(found[1])
+        found = {questions.name: self.scores(name, model, adapter, questions) for questions in sets}
+        m = measure(found["test"])
         say("  " + ", ".join(f"{x} {m[x].value:.3f}" for x in ("accuracy", "mean_confidence", "conf_ece")))
         return found
 
-    def _numbers(self, name: str, scored: Sequence[Scores], reference: Sequence[Scores]) -> dict[str, Any]:
-        _, test, seen = scored
+    def _numbers(self, name: str, scored: dict[str, Scores], reference: dict[str, Scores]) -> dict[str, Any]:
+        test = scored["test"]
         measured = measure(test, cluster=CLUSTER)
-        found = diagnose(test, reference=None if name in {"base", "sft"} else reference[1])
+        found = diagnose(test, reference=None if name in {"base", "sft"} else reference["test"])
         out: dict[str, Any] = {metric: measured[metric].to_json() for metric in METRICS}
         out["entropy"] = found.collapse.entropy.to_json()
         out["share_near_one"] = found.collapse.share_near_one.to_json()
@@ -320,13 +321,13 @@ class Run:
         }
         if name in {"base", "sft"}:
             return out
-        out["change_of_conf_ece"] = compare(reference[1], test, cluster=CLUSTER)["conf_ece"].to_json()
+        out["change_of_conf_ece"] = compare(reference["test"], test, cluster=CLUSTER)["conf_ece"].to_json()
         assert found.collapse.shift is not None
         out["against_sft"] = found.collapse.shift.to_json()
         beta = float(name.removeprefix("dpo-")) if name.startswith("dpo-") else None
         for label, after, before, pairs in (
-            ("held_out", test, reference[1], self.held_out_pairs),
-            ("trained_on", seen, reference[2], self.seen_pairs),
+            ("held_out", test, reference["test"], self.held_out_pairs),
+            ("trained_on", scored["seen"], reference["seen"], self.seen_pairs),
         ):
             out[f"pairs_{label}"] = preferences(after, before, pairs, self.plan.p, beta)
         return out

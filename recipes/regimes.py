@@ -44,7 +44,7 @@ from calibrant.reporting.canvas import MUTED, style, svg_text
 from calibrant.tuning import TuneResult
 
 STYLE = PromptStyle(reading="continuation")
-EPOCHS = {"cft": 3, "sft": 8, "rcft": 8}
+EPOCHS = {"cft": 3, "sft": 6, "rcft": 6}
 TITLES = {"cft": "L_SFT1 (cft)", "sft": "L_SFT2 (sft)", "rcft": "RCFT"}
 METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
 CLUSTER = "entity"
@@ -174,9 +174,9 @@ def main() -> None:
     parser.add_argument("--name", default="", help="suffix of the files that are written")
     parser.add_argument("--objectives", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train", type=int, default=256)
-    parser.add_argument("--calibration", type=int, default=200)
-    parser.add_argument("--test", type=int, default=400)
+    parser.add_argument("--train", type=int, default=192)
+    parser.add_argument("--calibration", type=int, default=150)
+    parser.add_argument("--test", type=int, default=300)
     parser.add_argument("--epochs", type=int, default=None, help=f"for every objective; default {EPOCHS}")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=16)
@@ -186,7 +186,7 @@ def main() -> None:
     options.model = str(options.model or demo_model_path())
     transformers.utils.logging.disable_progress_bar()
     sets = demo_questions(train=options.train, calibration=options.calibration, test=options.test)
-    sets["seen"] = QuestionSet("seen", tuple(sets["train"])[:150])
+    sets["seen"] = QuestionSet("seen", tuple(sets["train"])[:100])
     before = scored(options.out / "before", None, sets, options, None)
     for seed in options.seeds:
         for objective in options.objectives:
