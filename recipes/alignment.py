@@ -22,17 +22,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import numpy as np
 import peft
 import torch
 import transformers
 import trl
 from alignment_figure import draw
+from alignment_pairs import pairs_of, preferences
 from datasets import Dataset, disable_progress_bars
-from scipy.special import expit, logit
 
 from calibrant import (
     PromptStyle,
@@ -50,9 +48,7 @@ from calibrant import (
     tune,
 )
 from calibrant.demo import demo_model_path, demo_questions
-from calibrant.diagnosis import expected_sharpening, preference_drift
 from calibrant.files import write_json
-from calibrant.metrics.comparison import align
 
 STYLE = PromptStyle(reading="continuation")
 METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
@@ -83,31 +79,6 @@ class Plan:
     def loading(self) -> dict[str, str]:
         """How models are loaded."""
         return {"dtype": self.dtype, "device": self.device}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One vote: the question, the options that were put to the annotator, and which was preferred."""
-
-    question: Question
-    wrong: int
-    prefers_right: bool
-
-    @property
-    def chosen(self) -> int:
-        return self.question.answer if self.prefers_right else self.wrong
-
-    @property
-    def rejected(self) -> int:
-        return self.wrong if self.prefers_right else self.question.answer
-
-
-def pairs_of(questions: QuestionSet, n: int, p: float, seed: int) -> list[Pair]:
-    """``n`` votes: every (question, wrong option) once before any comes twice, in an order drawn with the seed."""
-    draw_of = Random(f"votes {seed}")
-    every = [(q, k) for q in questions for k in range(len(q.choices)) if k != q.answer]
-    order = [pair for _ in range(-(-n // len(every))) for pair in draw_of.sample(every, len(every))]
-    return [Pair(q, k, draw_of.random() < p) for q, k in order[:n]]
 
 
 class Run:
@@ -331,37 +302,6 @@ class Run:
         ):
             out[f"pairs_{label}"] = preferences(after, before, pairs, self.plan.p, beta)
         return out
-
-
-def preferences(after: Scores, before: Scores, pairs: Sequence[Pair], p: float, beta: float | None) -> dict[str, Any]:
-    """What became of pairs: drift of both log-probabilities, and the share that the right option has of the two.
-
-    ``expected`` is the optimum of KL-regularised alignment for every pair, ``sigmoid(log-odds before + logit(p) / β)``, had
-    the model known the right option; ``expected_from_even`` is the same from even odds (``expected_sharpening``).
-    """
-    before = align(after, before)[0]
-    joint = [s.logp_NK + s.logmass_N[:, None] for s in (after, before)]
-    row = {name: i for i, name in enumerate(after.ids)}
-    at = np.array([row[pair.question.id] for pair in pairs])
-    pick = {
-        name: [joint_NK[at, [getattr(pair, name) for pair in pairs]] for joint_NK in joint]
-        for name in ("chosen", "rejected", "wrong")
-    }
-    right = [joint_NK[at, [pair.question.answer for pair in pairs]] for joint_NK in joint]
-    odds, odds_before = (r - w for r, w in zip(right, pick["wrong"], strict=True))
-    out = {
-        "drift": preference_drift(*pick["chosen"], *pick["rejected"]).to_json(),
-        "share_of_right": float(expit(odds).mean()),
-        "share_of_right_before": float(expit(odds_before).mean()),
-        "human_share": p,
-        "push_to_right": float((odds - odds_before).mean()),
-    }
-    if beta is not None:
-        push = float(logit(p)) / beta
-        out["expected"] = float(expit(odds_before + push).mean())
-        out["expected_from_even"] = float(expected_sharpening(p, beta))
-        out["expected_push"] = push
-    return out
 
 
 def _train(trainer: Any, out: Path) -> None:
