@@ -62,8 +62,8 @@ class Plan:
     model: str
     betas: tuple[float, ...]
     p: float = 0.7
-    votes: int = 480
-    steps: int = 60
+    votes: int = 400
+    steps: int = 50
     batch: int = 8
     learning_rate: float = 5e-4
     sft_questions: int = 200
