@@ -4,9 +4,12 @@ Every stage leaves its result in the run's folder, so an interrupted run goes on
 
     OUT/run.json              what this run is: model, prompt, settings, digests of the questions
     OUT/questions/*.jsonl     the splits, as used
-    OUT/scores/before/{calibration,test,<ood>}.safetensors, OUT/scores/after/{test,<ood>}.safetensors
+    OUT/scores/before/{calibration,test,<ood>}.safetensors, and the same in OUT/scores/tuned
+    OUT/scores/reference/calibration.safetensors, where a reference model was given
     OUT/diagnosis.json
     OUT/tuning/adapter/       the restored model's adapter, with a model card
+    OUT/temperature.json      the temperature that the tuned model's options are divided by, where it needs one
+    OUT/scores/after/{test,<ood>}.safetensors, the tuned scores with that temperature
     OUT/report/index.html     and report.md, report.json, figures
 """
 
@@ -25,28 +28,33 @@ from calibrant._version import __version__
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.errors import ConfigError, QuestionError
 from calibrant.files import claim_folder, write_atomically, write_json
-from calibrant.metrics import measure
+from calibrant.metrics import compare, measure
+from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, drop_leaked, refuse_leakage, split_questions
 from calibrant.reporting import Domain, model_card, report
+from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.tuning import TuneConfig, TuneResult, tune
 
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 SPLITS = tuple(SHARES)
-Choice = Literal["auto", "cft", "rcft", "sft"]
+Choice = Literal["auto"] | Objective
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning."""
+    """What :func:`restore` made. ``tuning`` and ``after`` are ``None`` / empty where the diagnosis asked for no tuning;
+    ``temperature`` is ``None`` where none was needed, and else in ``after`` already.
+    """
 
     diagnosis: Diagnosis
     tuning: TuneResult | None
     before: Mapping[str, Scores]
     after: Mapping[str, Scores]
     report: Path
+    temperature: Temperature | None = None
 
 
 def restore(
@@ -58,10 +66,12 @@ def restore(
     objective: Choice = "auto",
     config: TuneConfig | None = None,
     style: PromptStyle | None = None,
+    reference: str | Path | None = None,
     progress: bool = False,
     command: str | None = None,
     batch_tokens: int | None = None,
     cluster: str | None = None,
+    temperature: bool = True,
     **loading: Any,
 ) -> Restored:
     """Restore the calibration of an aligned model, and show by how much, in and out of domain.
@@ -74,68 +84,97 @@ def restore(
     splits : ``train``, ``calibration`` and ``test``, disjoint by content (:func:`calibrant.split_questions` makes them).
     out : folder of the run. Called again with the same arguments, a run goes on where it stopped.
     ood : out-of-domain test sets by name.
-    objective : ``"auto"`` follows the diagnosis; ``"cft"``, ``"rcft"`` or ``"sft"`` is done whatever it says.
-    config : settings of the tuning; its ``objective`` gives way to the one chosen here.
+    objective : ``"auto"`` follows the diagnosis, to ``"cft"`` or ``"rcft"``; any other name of docs/objectives.md is done
+        whatever it says.
+    config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
+        the chosen one has no use for are left aside.
     style : how questions are put; letters in a raw prompt by default.
+    reference : the model before its alignment: it scores the calibration questions too, with ``loading`` but its own
+        revision, so that the diagnosis can tell what alignment changed and has a target of its own.
     progress : draw progress bars and say what happens.
     command : kept in the provenance.
     batch_tokens : token budget of a scoring pass.
     cluster : a column of the questions, or ``"subject"``, whose groups the intervals of the report resample whole;
         name it where questions of one group are alike, else the intervals are too narrow.
+    temperature : whether the tuned model may be given a temperature at last: fitted on its calibration scores, and kept
+        only if it lowers their log loss in cross-validation, beyond the paired interval (docs/decisions/005).
     loading : further arguments of :func:`calibrant.load_model`.
 
     Raises
     ------
     LeakageError : a question stands in two splits.
-    ConfigError : ``out`` holds another run.
+    ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
     style, config, out, ood = style or PromptStyle(), config or TuneConfig(), Path(out), dict(ood or {})
+    if objective != "auto":
+        config = TuneConfig.make({**config.model_dump(), "objective": objective})
+        config.check()
     _check_splits(splits, ood)
-    _check_cluster(cluster, {"test": splits["test"], **ood})
+    _check_cluster(cluster, {"calibration": splits["calibration"], "test": splits["test"], **ood})
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     refuse_leakage(**sets)
-    claim_folder(out, _identity(model, style, config, objective, sets, loading), "restore run")
+    claim_folder(out, _identity(model, style, config, objective, sets, reference, loading), "restore run")
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
     stage = _Stage(Path(out), model, style, progress, command, config.seed, batch_tokens, loading)
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     measured = {name: questions for name, questions in held_out.items() if name != "calibration"}
 
+    base = None if reference is None else stage.reference(reference, splits["calibration"])
     before = stage.scores("before", held_out)
-    diagnosis = diagnose(before["calibration"], seed=config.seed)
+    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed)
     write_json(out / "diagnosis.json", diagnosis.to_json())
     stage.say(diagnosis.to_text())
     chosen = _chosen(objective, diagnosis)
-    tuning, after = None, {}
+    tuning, after, scaler, found = None, {}, None, {}
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
-        tuning = stage.tune(config.model_copy(update={"objective": chosen}), splits)
-        after = stage.scores("after", measured, adapter=tuning.adapter, weights=tuning.weights)
+        tuning = stage.tune(config.for_objective(chosen), splits)
+        tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
+        scaler = last_temperature(tuned["calibration"], seed=config.seed, cluster=cluster) if temperature else None
+        after = {name: tuned[name] if scaler is None else scaler.apply(tuned[name]) for name in measured}
+        stage.keep("after", after, scaler)
+        found = {**tuning.to_json(), "temperature": None if scaler is None else scaler.described()}
     domains = [
         Domain(_label(name, questions), name == "test", before[name], after.get(name))
         for name, questions in measured.items()
     ]
-    asked = _asked(model, style, config, objective, chosen, sets, before["test"], command)
+    asked = _asked(model, reference, style, config, objective, chosen, sets, before["test"], command)
     notes = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
     if tuning is not None and not _better_than_start(tuning):
         notes.append(
             "No evaluation had a lower held-out log loss than the untuned model: the adapter is no improvement."
         )
+    if scaler is not None:
+        notes += _without_temperature({name: tuned[name] for name in measured}, cluster)
     page = report(
         domains,
         diagnosis=diagnosis,
-        tuning=None if tuning is None else tuning.to_json(),
+        tuning=found,
         asked=asked,
         notes=notes,
         out=out / "report",
         cluster=cluster,
     )
     if tuning is not None:
-        card = model_card(domains, tuning=tuning.to_json(), asked=asked, cluster=cluster)
+        card = model_card(domains, tuning=found, asked=asked, cluster=cluster)
         write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
     stage.say(_closing(domains, page, cluster))
-    return Restored(diagnosis, tuning, before, after, page)
+    return Restored(diagnosis, tuning, before, after, page, scaler)
+
+
+def last_temperature(calibration: Scores, *, seed: int = 0, cluster: str | None = None) -> Temperature | None:
+    """A temperature for a tuned model from its scores of the calibration questions; ``None`` where none is needed.
+
+    Needed is one that lowers the log loss of those questions when each is rescaled by a temperature fitted on other folds,
+    with a paired 95 % interval that leaves out 0. Predictions never change. Ours.
+    """
+    if calibration.n < 2 or not temperature_is_possible(calibration):
+        return None
+    rescaled = cross_validated(Temperature(), calibration, seed=seed)
+    change = compare(calibration, rescaled, seed=seed, cluster=cluster)["nll"]
+    return Temperature().fit(calibration) if change.verdict == "b is better" else None
 
 
 def assemble(
@@ -195,13 +234,14 @@ class _Stage:
         sets: Mapping[str, QuestionSet],
         *,
         adapter: Path | None = None,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
     ) -> dict[str, Scores]:
         found = {}
         for name, questions in sets.items():
             path = self.out / "scores" / when / f"{name}.safetensors"
             if not path.exists():
-                self.say(f"Scoring {name!r} {when} tuning: {len(questions)} questions")
+                by = {"reference": "with the reference", "before": "before tuning", "tuned": "after tuning"}[when]
+                self.say(f"Scoring {name!r} {by}: {len(questions)} questions")
                 score(
                     self._load(weights or self.model, adapter),
                     questions,
@@ -215,6 +255,17 @@ class _Stage:
             found[name] = Scores.load(path)
         self._release()
         return found
+
+    def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
+        for name, kept in scores.items():
+            kept.save(self.out / "scores" / when / f"{name}.safetensors")
+        if scaler is not None:
+            write_json(self.out / "temperature.json", scaler.to_json())
+            self.say(f"One temperature on top, T = {scaler.temperature_:.3f}, from the calibration questions")
+
+    def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
+        other = replace(self, loading={**self.loading, "revision": None})
+        return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
     def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet]) -> TuneResult:
         self.say(f"Tuning by {config.objective.upper()} on {len(splits['train'])} questions")
@@ -276,11 +327,22 @@ def _better_than_start(tuning: TuneResult) -> bool:
     return any(nll < start for nll in path)
 
 
+def _without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> list[str]:
+    """What the tuning did by itself, so that the temperature's part can be told apart."""
+    notes = []
+    for name, scores in tuned.items():
+        e = measure(scores, cluster=cluster)["conf_ece"]
+        notes.append(
+            f"Of {name!r}, the tuned model without the temperature has a conf-ECE of {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]."
+        )
+    return notes
+
+
 def _label(name: str, questions: QuestionSet) -> str:
     return name if questions.name == name else f"{questions.name}, {name}"
 
 
-def _chosen(objective: Choice, diagnosis: Diagnosis) -> Literal["cft", "rcft", "sft"] | None:
+def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
     if objective != "auto":
         return objective
     if diagnosis.action in ("nothing", "other-reading"):
@@ -294,9 +356,11 @@ def _identity(
     config: TuneConfig,
     objective: str,
     sets: Mapping[str, QuestionSet],
+    reference: str | Path | None,
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
+        "reference": None if reference is None else str(reference),
         "model": str(model),
         "loading": {name: str(value) for name, value in loading.items()},
         "prompt": asdict(style),
@@ -309,6 +373,7 @@ def _identity(
 
 def _asked(
     model: str | Path,
+    reference: str | Path | None,
     style: PromptStyle,
     config: TuneConfig,
     objective: str,
@@ -323,6 +388,7 @@ def _asked(
         "model": str(model),
         "revision": facts.get("revision"),
         "weights fingerprint": facts.get("weights"),
+        "reference": None if reference is None else str(reference),
         "questions": {name: f"{q.name} ({len(q)})" for name, q in sets.items()},
         "reading": f"{style.reading} ({style.format}{variant})",
         "objective": f"{chosen or 'none'} ({'asked for' if objective != 'auto' else 'chosen by the diagnosis'})",

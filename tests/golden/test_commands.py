@@ -177,6 +177,23 @@ def test_diagnose_says_what_is_wrong_and_what_to_do(scored):
     assert found["action"] in {"nothing", "temperature", "cft", "rcft", "other-reading"}
 
 
+def test_diagnose_reads_the_path_of_a_run_and_preference_pairs(scored):
+    names = ("chosen_logp_aligned", "chosen_logp_reference", "rejected_logp_aligned", "rejected_logp_reference")
+    pairs = [dict(zip(names, (-9.0 - i, -8.0, -15.0, -11.0), strict=True)) for i in range(4)]
+    (scored / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    more = ("--path", "tuned", "--path", "after.safetensors", "--preferences", "pairs.jsonl")
+    found = json.loads(run("diagnose", "after.safetensors", *more, "--json", cwd=scored)[0])
+    history = json.loads((scored / "tuned" / "result.json").read_text())["history"]
+    assert [p["accuracy"] for p in found["path"]] == [
+        *(p["accuracy"] for p in history),
+        found["numbers"]["accuracy"]["value"],
+    ]
+    assert all(p["train_accuracy"] is not None for p in found["path"][:-1])
+    assert found["preferences"]["chosen"]["value"] == -2.5
+    _, err = run("diagnose", "after.safetensors", "--path", "capitals.csv.gone", cwd=scored, code=2)
+    assert "no such file" in three_parts(err)[1]
+
+
 def test_rescale_fits_on_one_file_and_applies_to_another(scored):
     out, _ = run("rescale", "before.safetensors", "--fit", "fit.safetensors", "--out", "cooled.safetensors", cwd=scored)
     before, after = (Scores.load(scored / f"{name}.safetensors") for name in ("before", "cooled"))

@@ -13,7 +13,7 @@ from calibrant.scoring.head import Head
 from calibrant.scoring.options import encode
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
-from calibrant.tuning.losses import Loss, ece_term, option_logp, rcft, sft1, sft2
+from calibrant.tuning.losses import Loss, ece_term, option_logp, regularised, sft1, sft2
 from calibrant.tuning.objective import batch_loss, joint_logp
 from calibrant.tuning.targets import BinAccuracy
 
@@ -46,10 +46,11 @@ def test_ece_term_is_the_squared_distance_to_the_target():
     assert float(ece_term(logp_BK, torch.tensor([[0.6, 0.4, 0.0]])).value) == pytest.approx(0.18)
 
 
-def test_rcft_adds_the_calibration_term_at_the_weight_it_is_told():
+def test_a_calibration_term_is_added_at_the_weight_it_is_told():
     language, term = Loss(torch.tensor(2.0), {}), Loss(torch.tensor(0.5), {})
-    assert float(rcft(language, term, 1.0).value) == 2.5
-    assert float(rcft(language, term, 4.0).value) == 4.0
+    assert float(regularised(language, term, 1.0).value) == 2.5
+    assert float(regularised(language, term, 4.0).value) == 4.0
+    assert float(regularised(language, term, 0.0).value) == 2.0
 
 
 def test_option_logp_normalises_present_options_only():
@@ -75,7 +76,7 @@ def test_gradients_in_float64():
 
     def both(answer_B, prompt_L, x_BK):
         language = sft2(answer_B, prompt_L, question_L, tokens_B, mean="token")
-        return rcft(language, ece_term(option_logp(masked(x_BK)), target_BK), 0.7).value
+        return regularised(language, ece_term(option_logp(masked(x_BK)), target_BK), 0.7).value
 
     x_BK, answer_B, prompt_L = (t.requires_grad_() for t in (random(3, 4), random(3, seed=1), random(5, seed=2)))
     assert gradcheck(lambda a: sft1(a).value, (answer_B,))
@@ -111,8 +112,11 @@ def config(objective, **more):
 def collated(loaded, questions, style, objective):
     encoded = encode(loaded.tokenizer, list(questions), style)
     examples = [Example(e, q.answer) for e, q in zip(encoded, questions, strict=True)]
+    settings = TuneConfig(objective=objective)
     collate = Collator(
-        letters=style.reading == "letters", all_options=objective == "rcft", prompt_tokens=objective != "cft"
+        letters=style.reading == "letters",
+        all_options=settings.sees_all_options,
+        prompt_tokens=settings.predicts_prompt,
     )
     return encoded, collate(examples), examples
 

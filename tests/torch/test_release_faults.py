@@ -17,7 +17,7 @@ from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.options import encode
 from calibrant.tuning import LoraSettings, TuneConfig, tune
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.losses import Loss, ece_term, option_logp, rcft
+from calibrant.tuning.losses import Loss, ece_term, option_logp, regularised
 from calibrant.tuning.targets import BinAccuracy, target_distribution
 
 TEXTS = PromptStyle(reading="continuation")
@@ -51,7 +51,7 @@ def test_calibration_term_has_the_weight_it_is_given_whatever_the_bins_hold():
     for count in (20, 2_000_000):
         value, _ = term_and_gradient([0.8, 0.2], BinAccuracy(np.full(10, 0.5), np.full(10, count)))
         assert value == pytest.approx(0.18, rel=1e-5)
-        mixed = rcft(Loss(torch.tensor(1.0), {}), Loss(torch.tensor(value), {}), 2.0)
+        mixed = regularised(Loss(torch.tensor(1.0), {}), Loss(torch.tensor(value), {}), 2.0)
         assert mixed.value.item() == pytest.approx(1.36, rel=1e-5)
 
 

@@ -1,13 +1,16 @@
 """How the sets of a run are put together, and what the report must admit."""
 
 import dataclasses
+import json
 
 import pytest
+import torch
 
-from calibrant import Question, QuestionSet
+from calibrant import Question, QuestionSet, Scores, diagnose
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import _better_than_start, assemble, restore
-from calibrant.tuning import TuneResult
+from calibrant.scoring import score
+from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
 
 def some(name, numbers):
@@ -68,3 +71,35 @@ def test_an_adapter_that_never_beat_the_start_is_admitted():
     worse = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {}, ({"nll": 1.0}, {"nll": 1.1}))
     assert not _better_than_start(worse)
     assert _better_than_start(dataclasses.replace(worse, history=({"nll": 1.0}, {"nll": 1.2}, {"nll": 0.9})))
+
+
+def test_a_reference_scores_the_calibration_questions_and_is_the_target(
+    tmp_path, model_folder, make_model, tokenizer, make_questions
+):
+    """The reference is the tiny model with a head of half the weight, so the aligned one is it to the power two."""
+    make_base = make_model("llama", tokenizer)
+    with torch.no_grad():
+        make_base.lm_head.weight.mul_(0.5)
+    make_base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 40), ("test", 12))}
+    config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8))
+    settings = {"objective": "cft", "config": config, "device": "cpu"}
+    made = restore(model_folder(), splits, out=tmp_path / "run", reference=tmp_path / "base", **settings)
+    kept = Scores.load(tmp_path / "run" / "scores" / "reference" / "calibration.safetensors")
+    assert kept.ids == made.before["calibration"].ids
+    assert kept.provenance["model"] == str(tmp_path / "base")
+    assert made.diagnosis.target_kind == "reference"
+    shift = made.diagnosis.collapse.shift
+    assert shift.confidence.value > 0
+    assert shift.agreement.value > 0.9
+    assert 1.5 < shift.slope.value < 2.2  # not 2: a letter has more than one token, and their probabilities are summed
+    base = score(tmp_path / "base", splits["calibration"], device="cpu")
+    by_hand = diagnose(made.before["calibration"], reference=base, seed=config.seed)
+    assert {**by_hand.to_json(), "target_name": ""} == {**made.diagnosis.to_json(), "target_name": ""}
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert report["asked"]["reference"] == str(tmp_path / "base")
+    again = restore(model_folder(), splits, out=tmp_path / "run", reference=tmp_path / "base", **settings)
+    assert again.diagnosis.to_json() == made.diagnosis.to_json()
+    with pytest.raises(ConfigError, match="reference"):
+        restore(model_folder(), splits, out=tmp_path / "run", **settings)

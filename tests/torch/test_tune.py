@@ -2,6 +2,7 @@
 
 import importlib
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -241,6 +242,20 @@ def test_tuning_stops_after_patience_evaluations_without_a_better_nll(run):
     assert result.stopped == "held-out NLL no longer fell"
     assert len(path) == path.index(min(path)) + 1 + 2
     assert result.steps == 3 * len(path)
+
+
+def test_the_path_tells_the_accuracy_on_a_sample_of_the_training_questions(run, train, model_folder):
+    """The sample does not change with the run's course, and costs nothing where it is not wanted."""
+    result = run(epochs=2, train_sample=10, patience=0)
+    picks = sorted(Random(0).sample(range(24), 10))
+    before = score(model_folder(), train.subset(picks, "sample"), device="cpu")
+    assert [p["train_n"] for p in result.history] == [10] * 3
+    assert result.history[0]["train_accuracy"] == before.correct_N.mean()
+    after = score(model_folder(), train.subset(picks, "sample"), adapter=result.adapter, device="cpu")
+    kept = next(p for p in result.history if p["epoch"] == result.best_epoch)
+    assert kept["train_accuracy"] == after.correct_N.mean()
+    assert run("all", train_sample=500).history[0]["train_n"] == 24
+    assert "train_accuracy" not in run("none", train_sample=0).history[0]
 
 
 def test_history_holds_the_start_and_each_evaluation_with_its_floor(run):

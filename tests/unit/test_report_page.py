@@ -143,7 +143,7 @@ def test_everything_is_written(made):
     names = {p.name for p in path.parent.iterdir()}
     figures = {f"{name}.{kind}" for name in values["figures"] for kind in ("svg", "png")}
     assert names == {"index.html", "report.md", "report.json"} | figures
-    assert len(values["figures"]) == 8  # per domain: before, after, both; calibration error; regime map
+    assert len(values["figures"]) == 10  # per domain: before, after, both, risk-coverage; calibration error; regime map
 
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made):
@@ -163,7 +163,7 @@ def test_headings_figures_and_tables_can_be_read_aloud(made):
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in pairwise(levels))
     svgs = [values for tag, values in tree.tags if tag == "svg"]
-    assert len(svgs) == 6
+    assert len(svgs) == 8
     assert all(values["role"] == "img" and values["aria-label"] for values in svgs)
     assert all(values.get("scope") in ("row", "col") for tag, values in tree.tags if tag == "th")
     labelled = [values["aria-labelledby"] for tag, values in tree.tags if tag == "section"]
@@ -233,13 +233,20 @@ def test_a_target_made_of_the_model_itself_draws_no_bound(made):
     assert "A*" not in (made[0].parent / "regime-map.svg").read_text()
 
 
+def test_what_cannot_be_told_without_a_reference_is_said_and_no_cause_is_drawn(made):
+    _, html, _, _ = made
+    assert "Not told: without a reference: entropy and confidence shift, agreement, slope and scatter; without" in html
+    assert "expected-sharpening" not in html
+    assert "Signs of leaving" not in html  # the points of this path do not tell their n
+
+
 def test_markdown_tables_have_one_width_and_the_pictures_exist(made):
     text = (made[0].parent / "report.md").read_text()
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
     pictures = re.findall(r"\]\((\S+\.svg)\)", text)
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     assert all((made[0].parent / name).is_file() for name in pictures)
     assert "\n\n\n\n" not in text
 
@@ -268,6 +275,7 @@ def test_measuring_alone_makes_a_report_without_tuning(tmp_path):
         assert absent not in text, absent
     assert {p.name for p in tmp_path.iterdir()} == {
         "index.html", "report.md", "report.json", "reliability-1-quiz.svg", "reliability-1-quiz.png",
+        "risk-coverage-1-quiz.svg", "risk-coverage-1-quiz.png",
     }  # fmt: skip
 
 

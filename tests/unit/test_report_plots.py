@@ -1,5 +1,7 @@
 """Pictures: what is drawn is what was measured, and nothing global is touched."""
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from calibrant.reporting import (
     regime_map,
     reliability_diagram,
     risk_coverage_plot,
+    sharpening_plot,
     smooth_reliability,
 )
-from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
+from calibrant.reporting.canvas import AFTER, BEFORE, SERIES, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.plots import consistency_band
 from calibrant.scores import Scores
 
@@ -152,6 +155,83 @@ def test_a_map_without_its_numbers_is_refused(path):
         regime_map(path)
 
 
+def test_several_paths_have_a_colour_and_a_marker_each_and_seeds_share_them():
+    def path(shift):
+        return [{"accuracy": 0.6 + shift + 0.02 * t, "conf_ece": 0.2 - 0.05 * t, "floor_p95": 0.04} for t in range(3)]
+
+    ax = regime_map({"CFT": [path(0.0), path(0.01)], "RCFT": path(0.1)}, target_accuracy=0.7)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["reach of chance (95%)", "always certain: 1 − A", "|A − A*|, A* = 70.0%", "CFT", "RCFT"]
+    lines = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 3]
+    assert [line.get_color() for line in lines] == [SERIES[0], SERIES[0], SERIES[1]]
+    assert lines[1].get_xydata() == pytest.approx(np.array([[0.61, 0.2], [0.63, 0.15], [0.65, 0.1]]))
+    filled = [
+        (line.get_marker(), line.get_color(), tuple(line.get_xydata()[0]))
+        for line in ax.lines
+        if line.get_label() in ("CFT", "RCFT")
+    ]
+    assert filled == [("o", SERIES[0], (0.64, pytest.approx(0.1))), ("s", SERIES[1], (0.74, pytest.approx(0.1)))]
+    alone = regime_map({"only": [{"accuracy": 0.6, "conf_ece": 0.1}]})
+    assert len([line for line in alone.lines if len(line.get_xdata())]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        ({}, "without points"),
+        ({"a": []}, "without points"),
+        ({"a": [[]]}, "without points"),
+        ({"a": [{"accuracy": 0.5}]}, "point 0 of 'a'"),
+        ({str(i): [{"accuracy": 0.5, "conf_ece": 0.1}] for i in range(7)}, "colours for 6"),
+    ],
+)
+def test_several_paths_without_their_numbers_are_refused(paths, found):
+    with pytest.raises(ConfigError, match=found):
+        regime_map(paths)
+
+
+def test_the_sharpening_curve_is_the_closed_form_and_holds_the_points():
+    """p = .6: β = 1 gives .6, .1 gives .9830 (docs/regimes.md)."""
+    measured = [
+        {"beta": 0.5, "confidence": {"value": 0.7, "low": 0.66, "high": 0.75}, "accuracy": 0.6},
+        {"beta": 0.005, "confidence": 0.95, "accuracy": 0.58},
+    ]
+    ax = sharpening_plot([0.6, 0.4], points=measured)
+    beta, up = ax.lines[0].get_data()
+    assert (beta[0], up[0]) == (1.0, pytest.approx(0.6))
+    assert np.interp(0.1, beta[::-1], up[::-1]) == pytest.approx(0.983, abs=1e-3)
+    assert ax.lines[1].get_ydata() == pytest.approx(1 - up)  # who prefers the one does not prefer the other
+    assert beta[-1] == pytest.approx(0.005)
+    assert ax.get_xlim()[0] > 1 > 0.005 > ax.get_xlim()[1]
+    handles = dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    x, y = handles["mean confidence"].lines[0].get_data()
+    assert (list(x), list(y)) == ([0.5, 0.005], [0.7, 0.95])
+    (bars,) = handles["mean confidence"].lines[2]
+    assert bars.get_segments()[0][:, 1] == pytest.approx([0.66, 0.75])
+    assert list(handles["accuracy"].lines[0].get_ydata()) == [0.6, 0.58]
+    assert sharpening_plot().get_legend() is None
+
+
+def test_the_figure_of_the_docs_is_the_one_that_is_drawn_now():
+    figure = Path(__file__).parents[2] / "docs" / "figures" / "sharpening.svg"
+    assert figure.read_text(encoding="utf-8") == svg_text(figure_of(sharpening_plot()))
+
+
+@pytest.mark.parametrize(
+    ("shares", "points"),
+    [
+        ([], []),
+        ([1.2], []),
+        ([0.6], [{"beta": 0.0, "confidence": 0.5, "accuracy": 0.5}]),
+        ([0.6], [{"beta": 0.1, "confidence": 0.5}]),
+        ([0.6], [{"beta": 0.1, "confidence": float("nan"), "accuracy": 0.5}]),
+    ],
+)
+def test_a_sharpening_curve_without_meaning_is_refused(shares, points):
+    with pytest.raises(ConfigError, match="asked: "):
+        sharpening_plot(shares, points=points)
+
+
 def test_error_plot_shows_value_interval_and_floor():
     e, f = Estimate(0.2, 0.15, 0.26, 400, 0.03, 0.05), Estimate(0.04, 0.0, 0.07, 400, 0.03, 0.06)
     ax = error_plot({"a": [e, f], "b": [e, Estimate(0.1, float("nan"), float("nan"), 400)]})
@@ -223,7 +303,7 @@ def luminance(colour):
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
-@pytest.mark.parametrize("colour", [BEFORE, AFTER])
+@pytest.mark.parametrize("colour", sorted({BEFORE, AFTER, *SERIES}))
 def test_series_colours_stand_out_from_paper(colour):
     """WCAG asks 3:1 of graphics against their ground."""
     assert 1.05 / (luminance(colour) + 0.05) > 3

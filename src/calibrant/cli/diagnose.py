@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.diagnosis import diagnose
+from calibrant.diagnosis import diagnose, read_path, read_preferences
 from calibrant.scores import Scores
 
 
@@ -18,6 +18,13 @@ def run(
         Path | None, typer.Option(help="Scores of the pre-alignment model on the same questions.")
     ] = None,
     target: Annotated[Path | None, typer.Option(help="Scores that stand for the target probabilities.")] = None,
+    path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a tuning or training run, file of its points, or scores; may be given again."),
+    ] = None,
+    preferences: Annotated[
+        Path | None, typer.Option(help="JSONL of log-probabilities of preference pairs under both models.")
+    ] = None,
     seed: o.Seed = 0,
     draws: o.Draws = 1000,
     json: o.Json = False,
@@ -27,6 +34,8 @@ def run(
         Scores.load(scores),
         reference=None if reference is None else Scores.load(reference),
         target=None if target is None else Scores.load(target),
+        path=read_path(path or []),
+        preferences=None if preferences is None else read_preferences(preferences, seed=seed, n_boot=draws),
         seed=seed,
         n_boot=draws,
     )

@@ -20,6 +20,9 @@ def run(
     name: Annotated[
         list[str] | None, typer.Option(help="Name of each, in the same order; default: the file's.")
     ] = None,
+    target_accuracy: Annotated[
+        float, typer.Option(help="Show the confidence above which this accuracy is guaranteed.")
+    ] = 0.9,
     cluster: o.Cluster = None,
 ) -> None:
     """A self-contained HTML page, with Markdown, JSON and figures, from scores of one model or of two."""
@@ -51,6 +54,7 @@ def run(
         domains,
         diagnosis=diagnose(pairs[0][0]),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
+        target_accuracy=target_accuracy,
         out=out,
         cluster=cluster,
     )

@@ -9,6 +9,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
+from calibrant.objectives import OBJECTIVES
 from calibrant.questions import QuestionSet
 
 
@@ -23,13 +24,19 @@ def run(
         str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
     ] = None,
     ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
-    objective: Annotated[str, typer.Option(help="auto (the diagnosis chooses), cft, rcft or sft.")] = "auto",
+    reference: Annotated[
+        str | None, typer.Option(help="The model before its alignment, for the diagnosis: hub id, folder or GGUF file.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
+    ] = "auto",
     config: t.Config = None,
     epochs: t.Epochs = None,
     lr: t.LearningRate = None,
     batch_size: t.BatchSize = None,
     micro_batch: t.MicroBatch = None,
     lam: t.Lam = None,
+    over: t.Over = None,
     rank: t.Rank = None,
     full: t.Full = False,
     seed: t.TuneSeed = None,
@@ -48,13 +55,13 @@ def run(
     allow_pickle: o.AllowPickle = False,
     batch_tokens: o.BatchTokens = None,
     cluster: o.Cluster = None,
+    temperature: Annotated[
+        bool, typer.Option(help="After tuning, one temperature from the calibration questions where it helps for sure.")
+    ] = True,
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
-    if objective not in ("auto", "cft", "rcft", "sft"):
-        raise ConfigError(
-            asked=f"objective {objective!r}", found="known are auto, cft, rcft, sft", todo="choose one of these"
-        )
+    _refuse_unknown(objective)
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
@@ -65,6 +72,7 @@ def run(
         batch_size=batch_size,
         micro_batch_size=micro_batch,
         lam=lam,
+        over=over,
         seed=seed,
         report_to=report_to,
     )
@@ -98,10 +106,12 @@ def run(
         objective=objective,  # type: ignore[arg-type]
         config=chosen,
         style=style,
+        reference=reference,
         progress=o.watching(quiet),
         command=o.command_line(),
         batch_tokens=batch_tokens,
         cluster=cluster,
+        temperature=temperature,
         **o.loading_of(
             revision=revision,
             dtype=dtype,
@@ -111,3 +121,11 @@ def run(
         ),
     )
     typer.echo(str(out / "report" / "index.html"))
+
+
+def _refuse_unknown(objective: str) -> None:
+    known = ("auto", *OBJECTIVES)
+    if objective not in known:
+        raise ConfigError(
+            asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
+        )

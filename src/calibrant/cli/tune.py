@@ -8,13 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from calibrant.cli import options as o
+from calibrant.objectives import OBJECTIVES
 
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; the options here go first.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training questions.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(help="Questions an optimiser step.")]
 MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Questions a forward pass.")]
-Lam = Annotated[float | None, typer.Option("--lam", help="λ, weight of the calibration term (rcft).")]
+Lam = Annotated[
+    float | None, typer.Option("--lam", help="λ, weight of the calibration term (rcft, brier, mmce, soft_ece).")
+]
+Over = Annotated[str | None, typer.Option(help="Log loss of the answer over: vocabulary (the paper's), or options.")]
 Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
 Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
 ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
@@ -45,13 +49,14 @@ def run(
     questions: o.Questions,
     calibration: Annotated[str, typer.Option(help="Held-out questions: E-step, early stopping.", show_default=False)],
     out: o.OutFolder,
-    objective: Annotated[str | None, typer.Option(help="cft, rcft or sft.")] = None,
+    objective: Annotated[str | None, typer.Option(help=f"One of: {', '.join(OBJECTIVES)}.")] = None,
     config: Config = None,
     epochs: Epochs = None,
     lr: LearningRate = None,
     batch_size: BatchSize = None,
     micro_batch: MicroBatch = None,
     lam: Lam = None,
+    over: Over = None,
     rank: Rank = None,
     full: Full = False,
     seed: TuneSeed = None,
@@ -70,7 +75,7 @@ def run(
     allow_pickle: o.AllowPickle = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tune an adapter on questions by CFT, RCFT or plain SFT; run again to go on after an interruption."""
+    """Tune an adapter on questions by CFT, RCFT or another objective; run again to go on after an interruption."""
     from calibrant.tuning import tune
 
     chosen = settings(
@@ -83,6 +88,7 @@ def run(
         batch_size=batch_size,
         micro_batch_size=micro_batch,
         lam=lam,
+        over=over,
         seed=seed,
         report_to=report_to,
     )

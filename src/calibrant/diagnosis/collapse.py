@@ -18,6 +18,8 @@ from calibrant.scores import Scores
 
 NEAR_ONE = 0.99
 """A confidence of at least this counts as collapsed onto one option."""
+NEEDS_REFERENCE = ("entropy and confidence shift", "agreement", "slope and scatter")
+"""What cannot be told without scores of a reference model."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Collapse:
             "accuracy_near_one": None if near is None else near.to_json(),
             "temperature": None if self.temperature is None else self.temperature.to_json(),
             "shift": None if self.shift is None else self.shift.to_json(),
-            "needs_reference": [] if self.shift else ["entropy and confidence shift", "agreement", "slope and scatter"],
+            "needs_reference": [] if self.shift else list(NEEDS_REFERENCE),
         }
 
 

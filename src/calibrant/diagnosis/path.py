@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from scipy.stats import norm
+
+from calibrant.diagnosis.collapse import entropies
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError
+from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.metrics.measurement import measure
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
+FLOOR_DRAWS = 200
+"""Draws behind the floor of a point that is measured while a model trains."""
 GROWTH = 0.05
 """Growth of (training - held-out accuracy) along a path that counts as a sign."""
 NLL_RISE = 0.01
@@ -27,7 +34,8 @@ class Checkpoint:
     ----------
     accuracy, conf_ece, n : held-out, and the questions behind them.
     floor_p95 : 95th percentile of the conf-ECE of a calibrated twin; ``None`` where unknown.
-    nll : held-out, nats a question. train_accuracy : on the training questions.
+    nll : held-out, nats a question.
+    train_accuracy, train_n : on training questions, and how many of them.
     gap : ends of the interval of mean confidence - accuracy, ``None`` where unknown.
     step, epoch : where in the run.
     """
@@ -38,6 +46,7 @@ class Checkpoint:
     floor_p95: float | None = None
     nll: float | None = None
     train_accuracy: float | None = None
+    train_n: int | None = None
     gap: tuple[float, float] | None = None
     step: float | None = None
     epoch: float | None = None
@@ -49,16 +58,51 @@ class Checkpoint:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        names = ("step", "epoch", "n", "accuracy", "conf_ece", "floor_p95", "nll", "train_accuracy")
+        names = ("step", "epoch", "n", "accuracy", "conf_ece", "floor_p95", "nll", "train_accuracy", "train_n")
         return {name: getattr(self, name) for name in names} | {"gap": None if self.gap is None else list(self.gap)}
+
+
+def checkpoint_point(
+    scores: Scores, *, n_bins: int = 10, level: float = 0.95, n_draws: int = FLOOR_DRAWS
+) -> dict[str, float | int]:
+    """One point of a path from held-out scores, as flat numbers: quick enough to be made while a model trains.
+
+    ``n``, ``accuracy``, ``mean_confidence``, ``conf_ece`` with its floor (``floor_mean``, ``floor_p95``), ``nll`` and
+    ``entropy`` (nats a question), ``signed_gap`` = mean confidence - accuracy with the ends of its interval, mean +- z
+    standard errors over questions (``signed_gap_low``, ``signed_gap_high``), and ``option_mass``. What is unknown or
+    infinite (the log loss of an answer of probability 0) is left out.
+
+    >>> point = checkpoint_point(Scores.from_probs([[0.9, 0.1]] * 400, [0] * 240 + [1] * 160))
+    >>> point["accuracy"], round(point["conf_ece"], 3), round(point["signed_gap_low"], 3)
+    (0.6, 0.3, 0.252)
+    """
+    floor, _ = noise_floor(scores, n_bins=n_bins, n_draws=n_draws)
+    confidence_N, correct_N = scores.confidence_N, scores.correct_N.astype(np.float64)
+    gap_N = confidence_N - correct_N
+    half = norm.ppf((1 + level) / 2) * gap_N.std(ddof=1) / math.sqrt(scores.n) if scores.n > 1 else math.nan
+    found = {
+        "accuracy": correct_N.mean(),
+        "mean_confidence": confidence_N.mean(),
+        "conf_ece": conf_ece(confidence_N, scores.correct_N, n_bins),
+        "floor_mean": floor.mean(),
+        "floor_p95": np.quantile(floor, 0.95),
+        "nll": nll(scores.logp_NK, scores.answer_N),
+        "entropy": entropies(scores).mean(),
+        "signed_gap": gap_N.mean(),
+        "signed_gap_low": gap_N.mean() - half,
+        "signed_gap_high": gap_N.mean() + half,
+        "option_mass": np.exp(scores.logmass_N).mean(),
+    }
+    return {"n": scores.n} | {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def checkpoints(path: Sequence[Scores | Mapping[str, Any]], how: Sampling) -> tuple[Checkpoint, ...]:
     """Checkpoints from ``Scores`` (measured here) or mappings; a mapping needs accuracy, conf_ece and n.
 
-    A mapping may also hold floor_p95, nll, train_accuracy, step, epoch, and mean_confidence or ``signed_gap`` as
-    ``{"low", "high"}``; what else it holds (a learning rate, a loss) is not read. The ``history`` of a tuning run will
-    do as it is.
+    A mapping may also hold floor_p95, nll, train_accuracy, train_n, step, epoch, and mean_confidence, or the ends of
+    the signed gap (``signed_gap_low``, ``signed_gap_high``, or ``signed_gap`` as ``{"low", "high"}``); what else it
+    holds (a learning rate, a loss) is not read. The ``history`` of a tuning run or of a ``CalibrationCallback`` will do
+    as it is.
 
     Raises
     ------
@@ -77,7 +121,9 @@ def critical_checkpoint(points: Sequence[Checkpoint]) -> Checkpoint | None:
 def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple[str, ...]:
     """Sentences, one a sign that the run has left the calibratable regime; the rules are ours.
 
-    1. training - held-out accuracy grew by more than .05 from the first to the last checkpoint that tell it;
+    1. training - held-out accuracy grew by more than .05 from the first to the last checkpoint that tell it, and, where
+       the number of training questions is known, beyond the interval of that growth (normal, the four accuracies taken
+       as independent: conservative, as the questions are the same at both);
     2. held-out NLL of the last is more than .01 nats above its minimum, while accuracy stayed within its interval;
     3. the last one's |mean confidence - accuracy| is above 0 over its whole interval, and an earlier one's was not;
     4. the last one's ECE is above its floor, and an earlier one's was not.
@@ -85,9 +131,12 @@ def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple
     if len(points) < 2:
         return ()
     last, signs = points[-1], []
-    told = [p.train_accuracy - p.accuracy for p in points if p.train_accuracy is not None]
-    if len(told) > 1 and told[-1] - told[0] > GROWTH:
-        signs.append(f"training minus held-out accuracy grew from {told[0]:+.3f} to {told[-1]:+.3f}")
+    told = [p for p in points if p.train_accuracy is not None]
+    if len(told) > 1:
+        (first, error0), (later, error1) = (_lead(p) for p in (told[0], told[-1]))
+        needed = max(GROWTH, norm.ppf((1 + level) / 2) * math.hypot(error0, error1))
+        if later - first > needed:
+            signs.append(f"training minus held-out accuracy grew from {first:+.3f} to {later:+.3f}")
     known = [p for p in points if p.nll is not None]
     if len(known) > 1 and known[-1] is last and last.nll is not None:
         best = min(known, key=lambda p: math.inf if p.nll is None else p.nll)
@@ -106,6 +155,16 @@ def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple
             f"(floor {last.floor_p95:.3f}, n = {last.n})"
         )
     return tuple(signs)
+
+
+def _lead(p: Checkpoint) -> tuple[float, float]:
+    """Training - held-out accuracy and its standard error, 0 where the number of training questions is unknown."""
+    assert p.train_accuracy is not None
+    lead = p.train_accuracy - p.accuracy
+    if p.train_n is None:
+        return lead, 0.0
+    shares = ((p.train_accuracy, p.train_n), (p.accuracy, p.n))
+    return lead, math.sqrt(sum(a * (1 - a) / n for a, n in shares))
 
 
 def _off_balance(point: Checkpoint) -> bool:
@@ -136,18 +195,19 @@ def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) ->
         )
     names = ("floor_p95", "nll", "train_accuracy", "step", "epoch")
     numbers = {name: _number(point, name, place) for name in names}
-    return Checkpoint(accuracy, conf_ece, int(n), gap=_gap(point, accuracy, int(n), place, how), **numbers)
+    train_n, ends = _number(point, "train_n", place), _gap(point, accuracy, int(n), place, how)
+    return Checkpoint(accuracy, conf_ece, int(n), train_n=None if not train_n else int(train_n), gap=ends, **numbers)
 
 
 def _gap(point: Mapping[str, Any], accuracy: float, n: int, place: int, how: Sampling) -> tuple[float, float] | None:
-    """Ends of ``signed_gap`` where given; else mean confidence less the ends of Wilson's interval of accuracy, which
+    """Ends of the signed gap where given; else mean confidence less the ends of Wilson's interval of accuracy, which
     leaves out that confidence varies too and that both vary together; else ``None``.
     """
-    given = point.get("signed_gap")
-    if isinstance(given, Mapping):
-        low, high = (_number(given, end, place) for end in ("low", "high"))
-        if low is not None and high is not None:
-            return low, high
+    nested = point.get("signed_gap")
+    given = nested if isinstance(nested, Mapping) else {end: point.get(f"signed_gap_{end}") for end in ("low", "high")}
+    low, high = (_number(given, end, place) for end in ("low", "high"))
+    if low is not None and high is not None:
+        return low, high
     confidence = _number(point, "mean_confidence", place)
     if confidence is None:
         return None

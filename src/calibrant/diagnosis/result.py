@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from calibrant.diagnosis.collapse import Collapse
+from calibrant.diagnosis.collapse import NEEDS_REFERENCE, Collapse
 from calibrant.diagnosis.options import LetterPrior, OptionMass
 from calibrant.diagnosis.path import Checkpoint
+from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import NAMES
 from calibrant.metrics.measurement import Estimate
 
@@ -35,6 +36,7 @@ LABELS = {
     "bound_2_high": "bound 2: ECE <= TCE + Δ",
     "bound_3": "bound 3: ECE >= |A - A*| - TCE",
 }
+NEEDS_PAIRS = "drift of chosen and rejected log-probabilities"
 ACTIONS = {
     "nothing": "nothing to mend",
     "temperature": "rescale with one temperature",
@@ -58,7 +60,7 @@ class Diagnosis:
     collapsed : whether alignment raised confidence and left the model overconfident; ``None`` without a reference.
     numbers : estimates by name: accuracy, mean_confidence, signed_gap, conf_ece, nll and those of
         :data:`calibrant.diagnosis.regime.NAMES` that the target allows.
-    option_mass, letter_prior, collapse : see their classes.
+    option_mass, letter_prior, collapse, preferences : see their classes; preferences is ``None`` without pairs.
     path, critical_checkpoint : checkpoints of a tuning run, and the most accurate one within its floor.
     reading : ``"letters"``, ``"continuation"``, or ``None`` where the scores do not say.
     n_bins, n_boot, level, seed, tolerance : how it was found.
@@ -78,6 +80,7 @@ class Diagnosis:
     option_mass: OptionMass | None
     letter_prior: LetterPrior
     collapse: Collapse
+    preferences: PreferenceDrift | None
     path: tuple[Checkpoint, ...]
     critical_checkpoint: Checkpoint | None
     reading: str | None
@@ -102,6 +105,7 @@ class Diagnosis:
             "option_mass": None if self.option_mass is None else self.option_mass.to_json(),
             "letter_prior": self.letter_prior.to_json(),
             "collapse": self.collapse.to_json(),
+            "preferences": None if self.preferences is None else self.preferences.to_json(),
             "path": [point.to_json() for point in self.path],
             "critical_checkpoint": None if critical is None else critical.to_json(),
         }
@@ -149,7 +153,7 @@ class Diagnosis:
         near = "" if c.accuracy_near_one is None else f", right {c.accuracy_near_one.value:.0%} of the time"
         yield f"  confidence of .99 or more: {c.share_near_one.value:.0%} of questions{near}"
         if c.shift is None:
-            yield "  needs a reference: entropy and confidence shift, agreement, slope and scatter"
+            yield f"  needs a reference: {', '.join(NEEDS_REFERENCE)}"
         else:
             s = c.shift
             yield f"  against the reference: confidence {s.confidence.value:+.3f}, entropy {s.entropy.value:+.3f} nats,"
@@ -157,3 +161,15 @@ class Diagnosis:
             line = f"slope {s.slope.value:.3f}, intercept {s.intercept.value:+.3f}, scatter {s.scatter:.3f} nats"
             yield "  log-odds: " + (line if math.isfinite(s.slope.value) else "no log-odds to compare")
             yield f"    ({s.n_pairs} pairs of options; {s.n_pairs_left_out} left out for a probability of 0)"
+        if self.preferences is None:
+            yield f"  needs preference pairs: {NEEDS_PAIRS}"
+        else:
+            yield from self._drift_lines(self.preferences)
+
+    def _drift_lines(self, d: PreferenceDrift) -> Iterator[str]:
+        yield f"  preference pairs (n = {d.n}), change from the reference, nats a response:"
+        for name in ("chosen", "rejected", "margin"):
+            e: Estimate = getattr(d, name)
+            yield f"    {name:<9} {e.value:+.3f}  [{e.low:+.3f}, {e.high:+.3f}]"
+        both, grew = d.share_both_fell, d.share_margin_grew
+        yield f"    both fell on {both.value:.0%} of the pairs, the margin grew on {grew.value:.0%}"

@@ -10,6 +10,7 @@ from calibrant.diagnosis.collapse import collapse
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.options import letter_prior, option_mass
 from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
+from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target, choose_target, regime_numbers
 from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
@@ -24,6 +25,7 @@ def diagnose(
     reference: Scores | None = None,
     target: Scores | None = None,
     path: Sequence[Scores | Mapping[str, Any]] = (),
+    preferences: PreferenceDrift | None = None,
     seed: int = 0,
     n_boot: int = 1000,
     n_bins: int = 10,
@@ -44,7 +46,9 @@ def diagnose(
         cross-validated calibrator; else the best calibrated checkpoint of ``path``; else the model itself with one.
     path
         Checkpoints of a tuning run in order: ``Scores``, or mappings with accuracy, conf_ece, n and, where known,
-        floor_p95, nll, train_accuracy, step, epoch, signed_gap.
+        floor_p95, nll, train_accuracy, train_n, step, epoch, signed_gap. :func:`read_path` reads one from files.
+    preferences
+        What :func:`preference_drift` found on preference pairs under the aligned and the reference model.
     seed, n_boot, n_bins, level
         As for ``measure``.
     tolerance
@@ -74,7 +78,7 @@ def diagnose(
     points = checkpoints(path, how)
     own = tempered(scores, how)
     chosen = choose_target(scores, own, target, reference, points, how)
-    facts = _facts(scores, own, reference, chosen, signs_of_leaving(points, level), tolerance, how)
+    facts = _facts(scores, own, reference, chosen, signs_of_leaving(points, level), preferences, tolerance, how)
     verdict = verdict_of(facts)
     action = action_of(facts, verdict)
     return Diagnosis(
@@ -92,6 +96,7 @@ def diagnose(
         option_mass=facts.mass,
         letter_prior=facts.prior,
         collapse=facts.collapse,
+        preferences=preferences,
         path=points,
         critical_checkpoint=critical_checkpoint(points),
         reading=facts.reading,
@@ -109,6 +114,7 @@ def _facts(
     reference: Scores | None,
     chosen: Target,
     signs: tuple[str, ...],
+    preferences: PreferenceDrift | None,
     tolerance: float,
     how: Sampling,
 ) -> Facts:
@@ -126,6 +132,7 @@ def _facts(
         reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
         split=scores.split,
         signs=signs,
+        preferences=preferences,
         tolerance=tolerance,
         level=how.level,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from calibrant.diagnosis.collapse import NEAR_ONE, Collapse, TemperatureEffect
 from calibrant.diagnosis.options import LOW_MASS, LetterPrior, OptionMass
+from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target
 from calibrant.diagnosis.result import Action, Verdict
 from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate
@@ -37,6 +38,7 @@ class Facts:
     reading: str | None
     split: str
     signs: tuple[str, ...]
+    preferences: PreferenceDrift | None
     tolerance: float
     level: float
 
@@ -116,6 +118,7 @@ def reasons_of(f: Facts, verdict: Verdict, action: Action) -> tuple[str, ...]:
         for sentence in (
             _miscalibration(f),
             _collapse(f),
+            _drift(f.preferences),
             _near_one(f),
             _target(f),
             _verdict(f, verdict),
@@ -188,6 +191,22 @@ def _collapse(f: Facts) -> str:
     if f.collapsed:
         return f"Preference collapse: against the reference, {change}, and the model is overconfident."
     return f"Against the reference: {change}."
+
+
+def _drift(d: PreferenceDrift | None) -> str:
+    if d is None:
+        return ""
+    text = (
+        f"On {d.n} preference pairs alignment moved the log-probability of the chosen response by "
+        f"{_with(d.chosen, sign=True)} nats, of the rejected one by {_with(d.rejected, sign=True)}, and their margin by "
+        f"{_with(d.margin, sign=True)}"
+    )
+    if d.chosen.high < 0 and d.rejected.high < 0:
+        return (
+            f"{text}: both fell, on {d.share_both_fell.value:.0%} of the pairs together, so probability left the pairs "
+            "altogether."
+        )
+    return text + "."
 
 
 def _near_one(f: Facts) -> str:

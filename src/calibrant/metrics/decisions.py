@@ -126,8 +126,9 @@ def threshold_for(
     p_J = binom.sf(hits_G[at_J] - 1, kept_G[at_J], target_accuracy)
     passed = int(np.argmax(np.append(p_J > 1 - level, True)))
     if passed == 0:
-        first = at_J[0]
-        note = f"accuracy of the {int(kept_G[first])} most confident is {hits_G[first] / kept_G[first]:.3f}: too low"
+        kept, hits = float(kept_G[at_J[0]]), float(hits_G[at_J[0]])
+        low = float(beta.ppf(1 - level, hits, kept - hits + 1)) if hits else 0.0
+        note = f"accuracy of the {kept:.0f} most confident is {hits / kept:.3f}, its lower bound {low:.3f}: too low"
         return Decision(target_accuracy, level, n, None, 0.0, np.nan, np.nan, note)
     chosen = at_J[passed - 1]
     kept, hits = float(kept_G[chosen]), float(hits_G[chosen])

@@ -5,6 +5,7 @@ from calibrant.reporting.curves import error_plot, regime_map, risk_coverage_plo
 from calibrant.reporting.html import report
 from calibrant.reporting.plots import before_after, reliability_diagram, smooth_reliability
 from calibrant.reporting.results import Assessed, Domain, assess
+from calibrant.reporting.sharpening import sharpening_plot
 from calibrant.reporting.words import Verdict, verdict
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "reliability_diagram",
     "report",
     "risk_coverage_plot",
+    "sharpening_plot",
     "smooth_reliability",
     "verdict",
 ]

@@ -1,7 +1,7 @@
 """Colours, type and files of every picture. Nothing here touches global style or pyplot.
 
-The colours are Okabe and Ito's (2008), told apart by people with any colour vision; every series has a marker of its
-own as well, so a grey print reads the same.
+The colours are Okabe and Ito's (2008), some darker so that they stand out from white, told apart by people with any
+colour vision; every series has a marker of its own as well, so a grey print reads the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BEFORE, AFTER = "#D55E00", "#0072B2"
+SERIES = (AFTER, BEFORE, "#007A59", "#9C4577", "#7A5C00", "#3B3B3B")
+MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, MUTED, FAINT = "#1f2933", "#5f6b76", "#d5dae0"
 BAND, FORBIDDEN = "#c9d3dc", "#f3dcc9"
 

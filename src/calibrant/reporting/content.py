@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from calibrant.diagnosis.result import LABELS
+from calibrant.diagnosis.estimates import Sampling
+from calibrant.diagnosis.path import checkpoints, signs_of_leaving
+from calibrant.diagnosis.result import LABELS, NEEDS_PAIRS
+from calibrant.objectives import OBJECTIVES, settings_of
 from calibrant.reporting.results import Assessed
 
 ACTIONS = {
@@ -16,10 +19,41 @@ ACTIONS = {
     "rcft": "Regularised calibration-aware fine-tuning (RCFT)",
     "other-reading": "Read the options in another way first",
 }
-OBJECTIVES = {
-    "cft": "CFT: log loss of the answer alone",
-    "rcft": "RCFT: log loss of question and answer, plus λ times the calibration error",
-    "sft": "SFT: log loss of question and answer (a control)",
+SETTING_LABELS = {
+    "over": "log loss over",
+    "language": "log loss of",
+    "lam": "λ",
+    "epsilon": "ε",
+    "gamma": "γ",
+    "soft_bin_temperature": "temperature of the soft bins",
+    "e_step": "E-step",
+}
+SETTING_VALUES = {
+    "sft1": "the answer",
+    "sft2": "question and answer",
+    "options": "the options",
+    "vocabulary": "all tokens",
+}
+SHARPNESS = {
+    "entropy": "entropy over the options, nats",
+    "entropy_share": "entropy, share of the largest possible",
+    "share_near_one": "share of confidences of .99 or more",
+    "accuracy_near_one": "accuracy among those",
+}
+SHIFT = {
+    "confidence": "confidence, change from the reference",
+    "entropy": "entropy, change from the reference, nats",
+    "agreement": "same prediction as the reference",
+    "slope": "slope of the log-odds on the reference's",
+    "intercept": "intercept of that line, nats",
+    "scatter": "scatter about that line, nats",
+}
+DRIFT = {
+    "chosen": "chosen responses, change of log-probability, nats",
+    "rejected": "rejected responses, change of log-probability, nats",
+    "margin": "margin, change, nats",
+    "share_both_fell": "share of pairs in which both fell",
+    "share_margin_grew": "share of pairs whose margin grew",
 }
 LIMITS = (
     "These numbers hold for these questions, put in this prompt and read in this way; another prompt, another order of "
@@ -36,6 +70,10 @@ LIMITS = (
 HOW_TO_READ = (
     "How to read this: on the diagonal the model is right as often as it says, below it is too sure, above too unsure; "
     "a bar that misses the diagonal is off by more than chance, and grey is where a calibrated model would fall."
+)
+SHARPENING_CAPTION = (
+    "What alignment is expected to do (theory, not fitted to this model): where a share p of people prefer a response, its "
+    "probability at the optimum of KL-regularised alignment, against β. Past p, confidence exceeds how often it is right."
 )
 USE_ADAPTER = "The result is an adapter: load the base model, then put the adapter on it."
 USE_WEIGHTS = "All weights were tuned: load the result like any model."
@@ -117,23 +155,51 @@ def diagnosis_words(diagnosis: Mapping[str, Any]) -> dict[str, Any] | None:
     if not diagnosis:
         return None
     action = str(diagnosis.get("action") or "")
-    numbers: Mapping[str, Any] = diagnosis.get("numbers") or {}
-    lines = []
-    for name, label in LABELS.items():
-        e = numbers.get(name)
-        if e is not None and e.get("value") is not None:
-            known = e.get("low") is not None and e.get("high") is not None
-            interval = f"{e['low']:.3f} to {e['high']:.3f}" if known else ""
-            lines.append((label, f"{e['value']:.3f}".replace("-", "−"), interval.replace("-", "−")))
+    collapse: Mapping[str, Any] = diagnosis.get("collapse") or {}
+    pairs: Mapping[str, Any] | None = diagnosis.get("preferences")
+    untold = [f"without a reference: {', '.join(names)}"] if (names := collapse.get("needs_reference")) else []
+    untold += [] if pairs or not collapse else [f"without preference pairs: {NEEDS_PAIRS}"]
     return {
         "verdict": str(diagnosis.get("verdict") or "undecided"),
         "relative_to": str(diagnosis.get("target_name") or ""),
         "action": ACTIONS.get(action, action),
         "reasons": list(diagnosis.get("reasons") or ()),
         "warnings": list(diagnosis.get("warnings") or ()),
-        "numbers": lines,
+        "numbers": [
+            *_lines(diagnosis.get("numbers"), LABELS),
+            *_lines(collapse, SHARPNESS),
+            *_lines(collapse.get("shift"), SHIFT),
+            *_lines(pairs, DRIFT),
+        ],
+        "untold": "; ".join(untold),
         "n": diagnosis.get("n"),
     }
+
+
+def _lines(numbers: Mapping[str, Any] | None, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each number that is known."""
+    lines = []
+    for name, label in labels.items():
+        e = (numbers or {}).get(name)
+        e = e if isinstance(e, Mapping) else {"value": e}
+        if e.get("value") is not None:
+            known = e.get("low") is not None and e.get("high") is not None
+            interval = f"{e['low']:.3f} to {e['high']:.3f}" if known else ""
+            lines.append((label, f"{e['value']:.3f}".replace("-", "−"), interval.replace("-", "−")))
+    return lines
+
+
+def path_signs(tuning: Mapping[str, Any]) -> list[str] | None:
+    """Signs that a tuning run left the calibratable regime on the way to the weights that were kept; ``None`` where its
+    points do not tell.
+    """
+    kept, points = tuning.get("best_epoch"), list(tuning.get("history") or ())
+    if kept is not None:
+        points = [point for point in points if (point.get("epoch") or 0) <= kept]
+    if len(points) < 2 or not all(point.get(name) for point in points for name in ("n", "accuracy")):
+        return None
+    found = signs_of_leaving(checkpoints(points, Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)))
+    return [sign[:1].upper() + sign[1:] + "." for sign in found]
 
 
 def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
@@ -147,13 +213,13 @@ def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
     return None if value is None or diagnosis.get("target_kind") == "self" else float(value)
 
 
-def map_caption(has_target: bool) -> str:
-    """How to read the regime map."""
+def map_caption(target: str) -> str:
+    """How to read the regime map; ``target`` names what A* is relative to, empty where no bound is drawn."""
     text = (
         "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate; "
         "the square is the first, the disc the last."
     )
-    return f"{text} A model that matches the target cannot lie in the shaded area." if has_target else text
+    return f"{text} A model that matches the target, {target}, cannot lie in the shaded area." if target else text
 
 
 def history_table(tuning: Mapping[str, Any]) -> dict[str, list[Any]] | None:
@@ -165,6 +231,7 @@ def history_table(tuning: Mapping[str, Any]) -> dict[str, list[Any]] | None:
         ("floor_p95", "Chance, up to", "{:.3f}"),
         ("accuracy", "Accuracy", "{:.1%}"),
         ("mean_confidence", "Confidence", "{:.1%}"),
+        ("train_accuracy", "Accuracy, trained on", "{:.1%}"),
     )
     points = list(tuning.get("history") or ())
     shown = [column for column in columns if any(point.get(column[0]) is not None for point in points)]
@@ -181,14 +248,15 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
     trained, total = tuning.get("trained_parameters"), tuning.get("total_parameters")
     share = f"{trained:,} of {total:,} ({trained / total:.2%})" if trained and total else None
     seconds, best = tuning.get("seconds"), tuning.get("best_epoch")
+    start: Mapping[str, Any] = tuning.get("start") or {}
     lora = config.get("lora")
     if isinstance(lora, Mapping):
         targets = lora.get("targets")
         named = targets if isinstance(targets, str) else ", ".join(targets or ())
         lora = f"rank {lora.get('rank')}, alpha {lora.get('alpha'):g}, dropout {lora.get('dropout'):g}, on {named}"
-    regularised = objective == "rcft"
+    words: Mapping[str, str] = dict(OBJECTIVES.items())
     known = {
-        "objective": OBJECTIVES.get(objective, objective),
+        "objective": words.get(objective, objective),
         "trained parameters": share,
         "LoRA": lora,
         "training questions": tuning.get("questions"),
@@ -199,13 +267,32 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "learning rate": config.get("learning_rate"),
         "batch size": config.get("batch_size"),
         "epochs asked for": config.get("epochs"),
-        "λ": config.get("lam") if regularised else None,
-        "E-step": str(config.get("e_step")).replace("_", " ") if regularised and config.get("e_step") else None,
+        **_own_settings(objective, config),
+        "teacher temperature": start.get("teacher_temperature"),
+        "temperature on top": _temperature_words(tuning),
+        "known before tuning": None if start.get("known_share") is None else f"{start['known_share']:.1%}",
         "seed": config.get("seed"),
         "adapter": tuning.get("adapter"),
         "weights": tuning.get("weights"),
     }
     return facts(known)
+
+
+def _temperature_words(tuning: Mapping[str, Any]) -> str | None:
+    scaler: Mapping[str, Any] = tuning.get("temperature") or {}
+    if not scaler:
+        return None
+    return f"{scaler['temperature']:.3f}, fitted after the tuning on {scaler['n_fit']:,} calibration questions"
+
+
+def _own_settings(objective: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that this objective alone, or with few others, has a use for."""
+    own, shown = settings_of(objective, config.get("language")), {}
+    for name, label in SETTING_LABELS.items():
+        value = config.get(name)
+        if name in own and value is not None:
+            shown[label] = SETTING_VALUES.get(value, value.replace("_", " ")) if isinstance(value, str) else value
+    return shown
 
 
 def duration(seconds: float) -> str:
@@ -254,4 +341,8 @@ def usage_code(base: str, tuning: Mapping[str, Any], revision: str | None = None
     lines += [f"model = AutoModelForCausalLM.from_pretrained({arguments}{dense})"]
     if adapter is not None:
         lines = ["from peft import PeftModel", *lines, f"model = PeftModel.from_pretrained(model, {str(adapter)!r})"]
+    scaler = tuning.get("temperature")
+    if scaler:
+        note = "divide the options' log-probabilities by it, then normalise over the options"
+        lines += [f"temperature = {scaler['temperature']:.4f}  # {note}"]
     return "\n".join(lines)

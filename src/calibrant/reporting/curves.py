@@ -13,23 +13,43 @@ from matplotlib.ticker import PercentFormatter
 
 from calibrant.errors import ConfigError
 from calibrant.metrics import Estimate, risk_coverage
-from calibrant.reporting.canvas import AFTER, BAND, BEFORE, FAINT, FORBIDDEN, INK, MUTED, new_axes, style
+from calibrant.reporting.canvas import (
+    AFTER,
+    BAND,
+    BEFORE,
+    FAINT,
+    FORBIDDEN,
+    INK,
+    MARKERS,
+    MUTED,
+    SERIES,
+    new_axes,
+    style,
+)
 from calibrant.scores import Scores
+
+Path = Sequence[Mapping[str, Any]]
 
 
 def regime_map(
-    points: Sequence[Mapping[str, Any]], *, target_accuracy: float | None = None, ax: Axes | None = None
+    points: Path | Mapping[str, Path | Sequence[Path]],
+    *,
+    target_accuracy: float | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """The path of a model over the accuracy-ECE plane, from its first point (square) to its last (disc).
+    """The path of a model over the accuracy-ECE plane, or several by name, e.g. one an objective.
 
-    Grey band: errors that a calibrated model shows by chance. Dotted: ``ECE = 1 - accuracy``, all confidences at 1.
-    With ``target_accuracy`` A*: the bound ``|A - A*|`` below which a model that matches the target cannot lie, shaded.
+    One path goes from its first point (square) to its last (disc). Of several, each name has a colour and a marker,
+    hollow at the start and filled at the end; a name with several paths (one a seed) draws them all alike. Grey band:
+    errors that a calibrated model shows by chance. Dotted: ``ECE = 1 - accuracy``, all confidences at 1. With
+    ``target_accuracy`` A*: the bound ``|A - A*|`` below which a model that matches the target cannot lie, shaded.
 
     Parameters
     ----------
     points
         In order of time, each with ``accuracy`` and ``conf_ece``, and where known ``floor_p95`` and ``epoch`` (the
-        label, unless ``label`` is given).
+        label of a single path's points, unless ``label`` is given). Or by name, up to six, such paths or lists of such
+        paths.
     target_accuracy
         The critical accuracy A*, ``None`` where unknown.
     ax
@@ -37,22 +57,20 @@ def regime_map(
 
     Raises
     ------
-    ConfigError : no point, or a point without its two numbers.
+    ConfigError : no point, a point without its two numbers, or more than six names.
 
     >>> path = [{"accuracy": 0.62, "conf_ece": 0.20}, {"accuracy": 0.64, "conf_ece": 0.05, "floor_p95": 0.06}]
     >>> regime_map(path, target_accuracy=0.66).get_xlabel()
     'Accuracy'
+    >>> several = regime_map({"CFT": [path, path], "RCFT": path})
+    >>> [text.get_text() for text in several.get_legend().get_texts()]
+    ['reach of chance (95%)', 'CFT', 'RCFT']
     """
-    for i, point in enumerate(points):
-        if point.get("accuracy") is None or point.get("conf_ece") is None:
-            raise ConfigError(
-                asked="points with accuracy and conf_ece", found=f"point {i}: {dict(point)}", todo="give both"
-            )
-    if not points:
-        raise ConfigError(asked="a regime map", found="no point", todo="give one point or more")
-    a = np.array([float(point["accuracy"]) for point in points])
-    e = np.array([float(point["conf_ece"]) for point in points])
-    floors = [float(point["floor_p95"]) for point in points if point.get("floor_p95") is not None]
+    named = _named_paths(points)
+    every = [point for paths in named.values() for path in paths for point in path]
+    a = np.array([float(point["accuracy"]) for point in every])
+    e = np.array([float(point["conf_ece"]) for point in every])
+    floors = [float(point["floor_p95"]) for point in every if point.get("floor_p95") is not None]
     with style():
         ax = new_axes(4.8, 3.9) if ax is None else ax
         left, right, top = _map_limits(a, e, target_accuracy, max(floors, default=0.0))
@@ -65,13 +83,41 @@ def regime_map(
             bound = np.abs(x - target_accuracy)
             ax.fill_between(x, 0, bound, color=FORBIDDEN, alpha=0.75, linewidth=0, zorder=0.5)
             ax.plot(x, bound, color=INK, linewidth=1.2, label=f"|A − A*|, A* = {target_accuracy:.1%}")
-        _draw_path(ax, a, e)
-        _label_path(ax, points, a, e)
+        if isinstance(points, Mapping):
+            for (name, paths), colour, marker in zip(named.items(), SERIES, MARKERS, strict=False):
+                _draw_series(ax, name, paths, colour, marker)
+        else:
+            _draw_path(ax, a, e)
+            _label_path(ax, points, a, e)
         ax.set(xlim=(left, right), ylim=(0, top), xlabel="Accuracy", ylabel="Calibration error (conf-ECE)")
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.6, columnspacing=1.4)
+            columns = 2 if isinstance(points, Mapping) else 3
+            ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, handlelength=1.6, columnspacing=1.4)
     return ax
+
+
+def _named_paths(points: Path | Mapping[str, Path | Sequence[Path]]) -> dict[str, list[Path]]:
+    """Each name with its paths; a single path under no name."""
+    given: Mapping[str, Any] = points if isinstance(points, Mapping) else {"": points}
+    named = {
+        name: [paths] if all(isinstance(part, Mapping) for part in paths) else list(paths)
+        for name, paths in given.items()
+    }
+    if len(named) > len(SERIES):
+        raise ConfigError(
+            asked=f"a regime map of {len(named)} names", found=f"colours for {len(SERIES)}", todo="draw two maps"
+        )
+    if not named or not all(path for paths in named.values() for path in paths):
+        raise ConfigError(asked="a regime map", found="a path without points", todo="give one point or more")
+    for name, paths in named.items():
+        for i, point in enumerate(point for path in paths for point in path):
+            if point.get("accuracy") is None or point.get("conf_ece") is None:
+                place = f"point {i} of {name!r}" if name else f"point {i}"
+                raise ConfigError(
+                    asked="points with accuracy and conf_ece", found=f"{place}: {dict(point)}", todo="give both"
+                )
+    return named
 
 
 def error_plot(
@@ -206,6 +252,17 @@ def _draw_path(ax: Axes, a: np.ndarray, e: np.ndarray) -> None:
     if len(a) > 1:
         ax.plot(a[-1:], e[-1:], "o", color=AFTER, markersize=7, zorder=3, clip_on=False)
     ax.plot(a[:1], e[:1], "s", color=BEFORE, markersize=6.5, markerfacecolor="white", markeredgewidth=1.6, zorder=3)
+
+
+def _draw_series(ax: Axes, name: str, paths: Sequence[Path], colour: str, marker: str) -> None:
+    for i, path in enumerate(paths):
+        a, e = (np.array([float(point[key]) for point in path]) for key in ("accuracy", "conf_ece"))
+        ax.plot(a, e, "-", color=colour, linewidth=1.1, alpha=0.55, zorder=2)
+        ax.plot(a[:1], e[:1], marker, color=colour, markersize=6, markerfacecolor="white", zorder=3, clip_on=False)
+        ax.plot(a[1:-1], e[1:-1], marker, color=colour, markersize=2.5, alpha=0.7, zorder=3)
+        label = name if i == 0 else None
+        last = slice(-1, None) if len(a) > 1 else slice(0, 0)
+        ax.plot(a[last], e[last], marker, color=colour, markersize=6, zorder=3, clip_on=False, label=label)
 
 
 def _label_path(ax: Axes, points: Sequence[Mapping[str, Any]], a: np.ndarray, e: np.ndarray) -> None:

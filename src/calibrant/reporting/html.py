@@ -16,10 +16,12 @@ from calibrant.diagnosis.result import CAVEAT
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
+from calibrant.reporting.abstention import Abstention, abstention, caption
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, inline_svg, png_bytes, svg_text
 from calibrant.reporting.curves import error_plot, regime_map
 from calibrant.reporting.plots import before_after, reliability_diagram
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
+from calibrant.reporting.sharpening import sharpening_plot
 from calibrant.reporting.tables import METRICS, Cell, estimate_cell, number, rows
 from calibrant.reporting.templates import render
 
@@ -54,6 +56,7 @@ def report(
     tuning: Plain = None,
     asked: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    target_accuracy: float | None = 0.9,
     out: str | Path,
     n_bins: int = 10,
     n_boot: int = 1000,
@@ -78,6 +81,8 @@ def report(
         Plain facts to show: model, questions, command, seed, date, versions. ``model`` names the base model.
     notes
         Sentences that a reader must not miss.
+    target_accuracy
+        Draw risk against coverage, and say above which confidence this accuracy is promised; ``None`` leaves it out.
     out
         Folder, made where needed.
     n_bins, n_boot, level, seed, cluster
@@ -85,7 +90,7 @@ def report(
 
     Raises
     ------
-    ConfigError : no domain, a name twice, or scores after the fix for some domains only.
+    ConfigError : no domain, a name twice, scores after the fix for some domains only, or a target outside (0, 1).
     OutputError : the folder cannot be written.
     """
     out, asked = Path(out), dict(asked or {})
@@ -93,12 +98,18 @@ def report(
     fix = "tuning" if tuned else "the change"
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     assessed = assess(domains, fix=fix, **settings)
-    page, pictures = _page(assessed, diagnosed, tuned, asked, notes, n_bins)
+    selective = [
+        None
+        if target_accuracy is None
+        else abstention(p.domain, target_accuracy, n_boot=n_boot, level=level, seed=seed, cluster=cluster)
+        for p in assessed
+    ]
+    page, pictures = _page(assessed, selective, diagnosed, tuned, asked, notes, n_bins)
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
     values = {
-        **_head(assessed, settings, pictures),
+        **_head(assessed, selective, settings, pictures),
         "diagnosis": diagnosed or None,
         "tuning": tuned or None,
         "asked": asked,
@@ -109,20 +120,29 @@ def report(
     return write_atomically(out / "index.html", render("template.html.jinja", page))
 
 
-def _head(assessed: Sequence[Assessed], settings: dict[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
+def _head(
+    assessed: Sequence[Assessed],
+    selective: Sequence[Abstention | None],
+    settings: dict[str, Any],
+    pictures: Sequence[Picture],
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "calibrant": __version__,
         "settings": settings,
         "verdict": assessed[0].verdict.to_json(),
-        "domains": [part.to_json() for part in assessed],
+        "domains": [
+            {**part.to_json(), "abstention": None if a is None else a.to_json()}
+            for part, a in zip(assessed, selective, strict=True)
+        ],
         "figures": [picture.file for picture in pictures],
     }
 
 
 def _page(
     assessed: Sequence[Assessed],
+    selective: Sequence[Abstention | None],
     diagnosis: Mapping[str, Any],
     tuning: Mapping[str, Any],
     asked: Mapping[str, Any],
@@ -133,7 +153,9 @@ def _page(
     parts, pictures = [], []
     for index, part in enumerate(assessed):
         drawn, both = _reliability(part, n_bins)
-        pictures += [*drawn, *([both] if both is not drawn[0] else [])]
+        found = selective[index]
+        abstain = None if found is None else _risk_coverage(part, found)
+        pictures += [*drawn, *([both] if both is not drawn[0] else []), *([abstain["figure"]] if abstain else [])]
         parts.append(
             {
                 "key": part.key,
@@ -143,11 +165,12 @@ def _page(
                 "alt": both.alt,
                 "caption": content.table_caption(part),
                 "rows": rows(part, index),
+                "abstain": abstain,
                 "notes": part.before.notes if part.after is None else [*part.before.notes, *part.after.notes],
             }
         )
-    overview, path = _overview(assessed), _path(tuning, diagnosis)
-    pictures += [picture for picture in (overview, path) if picture is not None]
+    overview, path, sharpening = _overview(assessed), _path(tuning, diagnosis), _sharpening(diagnosis)
+    pictures += [picture for picture in (overview, sharpening, path) if picture is not None]
     page = {
         "title": f"Calibration report: {model}" if model else "Calibration report",
         "model": model,
@@ -164,7 +187,9 @@ def _page(
         "diagnosis": content.diagnosis_words(diagnosis),
         "caveat": CAVEAT,
         "training": content.training_facts(tuning) if tuning else [],
+        "sharpening": sharpening,
         "regime_map": path,
+        "signs": content.path_signs(tuning),
         "history": content.history_table(tuning),
         "use": content.USE_ADAPTER if tuning.get("adapter") else content.USE_WEIGHTS,
         "code": content.usage_code(str(asked.get("model") or "BASE MODEL"), tuning, asked.get("revision"))
@@ -201,6 +226,13 @@ def _reliability(part: Assessed, n_bins: int) -> tuple[list[Picture], Picture]:
     return drawn, Picture(pair, f"reliability-{part.key}", " ".join(picture.alt for picture in drawn))
 
 
+def _risk_coverage(part: Assessed, found: Abstention) -> dict[str, Any]:
+    """Picture and sentences of what abstaining brings."""
+    alt = f"Error rate against share answered, {part.domain.name}. {' '.join(found.sentences)}"
+    picture = Picture(figure_of(found.plot()), f"risk-coverage-{part.key}", alt, caption(found))
+    return {"figure": picture, "sentences": found.sentences}
+
+
 def _overview(assessed: Sequence[Assessed]) -> Picture | None:
     if len(assessed) < 2:
         return None
@@ -232,7 +264,19 @@ def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | 
         f"{last['accuracy']:.1%} and calibration error {last['conf_ece']:.3f}."
     )
     figure = figure_of(regime_map(points, target_accuracy=target))
-    return Picture(figure, "regime-map", alt, content.map_caption(target is not None))
+    named = "" if target is None else str(diagnosis.get("target_name") or "whatever A* was taken from")
+    return Picture(figure, "regime-map", alt, content.map_caption(named))
+
+
+def _sharpening(diagnosis: Mapping[str, Any]) -> Picture | None:
+    """What alignment is expected to do to a preference, where a diagnosis has named it as the cause."""
+    if not diagnosis.get("collapsed"):
+        return None
+    alt = (
+        "Probability of the preferred of two responses against β of the alignment, one line a share p of people who "
+        "prefer it: at β = 1 it is p, and the smaller β, the nearer to 1."
+    )
+    return Picture(figure_of(sharpening_plot()), "expected-sharpening", alt, content.SHARPENING_CAPTION)
 
 
 def _tiles(part: Assessed) -> list[dict[str, Any]]:

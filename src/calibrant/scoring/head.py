@@ -1,4 +1,4 @@
-"""From hidden states to float32 logits, for any causal language model.
+"""From hidden states to float32 logits, for any causal language model (float64 for a model in float64).
 
 No B×T×V tensor is ever made: the model runs with its output head shown one position only, the hidden states that entered
 the head are kept, and logits are computed for the rows that are needed. What a model does to its logits after the head
@@ -86,9 +86,9 @@ class Head:
         """Float32 logits (S, V). ``exact``: the product too is in float32; else in the model's own precision."""
         if exact and type(self.module) is nn.Linear:
             bias = self.module.bias
-            raw_SV = functional.linear(h_SD.float(), self._float_weight(), None if bias is None else bias.float())
+            raw_SV = functional.linear(_wide(h_SD), self._float_weight(), None if bias is None else _wide(bias))
         else:
-            raw_SV = self.module(h_SD).float()
+            raw_SV = _wide(self.module(h_SD))
         raw_SV = raw_SV if self.scale == 1.0 else raw_SV * self.scale
         return raw_SV if self.cap is None else self.cap * torch.tanh(raw_SV / self.cap)
 
@@ -102,7 +102,7 @@ class Head:
         """
         if row_A is None:
             row_A = torch.arange(len(token_A), device=token_A.device)
-        logp_A = h_SD.new_zeros(len(token_A), dtype=torch.float32)
+        logp_A = _wide(h_SD).new_zeros(len(token_A))
         for start in range(0, len(h_SD), chunk):
             here = ((row_A >= start) & (row_A < start + chunk)).nonzero()[:, 0]
             block = (h_SD[start : start + chunk], token_A[here], row_A[here] - start, exact)
@@ -120,7 +120,7 @@ class Head:
     def _float_weight(self) -> Tensor:
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        if weight.dtype == torch.float32:
+        if weight.dtype in (torch.float32, torch.float64):
             return weight
         if weight.requires_grad:
             return weight.float()
@@ -128,6 +128,11 @@ class Head:
             with torch.inference_mode(False):  # made while scoring, it must still serve a later training step
                 self._weight32 = weight.detach().float()
         return self._weight32
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is that already."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 @torch.no_grad()

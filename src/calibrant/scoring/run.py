@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,18 @@ def scores_of(
     )
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """While active, the model is in evaluation mode; afterwards each of its modules is in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 class OptionScorer:
     """Scores encoded questions with one model; holds the head and the route that the self-test chose."""
 
@@ -156,17 +169,18 @@ class OptionScorer:
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 
     @torch.inference_mode()
-    def self_test(self, encoded: Sequence[Encoded]) -> tuple[Route, float]:
+    def self_test(self, encoded: Sequence[Encoded], precision: torch.dtype | None = None) -> tuple[Route, float]:
         """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
 
-        Returns the route and the largest difference of a log-probability that was seen on it.
+        ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision). Returns the route
+        and the largest difference of a log-probability that was seen on it.
         """
         if len(encoded) < 2:
             return self.route, 0.0
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
         picks = [encoded[order[len(order) // 4]], encoded[order[(3 * len(order)) // 4]]]  # of two lengths
         k = max(len(e.options) for e in picks)
-        tolerance = TOLERANCE.get(next(self.model.parameters()).dtype, 0.5)
+        tolerance = TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
         self.route = "single"
         truth_NK = self._joint(picks, k, None)
         worst = 0.0

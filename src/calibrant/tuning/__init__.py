@@ -1,6 +1,17 @@
-"""Questions in, adapter out: CFT, RCFT and their control. Needs torch."""
+"""Questions in, adapter out: CFT, RCFT and their control; and models between base and aligned. Needs torch."""
 
+from calibrant.tuning.callback import CalibrationCallback
 from calibrant.tuning.config import LoraSettings, TuneConfig, load_config
+from calibrant.tuning.interpolation import interpolate, scale_adapter
 from calibrant.tuning.tune import TuneResult, tune
 
-__all__ = ["LoraSettings", "TuneConfig", "TuneResult", "load_config", "tune"]
+__all__ = [
+    "CalibrationCallback",
+    "LoraSettings",
+    "TuneConfig",
+    "TuneResult",
+    "interpolate",
+    "load_config",
+    "scale_adapter",
+    "tune",
+]

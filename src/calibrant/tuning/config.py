@@ -10,8 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from calibrant.errors import ConfigError
+from calibrant.objectives import SETTINGS, Objective, settings_of
 
-Objective = Literal["cft", "rcft", "sft"]
+BATCH_STATISTICS = ("mmce", "soft_ece")
 
 
 class Strict(BaseModel):
@@ -44,8 +45,9 @@ class LoraSettings(Strict):
 class TuneConfig(Strict):
     """Settings of :func:`calibrant.tune`.
 
-    ``objective``: ``cft`` is L_SFT1, the answer only; ``rcft`` is L_SFT2 + λ·L_ECE; ``sft`` is L_SFT2, the control
-    (method.md section 4).
+    ``objective`` says what is minimised (docs/objectives.md; the paper's are ``cft``, L_SFT1, and ``rcft``, L_SFT2 + λ·L_ECE;
+    ``sft``, L_SFT2, is their control). Settings that an objective has no use for must keep their defaults, or :meth:`check`
+    refuses them.
     """
 
     objective: Objective = "cft"
@@ -65,11 +67,29 @@ class TuneConfig(Strict):
     quantize_4bit: bool = Field(
         False, description="QLoRA: frozen weights in NF4; needs a CUDA GPU and the extra [quant]"
     )
-    lam: float = Field(1.0, ge=0, description="λ, weight of L_ECE in rcft")
-    n_bins: int = Field(10, ge=1, description="M, equal-width bins of the E-step and of ECE")
-    e_step: Literal["each_evaluation", "once"] = Field(
+    over: Literal["vocabulary", "options"] = Field(
+        "vocabulary",
+        description="what the answer's log loss is normalised over: all tokens (paper), or the options alone (ours)",
+    )
+    language: Literal["sft2", "sft1"] = Field(
+        "sft2", description="rcft: log loss of question and answer (paper), or of the answer alone (ours)"
+    )
+    lam: float = Field(1.0, ge=0, description="λ, weight of the calibration term in rcft, brier, mmce, soft_ece")
+    epsilon: float = Field(
+        0.1, ge=0, lt=1, description="ε of label_smoothing and cogcalib: share spread over all options"
+    )
+    gamma: float = Field(3.0, ge=0, description="γ of focal; 0 is plain log loss over the options")
+    teacher_temperature: float | None = Field(
+        None, gt=0, description="T of distill's teacher; none: fitted on the calibration questions"
+    )
+    soft_bin_temperature: float = Field(0.01, gt=0, description="T of soft_ece's bins; towards 0 they become hard")
+    n_bins: int = Field(
+        10, ge=1, description="M, equal-width bins of the E-step, of soft_ece, and of the ECE that is watched"
+    )
+    e_step: Literal["each_evaluation", "once", "cross_fitted"] = Field(
         "each_evaluation",
-        description="rcft: bin accuracies from the calibration questions at each evaluation, or once from the training ones",
+        description="rcft: bin accuracies from the calibration questions at each evaluation, from the training ones once, or "
+        "from the training ones at each evaluation, for each fold from the other folds",
     )
     target_map: Literal["tanh", "proportional"] = Field(
         "tanh", description="how 1 − a is shared by the non-top options"
@@ -80,6 +100,9 @@ class TuneConfig(Strict):
         "token", description="L_SFT2 averaged over a question's tokens, or summed over them (see docs/decisions)"
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="times an epoch that the calibration questions are scored")
+    train_sample: int = Field(
+        100, ge=0, description="training questions, drawn once, that are scored beside them; 0: none"
+    )
     patience: int = Field(
         2, ge=0, description="evaluations without a better held-out NLL before stopping; 0: never stop"
     )
@@ -96,12 +119,55 @@ class TuneConfig(Strict):
             raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
         if self.quantize_4bit and self.lora is None:
             raise ValueError("quantize_4bit needs lora: 4-bit weights cannot be tuned themselves")
+        if self.objective in BATCH_STATISTICS and self.accumulation_unit != self.batch_size:
+            raise ValueError(
+                f"{self.objective} is a statistic of the whole batch, so micro_batch_size must be batch_size or left out"
+            )
         return self
 
     @property
     def accumulation_unit(self) -> int:
         """Questions a forward pass."""
         return self.micro_batch_size or self.batch_size
+
+    @property
+    def predicts_prompt(self) -> bool:
+        """Whether the question's own tokens are learnt too (L_SFT2)."""
+        return self.objective == "sft" or (self.objective == "rcft" and self.language == "sft2")
+
+    @property
+    def sees_all_options(self) -> bool:
+        """Whether a step needs the probability of every option, not the answer's alone."""
+        return self.objective not in ("cft", "sft") or (self.objective == "cft" and self.over == "options")
+
+    @property
+    def foreign(self) -> list[str]:
+        """Settings that differ from their defaults although this objective has no use for them."""
+        own = settings_of(self.objective, self.language)
+        default = type(self)()
+        return [name for name in SETTINGS if name not in own and getattr(self, name) != getattr(default, name)]
+
+    def check(self) -> None:
+        """Refuse settings of another objective.
+
+        Raises
+        ------
+        ConfigError : names each, and the objectives that it belongs to.
+        """
+        if self.foreign:
+            variant = f" with language {self.language!r}" if self.objective == "rcft" else ""
+            raise ConfigError(
+                asked=f"objective {self.objective!r}{variant} with {_named(self, self.foreign)}",
+                found="; ".join(f"{name} belongs to {', '.join(SETTINGS[name])}" for name in self.foreign),
+                todo="leave these settings out, or choose an objective that uses them"
+                + (" (over needs language sft1, sft2_mean needs sft2)" if self.objective == "rcft" else ""),
+            )
+
+    def for_objective(self, objective: Objective) -> Self:
+        """These settings for another objective; what it has no use for goes back to its default."""
+        changed = self.make({**self.model_dump(), "objective": objective})
+        kept = {name: value for name, value in changed.model_dump().items() if name not in changed.foreign}
+        return self.make(kept)
 
 
 def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
@@ -115,6 +181,10 @@ def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
             asked=f"settings from {path}", found=f"a {type(values).__name__}", todo="give `name: value` lines"
         )
     return TuneConfig.make({**values, **{k: v for k, v in overrides.items() if v is not None}})
+
+
+def _named(config: TuneConfig, names: list[str]) -> str:
+    return ", ".join(f"{name} {getattr(config, name)!r}" for name in names)
 
 
 def _finding(cls: type[BaseModel], item: Any) -> str:

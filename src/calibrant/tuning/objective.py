@@ -10,18 +10,75 @@ from torch import Tensor
 
 from calibrant.scoring.head import Head
 from calibrant.tuning.config import TuneConfig
-from calibrant.tuning.losses import Loss, ece_term, option_logp, rcft, sft1, sft2
-from calibrant.tuning.targets import BinAccuracy
+from calibrant.tuning.losses import (
+    Loss,
+    brier,
+    ece_term,
+    focal,
+    mmce,
+    option_logp,
+    regularised,
+    sft1,
+    sft2,
+    soft_ece,
+    soft_target,
+)
+from calibrant.tuning.targets import BinAccuracy, CrossFitted
 
 
 def batch_loss(
-    model: Any, head: Head, batch: Mapping[str, Tensor], config: TuneConfig, bins: BinAccuracy | None
+    model: Any, head: Head, batch: Mapping[str, Tensor], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
 ) -> tuple[Loss, Tensor]:
     """The objective's loss, summed over the batch's questions, and the options' joint log-probabilities (B, K).
 
     One forward pass, through ``model`` as it is wrapped (so data parallelism sees it); logits only for the rows that are
     read. ``bins`` is the E-step in force; needed by rcft alone.
     """
+    h_RTD = forward(model, head, batch)
+    joint_BK = joint_logp(h_RTD, head, batch)
+    if config.objective == "focal":
+        return focal(option_logp(joint_BK), batch["answer_B"], config.gamma), joint_BK
+    if config.objective in ("label_smoothing", "cogcalib", "distill"):
+        over_options = config.over == "options" or config.objective == "distill"
+        logp_BK = option_logp(joint_BK) if over_options else joint_BK
+        return soft_target(logp_BK, batch["target_BK"].to(joint_BK.dtype)), joint_BK
+    language = _log_loss(h_RTD, joint_BK, head, batch, config)
+    if config.objective in ("cft", "sft"):
+        return language, joint_BK
+    return regularised(language, _term(option_logp(joint_BK), batch, config, bins), config.lam), joint_BK
+
+
+def _log_loss(h_RTD: Tensor, joint_BK: Tensor, head: Head, batch: Mapping[str, Tensor], config: TuneConfig) -> Loss:
+    """L_SFT2 or L_SFT1, the latter over the vocabulary or over the options."""
+    logp_BK = option_logp(joint_BK) if config.over == "options" else joint_BK
+    answer_logp_B = logp_BK.gather(1, batch["answer_B"][:, None])[:, 0]
+    if not config.predicts_prompt:
+        return sft1(answer_logp_B)
+    prompt_logp_L = head.token_logp(
+        h_RTD[batch["prompt_row_L"], batch["prompt_step_L"]], batch["prompt_token_L"], exact=False
+    )
+    return sft2(answer_logp_B, prompt_logp_L, batch["prompt_question_L"], batch["tokens_B"], mean=config.sft2_mean)
+
+
+def _term(
+    logp_BK: Tensor, batch: Mapping[str, Tensor], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
+) -> Loss:
+    """The calibration term that λ weighs."""
+    if config.objective == "brier":
+        return brier(logp_BK, batch["answer_B"])
+    if config.objective == "mmce":
+        return mmce(logp_BK, batch["answer_B"])
+    if config.objective == "soft_ece":
+        return soft_ece(logp_BK, batch["answer_B"], n_bins=config.n_bins, temperature=config.soft_bin_temperature)
+    assert bins is not None, "rcft needs an E-step before its first step"
+    p_BK, how = logp_BK.detach().exp(), config.target_map
+    if isinstance(bins, CrossFitted):
+        return ece_term(logp_BK, bins.targets(p_BK, batch["k_B"], batch["fold_B"], target_map=how))
+    return ece_term(logp_BK, bins.targets(p_BK, batch["k_B"], target_map=how))
+
+
+def forward(model: Any, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
+    """The hidden states (R, T, D) that one forward pass of the batch's rows brings to the head."""
     with head.capture() as kept:
         model(
             input_ids=batch["input_ids"],
@@ -29,21 +86,7 @@ def batch_loss(
             position_ids=batch["position_ids"],
             use_cache=False,
         )
-    h_RTD = kept.take()
-    joint_BK = joint_logp(h_RTD, head, batch)
-    answer_logp_B = joint_BK.gather(1, batch["answer_B"][:, None])[:, 0]
-    if config.objective == "cft":
-        return sft1(answer_logp_B), joint_BK
-    prompt_logp_L = head.token_logp(
-        h_RTD[batch["prompt_row_L"], batch["prompt_step_L"]], batch["prompt_token_L"], exact=False
-    )
-    language = sft2(answer_logp_B, prompt_logp_L, batch["prompt_question_L"], batch["tokens_B"], mean=config.sft2_mean)
-    if config.objective == "sft":
-        return language, joint_BK
-    assert bins is not None, "rcft needs an E-step before its first step"
-    logp_BK = option_logp(joint_BK)
-    target_BK = bins.targets(logp_BK.detach().exp(), batch["k_B"], target_map=config.target_map)
-    return rcft(language, ece_term(logp_BK, target_BK), config.lam), joint_BK
+    return kept.take()
 
 
 def joint_logp(h_RTD: Tensor, head: Head, batch: Mapping[str, Tensor]) -> Tensor:

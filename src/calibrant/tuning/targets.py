@@ -17,6 +17,8 @@ from torch import Tensor
 from calibrant.metrics.bins import bin_index
 from calibrant.scores import Scores
 
+N_FOLDS = 5
+
 
 @dataclass(frozen=True)
 class BinAccuracy:
@@ -62,6 +64,53 @@ class BinAccuracy:
     def from_json(cls, values: Mapping[str, Any]) -> BinAccuracy:
         """The inverse of :meth:`to_json`."""
         return cls(np.array(values["accuracy_M"], dtype=np.float64), np.array(values["count_M"], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """Bin accuracies for each fold of the training questions, from the other folds: no question's own answer is in its target.
+
+    The weights have seen all folds, so this takes a question's influence on its own target away, not the rise of training
+    accuracy that all folds share (ours; see docs/decisions/004-objectives.md).
+    """
+
+    folds: tuple[BinAccuracy, ...]
+
+    @classmethod
+    def of(cls, scores: Scores, fold_N: np.ndarray, *, n_bins: int, prior: float, min_bin: int) -> CrossFitted:
+        """E-step of each fold on the questions of the others."""
+        return cls(
+            tuple(
+                BinAccuracy.of(
+                    scores.select(np.flatnonzero(fold_N != fold)), n_bins=n_bins, prior=prior, min_bin=min_bin
+                )
+                for fold in range(int(fold_N.max()) + 1)
+            )
+        )
+
+    def targets(
+        self, p_BK: Tensor, k_B: Tensor, fold_B: Tensor, *, target_map: Literal["tanh", "proportional"] = "tanh"
+    ) -> Tensor:
+        """As :meth:`BinAccuracy.targets`, each question by its own fold's bins."""
+        target_BK = torch.zeros_like(p_BK)
+        for fold in sorted(set(fold_B.tolist())):
+            here = fold_B == fold
+            target_BK[here] = self.folds[fold].targets(p_BK[here], k_B[here], target_map=target_map)
+        return target_BK
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, for the checkpoint."""
+        return {"folds": [bins.to_json() for bins in self.folds]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CrossFitted:
+        """The inverse of :meth:`to_json`."""
+        return cls(tuple(BinAccuracy.from_json(bins) for bins in values["folds"]))
+
+
+def folds_of(n: int, seed: int) -> np.ndarray:
+    """A fold number for each of ``n`` questions: as equal in size as can be, drawn by ``seed``."""
+    return np.random.default_rng(seed).permutation(n) % min(N_FOLDS, n)
 
 
 @torch.no_grad()

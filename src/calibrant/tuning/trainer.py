@@ -7,33 +7,33 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
+from calibrant.diagnosis import checkpoint_point
 from calibrant.errors import ModelError
-from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.progress import bar
 from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring.options import Encoded
-from calibrant.scoring.run import OptionScorer, scores_of
+from calibrant.scoring.run import OptionScorer, evaluating, scores_of
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.objective import batch_loss
-from calibrant.tuning.targets import BinAccuracy
-
-FLOOR_DRAWS = 200
+from calibrant.tuning.targets import BinAccuracy, CrossFitted, folds_of
 
 
 class EmState(TrainerCallback, ExportableState):
     """What a checkpoint must remember besides the library's own state: the E-step in force, the path and time so far."""
 
     def __init__(
-        self, bins: BinAccuracy | None = None, history: Sequence[dict[str, Any]] = (), seconds: float = 0.0
+        self,
+        bins: BinAccuracy | CrossFitted | None = None,
+        history: Sequence[dict[str, Any]] = (),
+        seconds: float = 0.0,
     ) -> None:
         self.bins = bins
         self.history = list(history)
@@ -53,33 +53,37 @@ class EmState(TrainerCallback, ExportableState):
     def from_state(cls, state: dict[str, Any]) -> EmState:
         """The inverse of :meth:`state`."""
         kept = state["attributes"]
-        return cls(
-            None if kept["bins"] is None else BinAccuracy.from_json(kept["bins"]), kept["history"], kept["seconds"]
-        )
+        bins = kept["bins"]
+        if bins is not None:
+            bins = (CrossFitted if "folds" in bins else BinAccuracy).from_json(bins)
+        return cls(bins, kept["history"], kept["seconds"])
 
 
 class HeldOut:
-    """The calibration questions, ready to be scored again and again."""
+    """Questions, usually the calibration ones, ready to be scored again and again."""
 
-    def __init__(self, questions: Sequence[Question], encoded: Sequence[Encoded], scorer: OptionScorer) -> None:
-        self.questions, self.encoded, self.scorer = list(questions), list(encoded), scorer
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        encoded: Sequence[Encoded],
+        scorer: OptionScorer,
+        split: str = "calibration",
+    ) -> None:
+        self.questions, self.encoded, self.scorer, self.split = list(questions), list(encoded), scorer, split
 
     def score(self) -> Scores:
         """Scores with the weights as they are now; the model's mode is put back afterwards."""
-        training = self.scorer.model.training
-        self.scorer.model.eval()
-        try:
+        with evaluating(self.scorer.model):
             logp_NK, logmass_N = self.scorer.run(self.encoded)
-        finally:
-            self.scorer.model.train(training)
-        return scores_of(self.questions, logp_NK, logmass_N, split="calibration")
+        return scores_of(self.questions, logp_NK, logmass_N, split=self.split)
 
 
 class CalibrationTrainer(Trainer):
     """Trains one objective of :class:`TuneConfig`; evaluates by scoring the held-out calibration questions.
 
     ``evaluate`` returns ``eval_nll``, ``eval_conf_ece``, ``eval_accuracy`` …, so the library's own best-model and
-    early-stopping logic runs on held-out NLL. For rcft it is also the E-step, unless ``e_step`` is ``once``.
+    early-stopping logic runs on held-out NLL. For rcft it is also the E-step, unless ``e_step`` is ``once``. ``seen`` are the
+    training questions, which ``cross_fitted`` scores each time.
     """
 
     # compute_loss divides by the questions of the whole optimiser step, so the library must not divide again.
@@ -93,21 +97,22 @@ class CalibrationTrainer(Trainer):
         *,
         config: TuneConfig,
         examples: Sequence[Example],
+        tokenizer: Any,
         held_out: HeldOut,
+        train_sample: HeldOut | None,
         em: EmState,
-        letters: bool,
+        collate: Collator,
+        seen: HeldOut,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.config, self.held_out, self.em = config, held_out, em
-        collator = Collator(
-            letters=letters, all_options=config.objective == "rcft", prompt_tokens=config.objective != "cft"
-        )
+        self.config, self.held_out, self.train_sample, self.em, self.seen = config, held_out, train_sample, em, seen
+        self.tokenizer = tokenizer  # for callbacks; as processing_class it would be saved with every checkpoint
         super().__init__(
             model=model,
             args=args,
             train_dataset=list(examples),
             eval_dataset=held_out.encoded,  # evaluate() reads held_out itself; the library asks for it
-            data_collator=collator,
+            data_collator=collate,
             callbacks=[em, *callbacks],
         )
         self.remove_callback(PrinterCallback)
@@ -147,21 +152,30 @@ class CalibrationTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Score the calibration questions; the E-step of rcft; one more point of the path."""
+        """Score the calibration questions and the sample of the training ones; the E-step of rcft; a point of the path."""
         try:
             scores = self.held_out.score()
+            sample = None if self.train_sample is None else self.train_sample.score()
         except ModelError as error:
             if self.state.global_step == 0:
                 raise
             raise diverged(self.config.objective, self.state.global_step, error.found) from error
-        if self.config.objective == "rcft" and (self.config.e_step == "each_evaluation" or self.em.bins is None):
-            self.em.bins = e_step(scores, self.config)
-        point = checkpoint_point(scores, self.config)
+        if self.config.objective == "rcft":
+            self._e_step(scores)
+        point = checkpoint_point(scores, n_bins=self.config.n_bins)
+        if sample is not None:
+            point |= {"train_accuracy": float(sample.correct_N.mean()), "train_n": sample.n}
         self.em.history.append({"step": self.state.global_step, "epoch": self.state.epoch or 0.0, **point})
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items() if value is not None}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in point.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _e_step(self, scores: Scores) -> None:
+        if self.config.e_step == "cross_fitted":
+            self.em.bins = cross_fit(self.seen.score(), self.config)
+        elif self.config.e_step == "each_evaluation" or self.em.bins is None:
+            self.em.bins = e_step(scores, self.config)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
@@ -188,21 +202,10 @@ def e_step(scores: Scores, config: TuneConfig) -> BinAccuracy:
     return BinAccuracy.of(scores, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
 
 
-def checkpoint_point(scores: Scores, config: TuneConfig) -> dict[str, Any]:
-    """One point of a tuning run's path: held-out numbers that the regime map draws."""
-    floor, _ = noise_floor(scores, n_bins=config.n_bins, n_draws=FLOOR_DRAWS)
-    confidence_N, correct_N = scores.confidence_N, scores.correct_N
-    mass_N = np.exp(scores.logmass_N)
-    return {
-        "n": scores.n,
-        "nll": nll(scores.logp_NK, scores.answer_N),
-        "conf_ece": conf_ece(confidence_N, correct_N, config.n_bins),
-        "floor_mean": float(floor.mean()),
-        "floor_p95": float(np.quantile(floor, 0.95)),
-        "accuracy": float(correct_N.mean()),
-        "mean_confidence": float(confidence_N.mean()),
-        "option_mass": None if np.isnan(mass_N).any() else float(mass_N.mean()),
-    }
+def cross_fit(scores: Scores, config: TuneConfig) -> CrossFitted:
+    """The E-step of each fold of the training questions, from scores of all of them."""
+    fold_N = folds_of(scores.n, config.seed)
+    return CrossFitted.of(scores, fold_N, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
 
 
 class ProgressBar(TrainerCallback):

@@ -6,8 +6,9 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -21,8 +22,11 @@ from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
-from calibrant.tuning.collate import Example
+from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.rows import choose_rows
+from calibrant.tuning.start import with_targets
+from calibrant.tuning.targets import folds_of
 from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, diverged, e_step
 
 RESULT, CHECKPOINTS = "result.json", "checkpoints"
@@ -33,8 +37,11 @@ class TuneResult:
     """What a tuning run made, and how.
 
     ``adapter`` is the folder of the peft adapter, or ``None`` after full fine-tuning, when ``weights`` is the model's folder.
-    ``history`` has one entry an evaluation of the calibration questions: step, epoch, nll, conf_ece, floor_mean, floor_p95,
-    accuracy, mean_confidence, option_mass, n. ``seconds`` is training with its evaluations, over all resumed parts.
+    ``history`` has one entry an evaluation of the calibration questions: step, epoch, the numbers of
+    :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training
+    with its evaluations, over all resumed parts. ``rows`` says which rows were trained on and what
+    :func:`calibrant.tuning.rows.choose_rows` saw; ``start`` what the untuned model set: ``known_share`` of cogcalib,
+    ``teacher_temperature`` of distill.
     """
 
     objective: str
@@ -49,6 +56,8 @@ class TuneResult:
     best_epoch: float | None
     config: dict[str, Any]
     history: tuple[dict[str, Any], ...]
+    rows: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
@@ -100,15 +109,18 @@ def tune(
     Raises
     ------
     LeakageError : a question stands in both sets.
-    ConfigError : ``out`` holds a run with other settings.
+    ConfigError : ``out`` holds a run with other settings; a setting that the objective has no use for.
     ModelError : the model cannot be tuned so, or its loss is not finite.
     OutputError : no space or permission.
     """
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
+    config.check()
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):
         if not len(questions):
             raise QuestionError(asked=f"questions to {name}", found="none", todo="give at least one")
+    if config.e_step == "cross_fitted" and len(train) < 2:
+        raise QuestionError(asked="a cross-fitted E-step", found="one training question", todo="give at least two")
     set_seed(config.seed)
     if not isinstance(model, LoadedModel):
         model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
@@ -159,10 +171,12 @@ class _Run:
     def go(self, progress: bool, callbacks: Sequence[TrainerCallback]) -> TuneResult:
         checkpoint = _last_checkpoint(self.out / CHECKPOINTS)
         em = _restored_state(checkpoint)
-        examples = [Example(e, q.answer) for e, q in zip(self.encoded, self.train, strict=True)]
+        scorer = self.held_out.scorer
+        seen = HeldOut(list(self.train), self.encoded, scorer, split="train")
         if self.config.objective == "rcft" and self.config.e_step == "once" and em.bins is None:
-            seen = HeldOut(list(self.train), self.encoded, self.held_out.scorer)
             em.bins = e_step(seen.score(), self.config)
+        examples, start = self._examples()
+        collate, rows = choose_rows(self.tuned, scorer.head, self._plain_rows(), examples)
         shown = ProgressBar(f"tuning ({self.config.objective})") if progress else None
         stop_early = self.config.keep == "best" and self.config.patience > 0
         extra: list[TrainerCallback] = [*callbacks, *([shown] if shown else [])]
@@ -173,9 +187,12 @@ class _Run:
             training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
             config=self.config,
             examples=examples,
+            tokenizer=self.loaded.tokenizer,
             held_out=self.held_out,
+            train_sample=self._train_sample(),
             em=em,
-            letters=self.style.reading == "letters",
+            collate=collate,
+            seen=seen,
             callbacks=extra,
         )
         try:
@@ -185,9 +202,39 @@ class _Run:
         finally:
             if shown:
                 shown.close()
-        return self._finish(trainer, em)
+        return self._finish(trainer, em, rows, start)
 
-    def _finish(self, trainer: CalibrationTrainer, em: EmState) -> TuneResult:
+    def _examples(self) -> tuple[list[Example], dict[str, Any]]:
+        """The training questions with what the objective teaches on each; before the first step, from the untuned weights."""
+        fold_N = folds_of(len(self.train), self.config.seed).tolist()
+        plain = [Example(e, q.answer, fold=fold) for e, q, fold in zip(self.encoded, self.train, fold_N, strict=True)]
+        own = self.held_out.scorer
+        scorer = OptionScorer(self.tuned, replace(self.style, variant="sum"), own.batch_tokens, own.route)
+        sets = {
+            "train": HeldOut(list(self.train), self.encoded, scorer, split="train"),
+            "calibration": HeldOut(self.held_out.questions, self.held_out.encoded, scorer),
+        }
+        return with_targets(plain, self.config, lambda name: sets[name].score(), self.out)
+
+    def _plain_rows(self) -> Collator:
+        return Collator(
+            letters=self.style.reading == "letters",
+            all_options=self.config.sees_all_options,
+            prompt_tokens=self.config.predicts_prompt,
+        )
+
+    def _train_sample(self) -> HeldOut | None:
+        """Training questions drawn by the seed, so that a resumed run scores the same."""
+        size = min(self.config.train_sample, len(self.train))
+        picks = sorted(Random(self.config.seed).sample(range(len(self.train)), size))
+        questions, encoded, scorer = list(self.train), self.encoded, self.held_out.scorer
+        if not picks:
+            return None
+        return HeldOut([questions[i] for i in picks], [encoded[i] for i in picks], scorer, split="train")
+
+    def _finish(
+        self, trainer: CalibrationTrainer, em: EmState, rows: dict[str, Any], start: dict[str, Any]
+    ) -> TuneResult:
         losses = [
             entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
         ]
@@ -212,6 +259,8 @@ class _Run:
             best_epoch=None if best is None else best["epoch"],
             config=self.config.model_dump(mode="json"),
             history=tuple(em.history),
+            rows=rows,
+            start=start,
         )
         if trainer.is_world_process_zero():
             relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}

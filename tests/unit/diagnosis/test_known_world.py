@@ -8,6 +8,7 @@ from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.diagnosis.regime import Target, regime_numbers
 from calibrant.diagnosis.verdict import TOLERANCE, regime_of
 from calibrant.metrics import measure
+from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)
 
@@ -68,6 +69,61 @@ def test_collapse_makes_ece_one_minus_accuracy_and_both_sides_of_bound_2_tight(k
     assert ece == pytest.approx(1 - a)
     assert found["bound_2_high"] == pytest.approx(ece)
     assert found["bound_2_low"] < ece - 0.2
+
+
+def test_bound_1_is_tight_where_no_two_bins_err_in_opposite_directions_and_loose_where_they_do():
+    """Bins of confidence .6 and .9, 100 questions each. Right 50 and 70: both too sure, ECE = (.1 + .2)/2 = |A - C|.
+    Right 80 and 70: one too unsure, one too sure, ECE = (.2 + .2)/2 while A = C.
+    """
+    p = [[0.6, 0.4]] * 100 + [[0.9, 0.1]] * 100
+    for right, ece, bound in (((50, 70), 0.15, 0.15), ((80, 70), 0.2, 0.0)):
+        answer = [int(i >= hits) for hits in right for i in range(100)]
+        scores = Scores.from_probs(p, answer)
+        _, found_ece, found = numbers(scores, scores)
+        assert (found_ece, found["bound_1"]) == (pytest.approx(ece), pytest.approx(bound, abs=1e-12))
+
+
+def test_bound_3_is_tight_for_a_model_that_matches_the_target_and_is_right_more_often_everywhere():
+    """π* and the model say .6 and .9; it is right on 80 and 100 of 100: ECE = (.2 + .1)/2 = A - A*, TCE = 0."""
+    answer = [int(i >= hits) for hits in (80, 100) for i in range(100)]
+    scores = Scores.from_probs([[0.6, 0.4]] * 100 + [[0.9, 0.1]] * 100, answer)
+    a, ece, found = numbers(scores, scores)
+    assert found["tce"] == 0
+    assert (
+        found["bound_3"] == pytest.approx(ece) == pytest.approx(a - found["critical_accuracy"]) == pytest.approx(0.15)
+    )
+
+
+@pytest.mark.parametrize("known", [0.0, 0.3])
+@pytest.mark.parametrize("power", [1.0, 2.5])
+def test_a_calibrated_reference_stands_for_the_target(known_world, known, power):
+    """π* raised to a power is the reference: its cross-validated calibrator gives back A*, and the verdict with it.
+
+    A* = (2/5) m + (1 - m) 25/48. The answers that the model has by heart are those that the calibrator is fitted to, so
+    A* follows them a little; half an interval at n = 4,000 is .014.
+    """
+    scores, star = known_world(4000, known=known)
+    reference = Scores.from_logp(power * star.logp_NK, star.answer_N)
+    by_reference = diagnose(scores, reference=reference, n_boot=100)
+    by_truth = diagnose(scores, target=star, n_boot=100)
+    assert by_reference.target_kind == "reference"
+    assert by_reference.numbers["critical_accuracy"].value == pytest.approx(
+        0.4 * known + (1 - known) * 25 / 48, abs=0.02
+    )
+    assert by_reference.verdict == by_truth.verdict == ("non-calibratable" if known else "calibratable")
+
+
+def test_a_path_finds_the_critical_accuracy_where_learning_by_heart_sets_in(known_world):
+    """Checkpoints under- then over-learnt: accuracy rises from .52 with m while confidence stays π*'s. ECE >= .6 m - TCE,
+    TCE small: those with m > 0 leave the floor, so A* is that of m = 0, 25/48, and the verdict of the last is the one
+    that the true target gives.
+    """
+    path = [known_world(3000, known=m, seed=7)[0] for m in (0.0, 0.1, 0.2, 0.4)]
+    found = diagnose(path[-1], path=path, n_boot=100)
+    assert found.critical_checkpoint.accuracy == pytest.approx(25 / 48, abs=0.03)
+    assert found.verdict == diagnose(path[-1], target=known_world(3000, known=0.4, seed=7)[1], n_boot=100).verdict
+    assert found.verdict == "non-calibratable"
+    assert any("within its floor earlier" in warning for warning in found.warnings)
 
 
 def test_the_target_itself_is_calibrated_up_to_noise(known_world):

@@ -1,0 +1,176 @@
+"""What every scaler is: fitted on some questions, applied to others, kept as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self, final
+
+import numpy as np
+
+from calibrant.errors import ConfigError, LeakageError
+from calibrant.metrics.comparison import align
+from calibrant.scores import Scores
+
+
+class Scaler(ABC):
+    """A map ``Scores -> Scores`` that remembers its fit questions and refuses them: what it makes of them is no evidence.
+
+    Attributes
+    ----------
+    name : its name in JSON, in the provenance and on the command line.
+    needs_reference : whether ``fit`` needs another model's scores of the same questions.
+    uses_answers : whether ``fit`` looks at the answers.
+    n_fit_ : questions fitted on; 0 before.
+    """
+
+    name: ClassVar[str]
+    needs_reference: ClassVar[bool] = False
+    uses_answers: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.n_fit_ = 0
+        self._fit_keys: frozenset[str] = frozenset()
+
+    @final
+    def fit(self, scores: Scores, *, reference: Scores | None = None) -> Self:
+        """Learn from ``scores``; returns itself.
+
+        Parameters
+        ----------
+        scores : questions to learn from.
+        reference : another model's scores of the same questions, in any order; for scalers that need it, and only them.
+
+        Raises
+        ------
+        ConfigError : a reference that is missing, or one that would not be used.
+        ScoresError : nothing can be learned from these scores, or the reference is of other questions.
+        """
+        if self.needs_reference != (reference is not None):
+            raise ConfigError(
+                asked=f"the scaler {self.name!r} fitted",
+                found="no reference scores" if reference is None else "reference scores, which it does not use",
+                todo="give reference=, the base model's scores of the same questions"
+                if reference is None
+                else "leave out",
+            )
+        self._learn(scores, None if reference is None else align(scores, reference)[0])
+        self.n_fit_, self._fit_keys = scores.n, frozenset(question_keys(scores))
+        return self
+
+    @final
+    def apply(self, scores: Scores, *, allow_fit_rows: bool = False) -> Scores:
+        """A rescaled copy of other scores; what the scaler is goes into the provenance.
+
+        Raises
+        ------
+        ConfigError : not fitted yet.
+        LeakageError : some questions were fitted on, unless ``allow_fit_rows`` (for use, never for evaluation).
+        ScoresError : scores of a kind that nothing was learned about.
+        """
+        if not self.n_fit_:
+            raise ConfigError(
+                asked=f"the scaler {self.name!r} applied", found="none fitted", todo="call fit(scores) first"
+            )
+        seen = [] if allow_fit_rows else [key in self._fit_keys for key in question_keys(scores)]
+        if any(seen):
+            raise LeakageError(
+                asked=f"{scores.n} questions rescaled",
+                found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",
+                todo="fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation",
+            )
+        provenance = {**scores.provenance, "scaler": self.described()}
+        return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
+
+    @final
+    def described(self) -> dict[str, Any]:
+        """Plain JSON of what was learned, without the digests of the fit questions."""
+        return {"name": self.name, **self._learned(), "n_fit": self.n_fit_}
+
+    @final
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON: what was learned and digests of the fit questions, so that a loaded scaler still refuses them."""
+        return {**self.described(), "fit_keys": sorted(self._fit_keys)}
+
+    @final
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The scaler that :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ConfigError : another kind of scaler, a missing key, or a value out of its range.
+        """
+        try:
+            if values["name"] != cls.name:
+                raise ValueError(f"it is named {values['name']!r}")
+            scaler = cls._restored(values)
+            scaler.n_fit_ = int(number(values["n_fit"], 1, np.inf))
+            scaler._fit_keys = frozenset(str(key) for key in values["fit_keys"])
+        except (KeyError, TypeError, ValueError) as error:
+            missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(
+                asked=f"the scaler {cls.name!r} from JSON",
+                found=missing,
+                todo=f"give what {cls.__name__}.to_json() wrote",
+            ) from error
+        return scaler
+
+    @abstractmethod
+    def _learn(self, scores: Scores, reference: Scores | None) -> None:
+        """Set the learned attributes; ``reference`` is in the order of ``scores``."""
+
+    @abstractmethod
+    def _rescaled(self, scores: Scores) -> np.ndarray:
+        """New log-probabilities, normalised over the options of each row, (N, K)."""
+
+    @abstractmethod
+    def _learned(self) -> dict[str, Any]:
+        """The learned attributes as plain JSON."""
+
+    @classmethod
+    @abstractmethod
+    def _restored(cls, values: Mapping[str, Any]) -> Self:
+        """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
+
+
+def question_keys(scores: Scores) -> list[str]:
+    """What tells one question from another: its content hash; where that is unknown, a digest of id, answer and
+    scores.
+    """
+    return [
+        known or hashlib.sha256(f"{name}\0{answer}\0".encode() + row_K.tobytes()).hexdigest()[:24]
+        for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, scores.logp_NK, strict=True)
+    ]
+
+
+def normalised(logit_NK: np.ndarray) -> np.ndarray:
+    """Log-softmax of each row, (N, K); ``-inf`` stays."""
+    return np.asarray(logit_NK - np.logaddexp.reduce(logit_NK, axis=1, keepdims=True))
+
+
+def number(value: Any, low: float, high: float) -> float:
+    """A number from JSON, ``low <= value <= high``; else TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    if not low <= value <= high:
+        raise ValueError(f"{value!r} is outside [{low:g}, {high:g}]")
+    return float(value)
+
+
+def array(values: Any, *shape: int) -> np.ndarray:
+    """A finite array from JSON, of this shape (-1 for any length); else TypeError or ValueError."""
+    found = np.asarray(values, dtype=np.float64)
+    fits = found.ndim == len(shape) and all(s in (-1, f) for s, f in zip(shape, found.shape, strict=False))
+    if not fits or not np.isfinite(found).all():
+        raise ValueError(f"finite numbers of shape {shape} are wanted, found shape {found.shape}: {values!r}"[:200])
+    return found
+
+
+def strings(values: Any) -> tuple[str, ...]:
+    """A list of strings from JSON; else TypeError."""
+    if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} is no list of strings")
+    return tuple(values)

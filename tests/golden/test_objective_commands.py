@@ -1,0 +1,75 @@
+"""Objectives by name, through the real command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrant.objectives import OBJECTIVES
+
+COMMAND = Path(sys.executable).with_name("calibrant")
+
+
+def run(*args, cwd, code=0):
+    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def room(tmp_path, model_folder, make_questions):
+    (tmp_path / "model").symlink_to(model_folder())
+    make_questions("train", 16).save(tmp_path / "train.jsonl")
+    make_questions("held", 12).save(tmp_path / "held.jsonl")
+    make_questions("test", 12).save(tmp_path / "test.jsonl")
+    (tmp_path / "settings.yaml").write_text("epochs: 1\nbatch_size: 8\nlora: {rank: 4, alpha: 8}\nepsilon: 0.2\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_restore_by_label_smoothing_over_the_options(room):
+    files = ("--questions", "train.jsonl", "--calibration", "held.jsonl", "--test", "test.jsonl")
+    how = ("--objective", "label_smoothing", "--over", "options", "--config", "settings.yaml")
+    run(
+        "restore",
+        "model",
+        *files,
+        *how,
+        "--reading",
+        "continuation",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+        "--quiet",
+        cwd=room,
+    )
+    result = json.loads((room / "run" / "tuning" / "result.json").read_text())
+    assert (result["objective"], result["config"]["over"], result["config"]["epsilon"]) == (
+        "label_smoothing",
+        "options",
+        0.2,
+    )
+    assert result["rows"]["route"] == "packed"
+    report = (room / "run" / "report" / "report.md").read_text()
+    assert OBJECTIVES["label_smoothing"] in report
+    assert "0.2" in report
+
+
+@pytest.mark.slow
+def test_setting_of_another_objective_is_three_lines_and_exit_code_2(room):
+    files = ("--questions", "train.jsonl", "--calibration", "held.jsonl")
+    error = run("tune", "model", *files, "--objective", "focal", "--lam", "2", "--out", "x", cwd=room, code=2)
+    assert [line.split(":")[0] for line in error.strip().splitlines()] == ["asked", "found", "to do"]
+    assert "lam belongs to rcft, brier, mmce, soft_ece" in error
+    assert not (room / "x").exists()
+
+
+@pytest.mark.slow
+def test_help_names_every_objective(room):
+    for verb in ("tune", "restore"):
+        text = " ".join(run(verb, "--help", cwd=room).split())
+        assert all(name in text for name in OBJECTIVES), verb

@@ -1,0 +1,95 @@
+"""``calibrant rescale``: every method through the real command, on scores whose truth is known."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calibrant import Scores
+from calibrant.metrics import nll
+from calibrant.scalers import SCALERS, load_scaler
+
+COMMAND = Path(sys.executable).with_name("calibrant")
+
+
+def run(*args, cwd, code=0):
+    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Answers follow p; the aligned model says p³, its base p."""
+    place = tmp_path_factory.mktemp("scores")
+    for seed, name in enumerate(("fit", "test")):
+        rng = np.random.default_rng(seed)
+        logit = rng.normal(size=(600, 4)) * 1.2
+        p = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
+        answer = (rng.random((600, 1)) > p.cumsum(1)[:, :-1]).sum(1)
+        ids = [f"{name}-{i}" for i in range(600)]
+        Scores.from_logp(3 * logit, answer, ids=ids).save(place / f"{name}.safetensors")
+        Scores.from_logp(logit, answer, ids=ids).save(place / f"{name}-base.safetensors")
+    narrow = np.log([[0.9, 0.1]] * 3)
+    Scores.from_logp(narrow, [0, 1, 0], ids=list("abc")).save(place / "two.safetensors")
+    return place
+
+
+@pytest.mark.parametrize("method", SCALERS)
+def test_each_method_fits_applies_and_is_kept(folder, method):
+    more = ("--reference", "fit-base.safetensors") if method == "daca" else ()
+    out = f"{method}.safetensors"
+    asked = ("rescale", "test.safetensors", "--fit-on", "fit.safetensors", "--method", method, *more, "--out", out)
+    said = run(*asked, cwd=folder)
+    assert said.startswith(f"{out}: {method}")
+    assert said.endswith(f", fitted on fit.safetensors; kept in {method}.{method}.json\n")
+    before, after = Scores.load(folder / "test.safetensors"), Scores.load(folder / out)
+    assert nll(after.logp_NK, after.answer_N) < nll(before.logp_NK, before.answer_N) - 0.3
+    kept = load_scaler(folder / f"{method}.{method}.json")
+    assert after.provenance["scaler"] == kept.described()
+    assert np.array_equal(kept.apply(before).logp_NK, after.logp_NK)
+    again = run("rescale", "test.safetensors", "--scaler", f"{method}.{method}.json", "--out", "again", cwd=folder)
+    assert again == f"again: rescaled by {method}.{method}.json ({method}, fitted on 600 questions)\n"
+    assert (folder / "again").read_bytes() == (folder / out).read_bytes()
+
+
+def test_without_a_method_it_is_one_temperature_as_ever(folder):
+    said = run("rescale", "test.safetensors", "--fit", "fit.safetensors", "--out", "cool.safetensors", cwd=folder)
+    kept = json.loads((folder / "cool.temperature.json").read_text())
+    assert kept["name"] == "temperature"
+    assert kept["temperature"] == pytest.approx(3, rel=0.15)
+    assert f"temperature {kept['temperature']:.4f}, fitted on" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--fit-on", "test.safetensors"), "used to fit"),
+        (("--fit-on", "fit.safetensors", "--method", "vectr"), "did you mean 'vector'"),
+        (("--fit-on", "fit.safetensors", "--method", "daca"), "no reference scores"),
+        (("--fit-on", "fit.safetensors", "--reference", "fit-base.safetensors"), "does not use"),
+        (("--fit-on", "fit.safetensors", "--method", "daca", "--reference", "test.safetensors"), "only in a"),
+        ((), "neither --fit-on nor --scaler"),
+        (("--fit-on", "fit.safetensors", "--scaler", "x.json"), "--scaler and what to fit on"),
+        (("--scaler", "x.json"), "No such file"),
+    ],
+)
+def test_bad_input_is_three_lines_and_nothing_is_written(folder, arguments, found):
+    lines = run("rescale", "test.safetensors", *arguments, "--out", "never", cwd=folder, code=2).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["asked", "found", "to do"]
+    assert found in lines[1]
+    assert not (folder / "never").exists()
+
+
+def test_other_numbers_of_options_are_warned_of_and_more_positions_refused(folder):
+    run("rescale", "test.safetensors", "--fit-on", "fit.safetensors", "--method", "vector", "--out", "v.a", cwd=folder)
+    command = [str(COMMAND), "rescale", "two.safetensors", "--scaler", "v.vector.json", "--out", "narrow"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("warning: the scaler 'vector' was fitted on questions of 4 options")
+    run("rescale", "test.safetensors", "--fit-on", "two.safetensors", "--out", "x.a", cwd=folder)
+    refused = ("--fit-on", "two.safetensors", "--method", "dirichlet", "--out", "never")
+    assert "fitted on questions of 2 options" in run("rescale", "test.safetensors", *refused, cwd=folder, code=2)
