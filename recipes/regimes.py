@@ -21,8 +21,6 @@ from typing import Any
 import peft
 import torch
 import transformers
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from calibrant import (
     PromptStyle,
@@ -32,7 +30,6 @@ from calibrant import (
     __version__,
     compare,
     diagnose,
-    load_model,
     measure,
     score,
     tune,
@@ -40,7 +37,7 @@ from calibrant import (
 from calibrant.demo import demo_model_path, demo_questions
 from calibrant.files import write_atomically, write_json
 from calibrant.reporting import regime_map
-from calibrant.reporting.canvas import MUTED, style, svg_text
+from calibrant.reporting.canvas import figure_of, new_axes, style, svg_text
 from calibrant.tuning import TuneResult
 
 STYLE = PromptStyle(reading="continuation")
@@ -61,12 +58,13 @@ def config_of(objective: str, seed: int, options: argparse.Namespace) -> TuneCon
         warmup=0.02,
         keep="last",
         patience=0,
+        train_sample=50,
         seed=seed,
     )
 
 
 def run_cell(objective: str, seed: int, sets: dict[str, QuestionSet], options: argparse.Namespace) -> None:
-    """Tune, then score the end of the path on the test questions and on a part of the training ones."""
+    """Tune, then score the end of the path on the test questions."""
     folder = options.out / f"{objective}-{seed}"
     say(f"{objective}, seed {seed}")
     result = tune(
@@ -86,30 +84,25 @@ def run_cell(objective: str, seed: int, sets: dict[str, QuestionSet], options: a
             )
         )
     say(f"  {result.seconds:.0f} s")
-    scored(folder, result.adapter, sets, options, seed)
+    scored(folder, result.adapter, sets["test"], options)
 
 
-def scored(
-    folder: Path, adapter: Path | None, sets: dict[str, QuestionSet], options: argparse.Namespace, seed: int | None
-) -> dict[str, Scores]:
-    """Scores of the test questions and of the training questions' first part, kept in the folder."""
-    files = {name: folder / f"{name}.safetensors" for name in ("test", "seen")}
-    if not all(file.exists() for file in files.values()):
-        loaded = load_model(options.model, adapter=adapter, device=options.device)
-        for name, file in files.items():
-            score(loaded, sets[name], style=STYLE, split=name, seed=seed).save(file)
-    return {name: Scores.load(file) for name, file in files.items()}
+def scored(folder: Path, adapter: Path | None, questions: QuestionSet, options: argparse.Namespace) -> Scores:
+    """Scores of the test questions, kept in the folder."""
+    file = folder / "test.safetensors"
+    if not file.exists():
+        score(options.model, questions, adapter=adapter, style=STYLE, split="test", device=options.device).save(file)
+    return Scores.load(file)
 
 
-def numbers(objective: str, seed: int, before: dict[str, Scores], options: argparse.Namespace) -> dict[str, Any] | None:
+def numbers(objective: str, seed: int, before: Scores, options: argparse.Namespace) -> dict[str, Any] | None:
     """Everything about a finished cell; ``None`` where it is not finished."""
     folder = options.out / f"{objective}-{seed}"
-    if not (folder / "seen.safetensors").exists():
+    if not (folder / "test.safetensors").exists():
         return None
-    result = TuneResult.load(folder)
-    test, seen = (Scores.load(folder / f"{name}.safetensors") for name in ("test", "seen"))
+    result, test = TuneResult.load(folder), Scores.load(folder / "test.safetensors")
     found = diagnose(test, path=result.history)
-    measured, changed = measure(test, cluster=CLUSTER), compare(before["test"], test, cluster=CLUSTER)
+    measured, changed = measure(test, cluster=CLUSTER), compare(before, test, cluster=CLUSTER)
     return {
         "objective": objective,
         "seed": seed,
@@ -119,7 +112,6 @@ def numbers(objective: str, seed: int, before: dict[str, Scores], options: argpa
         "critical": None if found.critical_checkpoint is None else found.critical_checkpoint.to_json(),
         "test": {name: measured[name].to_json() for name in METRICS},
         "change": {name: changed[name].to_json() for name in ("accuracy", "conf_ece", "nll")},
-        "training_accuracy": measure(seen)["accuracy"].to_json(),
         "diagnosis": {
             "verdict": found.verdict,
             "action": found.action,
@@ -130,36 +122,21 @@ def numbers(objective: str, seed: int, before: dict[str, Scores], options: argpa
     }
 
 
-# ---- drawing --------------------------------------------------------------------------------------------------------
-
-
 def draw(cells: list[dict[str, Any]], path: Path) -> None:
-    """One map an objective: the first seed's path with its epochs, the others' as thin lines; the same axes for all."""
-    objectives = [name for name in EPOCHS if any(cell["objective"] == name for cell in cells)]
-    points = [point for cell in cells for point in cell["path"]]
-    x = [point["accuracy"] for point in points]
-    top = max(point["conf_ece"] for point in points) * 1.15 + 0.02
+    """All paths on one map, one colour an objective. A*: the most accurate checkpoint within its floor, mean of the seeds."""
+    paths = {TITLES[name]: [cell["path"] for cell in cells if cell["objective"] == name] for name in EPOCHS}
+    best: dict[int, float] = {}
+    for cell in cells:
+        if cell["critical"] is not None:
+            best[cell["seed"]] = max(best.get(cell["seed"], 0.0), cell["critical"]["accuracy"])
     with style():
-        axes = Figure(figsize=(3.9 * len(objectives), 3.9), layout="constrained").subplots(
-            1, len(objectives), sharey=True, squeeze=False
-        )[0]
-        for ax, objective in zip(axes, objectives, strict=True):
-            mine = [cell for cell in cells if cell["objective"] == objective]
-            critical = [cell["critical"]["accuracy"] for cell in mine if cell["critical"]]
-            regime_map(mine[0]["path"], target_accuracy=mean(critical) if critical else None, ax=ax)
-            for cell in mine[1:]:
-                _thin(ax, cell["path"])
-            ax.set(xlim=(min(x) - 0.03, max(x) + 0.03), ylim=(0, top))
-            ax.set_title(TITLES[objective], pad=24)
-            if ax is not axes[0]:
-                ax.set_ylabel("")
-        write_atomically(path, svg_text(axes[0].get_figure()))
-
-
-def _thin(ax: Axes, path: list[dict[str, Any]]) -> None:
-    a, e = ([point[name] for point in path] for name in ("accuracy", "conf_ece"))
-    ax.plot(a, e, "-", color=MUTED, linewidth=0.8, alpha=0.7, zorder=1.5)
-    ax.plot(a[-1:], e[-1:], "o", color=MUTED, markersize=5, zorder=2.5)
+        ax = new_axes(6.4, 5.0)
+        regime_map(
+            {name: found for name, found in paths.items() if found},
+            target_accuracy=mean(best.values()) if best else None,
+            ax=ax,
+        )
+        write_atomically(path, svg_text(figure_of(ax)))
 
 
 def say(text: str) -> None:
@@ -186,15 +163,14 @@ def main() -> None:
     options.model = str(options.model or demo_model_path())
     transformers.utils.logging.disable_progress_bar()
     sets = demo_questions(train=options.train, calibration=options.calibration, test=options.test)
-    sets["seen"] = QuestionSet("seen", tuple(sets["train"])[:100])
-    before = scored(options.out / "before", None, sets, options, None)
+    before = scored(options.out / "before", None, sets["test"], options)
     for seed in options.seeds:
         for objective in options.objectives:
             run_cell(objective, seed, sets, options)
     found = [numbers(objective, seed, before, options) for objective in EPOCHS for seed in range(10)]
     cells = [cell for cell in found if cell is not None]
     place = Path(__file__).with_name(f"regimes{options.name and '-' + options.name}.json")
-    untuned = measure(before["test"], cluster=CLUSTER)
+    untuned = measure(before, cluster=CLUSTER)
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     write_json(
         place,
