@@ -241,21 +241,23 @@ class Run:
         # Chosen on the calibration questions; the test questions only measure.
         worst = max(aligned, key=lambda name: measure(scored[name]["calibration"])["conf_ece"].value)
         whole = self.stage(f"{worst}-merged", self.merged(models[worst][1]))
-        tuned = tune(
-            whole,
-            self.sft,
-            self.calibration,
-            out=self.folder / f"{worst}-cft",
-            config=TuneConfig(objective="cft", epochs=1, batch_size=16, learning_rate=1e-4, seed=self.seed),
-            style=STYLE,
-            **self.plan.loading,
-        )
-        scored["cft"] = self._scored(f"{worst}-cft", whole, tuned.adapter, sets)
+        # Once on questions whose answers no stage has been told outright, once on those that SFT has taught.
+        restored = {}
+        for name, questions in (("cft", self.compared), ("cft-repeat", self.sft)):
+            say(f"seed {self.seed}: {name}, {len(questions)} questions")
+            config = TuneConfig(
+                objective="cft", epochs=2, batch_size=16, learning_rate=2e-4, train_sample=60, seed=self.seed
+            )
+            out = self.folder / f"{worst}-tuned-{name}"
+            restored[name] = tune(
+                whole, questions, self.calibration, out=out, config=config, style=STYLE, **self.plan.loading
+            )
+            scored[name] = self._scored(f"{worst}-{name}", whole, restored[name].adapter, sets)
         return {
             "seed": self.seed,
             "questions": {
-                "sft and cft": len(self.sft),
-                "dpo": len(self.compared),
+                "sft": len(self.sft),
+                "dpo and cft": len(self.compared),
                 "calibration": len(self.calibration),
                 "test": len(self.test),
             },
@@ -264,8 +266,19 @@ class Run:
                 "right preferred": round(sum(pair.prefers_right for pair in self.pairs) / len(self.pairs), 4),
             },
             "worst": worst,
-            "restored": compare(scored[worst]["test"], scored["cft"]["test"], cluster=CLUSTER)["conf_ece"].to_json(),
-            "cft": {"seconds": tuned.seconds, "steps": tuned.steps, "history": list(tuned.history)},
+            "restored": {
+                name: {
+                    "change_of_conf_ece": compare(scored[worst]["test"], scored[name]["test"], cluster=CLUSTER)[
+                        "conf_ece"
+                    ].to_json(),
+                    "questions": result.questions,
+                    "steps": result.steps,
+                    "best_epoch": result.best_epoch,
+                    "config": result.config,
+                    "history": list(result.history),
+                }
+                for name, result in restored.items()
+            },
             "models": {name: self._numbers(name, s, scored["sft"]) for name, s in scored.items()},
         }
 

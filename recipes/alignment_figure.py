@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from calibrant.files import write_atomically
 from calibrant.reporting.canvas import AFTER, BAND, BEFORE, INK, MUTED, style, svg_text
 
-TITLES = {"sft": "SFT", "control": "SFT\nlonger", "cft": "CFT"}
+TITLES = {"sft": "SFT", "control": "SFT\nlonger", "cft": "CFT", "cft-repeat": "CFT,\nold"}
 
 
 def draw(seeds: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the first seed with its intervals, and further seeds as crosses."""
     names = list(seeds[0]["models"])
     betas = sorted((name for name in names if name.startswith("dpo-")), key=_beta, reverse=True)
-    order = ["sft", "control", *betas, "cft"]
+    order = ["sft", "control", *betas, "cft", "cft-repeat"]
     labels = [TITLES.get(name) or f"{_beta(name):g}" for name in order]
     with style():
         errors, certainty, pairs = Figure(figsize=(10.5, 3.5), layout="constrained").subplots(
