@@ -69,6 +69,7 @@ class Plan:
     sft_questions: int = 200
     sft_epochs: float = 2
     sft_learning_rate: float = 1e-4
+    cft_epochs: float = 2
     calibration: int = 100
     test: int = 400
     rank: int = 16
@@ -86,7 +87,9 @@ class Run:
 
     def __init__(self, plan: Plan, seed: int, folder: Path) -> None:
         self.plan, self.seed, self.folder = plan, seed, folder
-        key = hashlib.sha256(json.dumps([asdict(plan) | {"betas": None}, seed]).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([{**asdict(plan), "betas": None, "cft_epochs": None}, seed]).encode()
+        ).hexdigest()
         marker = folder / "plan.txt"
         if marker.exists() and marker.read_text() != key:
             raise SystemExit(f"{folder} holds a run with other settings: choose another --out")
@@ -241,18 +244,20 @@ class Run:
         # Chosen on the calibration questions; the test questions only measure.
         worst = max(aligned, key=lambda name: measure(scored[name]["calibration"])["conf_ece"].value)
         whole = self.stage(f"{worst}-merged", self.merged(models[worst][1]))
-        # Once on questions whose answers no stage has been told outright, once on those that SFT has taught.
-        restored = {}
-        for name, questions in (("cft", self.compared), ("cft-repeat", self.sft)):
-            say(f"seed {self.seed}: {name}, {len(questions)} questions")
-            config = TuneConfig(
-                objective="cft", epochs=2, batch_size=16, learning_rate=2e-4, train_sample=60, seed=self.seed
-            )
-            out = self.folder / f"{worst}-tuned-{name}"
-            restored[name] = tune(
-                whole, questions, self.calibration, out=out, config=config, style=STYLE, **self.plan.loading
-            )
-            scored[name] = self._scored(f"{worst}-{name}", whole, restored[name].adapter, sets)
+        # The questions of DPO, with their right answers now, at DPO's own batch and learning rate.
+        plan, out = self.plan, self.folder / f"{worst}-cft"
+        config = TuneConfig(
+            objective="cft",
+            epochs=plan.cft_epochs,
+            batch_size=plan.batch,
+            learning_rate=plan.learning_rate,
+            train_sample=60,
+            seed=self.seed,
+        )
+        say(f"seed {self.seed}: {out.name}")
+        result = tune(whole, self.compared, self.calibration, out=out, config=config, style=STYLE, **plan.loading)
+        scored["cft"] = self._scored(f"{out.name}-{result.steps}", whole, result.adapter, sets)
+        compared = compare(scored[worst]["test"], scored["cft"]["test"], cluster=CLUSTER)
         return {
             "seed": self.seed,
             "questions": {
@@ -267,17 +272,12 @@ class Run:
             },
             "worst": worst,
             "restored": {
-                name: {
-                    "change_of_conf_ece": compare(scored[worst]["test"], scored[name]["test"], cluster=CLUSTER)[
-                        "conf_ece"
-                    ].to_json(),
-                    "questions": result.questions,
-                    "steps": result.steps,
-                    "best_epoch": result.best_epoch,
-                    "config": result.config,
-                    "history": list(result.history),
-                }
-                for name, result in restored.items()
+                "change": {name: compared[name].to_json() for name in ("accuracy", "conf_ece", "nll")},
+                "questions": result.questions,
+                "steps": result.steps,
+                "best_epoch": result.best_epoch,
+                "config": result.config,
+                "history": list(result.history),
             },
             "models": {name: self._numbers(name, s, scored["sft"]) for name, s in scored.items()},
         }
@@ -367,11 +367,12 @@ def main() -> None:
         "learning_rate",
         "sft_questions",
         "sft_epochs",
+        "cft_epochs",
         "calibration",
         "test",
         "rank",
     ):
-        kind = float if field in {"learning_rate", "sft_epochs"} else int
+        kind = float if field in {"learning_rate", "sft_epochs", "cft_epochs"} else int
         parser.add_argument(f"--{field.replace('_', '-')}", type=kind, default=getattr(Plan, field))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")

@@ -12,17 +12,17 @@ from matplotlib.figure import Figure
 from calibrant.files import write_atomically
 from calibrant.reporting.canvas import AFTER, BAND, BEFORE, INK, MUTED, style, svg_text
 
-TITLES = {"sft": "SFT", "control": "SFT\nlonger", "cft": "CFT", "cft-repeat": "CFT,\nold"}
+TITLES = {"sft": "SFT", "control": "SFT\nlonger", "cft": "CFT"}
 
 
 def draw(seeds: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the first seed with its intervals, and further seeds as crosses."""
     names = list(seeds[0]["models"])
     betas = sorted((name for name in names if name.startswith("dpo-")), key=_beta, reverse=True)
-    order = ["sft", "control", *betas, "cft", "cft-repeat"]
+    order = ["sft", "control", *betas, "cft"]
     labels = [TITLES.get(name) or f"{_beta(name):g}" for name in order]
     with style():
-        errors, certainty, pairs = Figure(figsize=(10.5, 3.5), layout="constrained").subplots(
+        errors, certainty, pairs = Figure(figsize=(11.5, 3.6), layout="constrained").subplots(
             1, 3, width_ratios=[1.15, 1.15, 1]
         )
         _errors(errors, seeds, order)
@@ -72,14 +72,14 @@ def _certainty(ax: Axes, seeds: Sequence[dict[str, Any]], order: Sequence[str]) 
 def _pairs(ax: Axes, seeds: Sequence[dict[str, Any]], betas: Sequence[str]) -> None:
     models = seeds[0]["models"]
     x = range(len(betas))
-    trained = [models[name]["pairs_trained_on"] for name in betas]
-    held_out = [models[name]["pairs_held_out"] for name in betas]
-    ax.axhline(trained[0]["human_share"], color=MUTED, linestyle=":", label="annotators")
-    ax.plot(x, [p["expected"] for p in trained], "-", color=INK, label="optimum of the objective")
-    ax.plot(x, [p["share_of_right"] for p in trained], "s", color=BEFORE, label="pairs trained on")
-    ax.plot(x, [p["share_of_right"] for p in held_out], "o", color=AFTER, label="new pairs")
+    trained, held_out = ([models[name][which] for name in betas] for which in ("pairs_trained_on", "pairs_held_out"))
+    ax.plot(x, [p["expected_push"] for p in trained], "-", color=INK, label="optimum, logit(p) / β")
+    ax.plot(x, [p["push_to_right"] for p in trained], "s", color=BEFORE, label="pairs trained on")
+    ax.plot(x, [p["push_to_right"] for p in held_out], "o", color=AFTER, label="new pairs")
     ax.set_xticks(x, [f"{_beta(name):g}" for name in betas])
-    ax.set(xlabel="β", ylabel="Probability of the right one of two", ylim=(None, 1.02))
+    ax.set_yscale("log", nonpositive="mask")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="β", ylabel="Push of right over wrong, nats")
 
 
 def _others(ax: Axes, seeds: Sequence[dict[str, Any]], order: Sequence[str], value: Any) -> None:
