@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,7 +74,7 @@ def room(tmp_path_factory, model_folder, make_questions):
         "patience: 0\nbatch_size: 16\nlearning_rate: 0.01\nlora: {rank: 4, alpha: 8}\n"
     )
     settings = ("--config", "settings.yaml", "--epochs", "4", "--objective", "cft", "--device", "cpu", "--quiet")
-    run("restore", "model", "--questions", "all.jsonl", *settings, "--out", "run", cwd=folder)
+    run("restore", "model", "--questions", "all.jsonl", *settings, "--no-temperature", "--out", "run", cwd=folder)
     return folder
 
 
@@ -106,6 +107,18 @@ def test_what_is_written_is_what_the_run_measured(room, served):
     assert (shown["n"], shown["split"]) == (84, "test")
     assert shown["accuracy"]["value"] == pytest.approx(after.correct_N.mean())
     assert shown["mean_confidence"]["value"] == pytest.approx(scaler.apply(after).confidence_N.mean())
+
+
+def test_the_temperature_that_the_run_ended_with_is_shipped(room):
+    shutil.copytree(room / "run", room / "ended")
+    scaler = Temperature().fit(Scores.load(room / "run" / "scores" / "tuned" / "calibration.safetensors"))
+    (room / "ended" / "temperature.json").write_text(json.dumps(scaler.to_json()))
+    run("export", "ended", "--out", "shipped", "--quiet", cwd=room)
+    assert json.loads((room / "shipped" / "scaler.json").read_text()) == scaler.to_json()
+    facts = json.loads((room / "shipped" / "serving.json").read_text())
+    assert facts["temperature"]["apply"] == scaler.temperature_
+    tuned = Scores.load(room / "run" / "scores" / "tuned" / "test.safetensors")
+    assert facts["expected"]["mean_confidence"]["value"] == pytest.approx(scaler.apply(tuned).confidence_N.mean())
 
 
 def test_threshold_and_temperature_stand_on_different_calibration_questions(room, served):

@@ -12,7 +12,7 @@ from calibrant.metrics import Drift, drift
 from calibrant.metrics.drift import TOLERANCE
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
-from calibrant.scalers import Temperature
+from calibrant.scalers import at_temperature
 from calibrant.scores import Scores
 from calibrant.scoring import load_model, score
 
@@ -21,14 +21,6 @@ from calibrant.scoring import load_model, score
 class _Side:
     scores: Scores
     folded: float = 1.0
-
-
-def served(scores: Scores, temperature: float) -> Scores:
-    """Scores divided by a temperature, for use and not for evaluation: the questions may be those it was fitted on."""
-    if temperature == 1.0:
-        return scores
-    plain = {"name": "temperature", "temperature": temperature, "at_bound": False, "n_fit": 0, "n_left_out": 0}
-    return Temperature.from_json({**plain, "fit_keys": []}).apply(scores)
 
 
 def check_drift(
@@ -91,7 +83,7 @@ def check_drift(
                 del options["dtype"]  # an export is measured as it is served
             sides.append(_Side(score(export.load(**options), questions, **common), temperature))
     one, two = sides
-    return drift(served(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
+    return drift(at_temperature(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
 
 
 def _is_scores(side: str | Path) -> bool:

@@ -22,7 +22,6 @@ from calibrant._version import __version__
 from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.exporting import reader
 from calibrant.exporting.card import drift_words, serving_card
-from calibrant.exporting.check import served
 from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
 from calibrant.exporting.folding import Folded, fold_temperature, refuse_folding
 from calibrant.exporting.manifest import CARD, MANIFEST, READER, SCALER, THRESHOLD, Export, write_manifest
@@ -33,7 +32,7 @@ from calibrant.files import write_atomically, write_json
 from calibrant.metrics import Drift, drift
 from calibrant.metrics.drift import TOLERANCE
 from calibrant.questions import QuestionSet
-from calibrant.scalers import Temperature, question_keys
+from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import DTYPES, quiet_peft
@@ -49,7 +48,7 @@ class ServeConfig:
     ----------
     merge : add the adapter to the weights; else the adapter alone is written, with its model's name and revision.
     dtype : ``"auto"`` (as the tuned model was measured), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    scaler : a fitted temperature to ship.
+    scaler : a fitted temperature to ship; without it, and without ``temperature_from``, the one of the source's run.
     temperature_from : fit one on these scores; ``"calibration"`` scores the source's calibration questions for it.
     fold : fold the temperature into the weights instead of leaving it to the reader (letters only).
     target_accuracy, level : ask for an abstention threshold that promises this accuracy with this probability.
@@ -165,6 +164,9 @@ class _Work:
     def _decide(self, own_scores: Callable[[], Scores | None]) -> None:
         config, style = self.config, self.source.style
         fit, held = config.temperature_from, config.calibration if config.target_accuracy is not None else None
+        own = None if config.scaler is not None or fit is not None else self.source.temperature
+        if own is not None and held == "calibration":  # it was fitted on the questions of the threshold
+            own, fit = None, "calibration"
         named = {"a temperature": fit, "a threshold": held, "what to expect": self.source.test}
         for name, scores in named.items():
             if isinstance(scores, Scores):
@@ -172,7 +174,7 @@ class _Work:
         fit, held = (own_scores() if isinstance(x, str) else x for x in (fit, held))
         if fit is not None and held is not None and set(question_keys(fit)) == set(question_keys(held)):
             fit, held = halves(fit)
-        self.scaler = config.scaler if fit is None else Temperature().fit(fit)
+        self.scaler = (config.scaler or own) if fit is None else Temperature().fit(fit)
         if held is not None:
             assert config.target_accuracy is not None
             steered = self.source.steered and config.calibration == "calibration"
@@ -253,9 +255,9 @@ class _Work:
         written = Export(folder, facts).load(**loading)
         after = score(written, self.check, style=self.source.style, **self.scoring)
         temperature = float(facts["temperature"]["value"])
-        before = served(self.before, temperature)
+        before = at_temperature(self.before, temperature)
         if not facts["temperature"]["folded"]:
-            after = served(after, temperature)
+            after = at_temperature(after, temperature)
         for name, scores in (("before", before), ("after", after)):
             scores.save(folder / "check" / f"{name}.safetensors")
         return drift(before, after, tolerance=self.config.tolerance)
@@ -320,7 +322,8 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def _refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | None) -> None:
-    has_temperature = config.scaler is not None or config.temperature_from is not None
+    given = (config.scaler, config.temperature_from, source.temperature)
+    has_temperature = any(one is not None for one in given)
     needs = [name for name in ("temperature_from", "calibration") if isinstance(getattr(config, name), str)]
     if config.target_accuracy is None and "calibration" in needs:
         needs.remove("calibration")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import ConfigError
-from calibrant.files import RUN_FILE
+from calibrant.files import RUN_FILE, read_json
 from calibrant.intake import load_questions
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
+from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.tuning.tune import RESULT, TuneResult
 
@@ -31,6 +32,7 @@ class Source:
     loading : further arguments of :func:`calibrant.load_model`.
     calibration : held-out questions of the run, for the drift check, a temperature and a threshold.
     test : scores of the tuned model on test questions, for the expected accuracy and error.
+    temperature : what the run put on top of its tuned model; ``test`` is without it.
     steered : whether the calibration questions also steered the tuning (choice of the epoch, E-step).
     """
 
@@ -40,6 +42,7 @@ class Source:
     loading: Mapping[str, Any] = field(default_factory=dict)
     calibration: QuestionSet | None = None
     test: Scores | None = None
+    temperature: Temperature | None = None
     steered: bool = False
 
     @classmethod
@@ -64,7 +67,8 @@ class Source:
         tuning = TuneResult.load(folder / "tuning") if (folder / "tuning" / RESULT).exists() else None
         adapter = None if tuning is None or tuning.adapter is None else str(tuning.adapter)
         weights = None if tuning is None else tuning.weights
-        when = "before" if tuning is None else "after"
+        when = "before" if tuning is None else "tuned"
+        kept = folder / "temperature.json"
         return cls(
             model=str(weights or identity["model"]),
             adapter=adapter,
@@ -72,6 +76,7 @@ class Source:
             loading={name: WORDS.get(value, value) for name, value in identity["loading"].items()},
             calibration=load_questions(folder / "questions" / "calibration.jsonl"),
             test=Scores.load(folder / "scores" / when / "test.safetensors"),
+            temperature=Temperature.from_json(read_json(kept)) if kept.exists() else None,
             steered=tuning is not None,
         )
 

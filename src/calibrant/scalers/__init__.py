@@ -18,7 +18,7 @@ from calibrant.scalers.confidence import Histogram, Isotonic
 from calibrant.scalers.crossval import chosen_by_cv, cross_validated
 from calibrant.scalers.daca import DACA
 from calibrant.scalers.positions import Dirichlet, Vector
-from calibrant.scalers.temperature import TEMPERATURE_RANGE, Temperature, temperature_is_possible
+from calibrant.scalers.temperature import TEMPERATURE_RANGE, Temperature, at_temperature, temperature_is_possible
 
 SCALERS: dict[str, type[Scaler]] = {
     scaler.name: scaler for scaler in (Temperature, Vector, Dirichlet, Isotonic, Histogram, AdaptiveTemperature, DACA)
@@ -73,6 +73,7 @@ __all__ = [
     "Scaler",
     "Temperature",
     "Vector",
+    "at_temperature",
     "chosen_by_cv",
     "cross_validated",
     "load_scaler",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -69,6 +70,17 @@ class Temperature(Scaler):
         scaler.temperature_ = number(values["temperature"], *TEMPERATURE_RANGE)
         scaler.at_bound_, scaler.n_left_out_ = bool(values["at_bound"]), int(values["n_left_out"])
         return scaler
+
+
+def at_temperature(scores: Scores, temperature: float) -> Scores:
+    """Scores divided by a temperature that is known: ``logp / T``, normalised over the options; nothing is fitted.
+
+    >>> at_temperature(Scores.from_probs([[0.9, 0.1]], [0]), 2.0).p_NK.round(3).tolist()
+    [[0.75, 0.25]]
+    """
+    if temperature == 1:
+        return scores
+    return replace(scores, logp_NK=normalised(scores.logp_NK / number(temperature, *TEMPERATURE_RANGE)))
 
 
 def temperature_is_possible(scores: Scores) -> bool:
