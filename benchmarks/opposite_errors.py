@@ -1,10 +1,10 @@
 """How often two models are called unlike that err equally, one over- and the other underconfident: the hard case of pairing.
 
-    python benchmarks/opposite_errors.py [--worlds 200] [--draws 1000] [--out FILE]
+    python benchmarks/opposite_errors.py [--worlds 200] [--draws 400] [--out FILE]
 
 Answers follow softmax(z), z normal, K = 4; one model says softmax(1.5 z), the other softmax(.606 z): both have a conf-ECE of
-.0986 (10 bins, 10⁶ questions). Each world is n questions. Counted: p-values of the difference in conf-ECE at most .05, .01,
-.001, by ``compare`` (from its interval's margin) and by ``Contest.z_values``, which rests on the draws' spread too. What a
+.0986 (10 bins, 10⁶ questions). Each world is n questions. Counted: p-values of the difference in conf-ECE at most .05 and
+.01, by ``compare`` (from its interval's margin) and by ``Contest.z_values``, which rests on the draws' spread too. What a
 level promises is the level.
 """
 
@@ -21,7 +21,7 @@ from calibrant.files import write_json
 from calibrant.metrics import Contest
 
 SIZES = (60, 200, 1000)
-LEVELS = (0.05, 0.01, 0.001)
+LEVELS = (0.05, 0.01)
 OVER, UNDER, K = 1.5, 0.6064663, 4
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Simulate each size, print a row, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=200)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     rows = []

@@ -130,7 +130,7 @@ def cell(entry: Entry, column: Metric) -> dict[str, str]:
         "spread": "" if spread is None else f"± {spread * scale:.{digits}f}",
         "floor": "" if e.floor_p95 is None else f"chance to {number(e.floor_p95, column)}",
         "within": "within chance" if e.verdict == INDISTINGUISHABLE else "",
-        "signs": "".join("" if c is None else SIGNS[c.verdict] for c in (aligned, best)),
+        "signs": "" if aligned is None or best is None else SIGNS[aligned.verdict] + SIGNS[best.verdict],
         "aligned": _verdict(aligned, column),
         "best": _verdict(best, column),
     }
