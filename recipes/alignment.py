@@ -392,7 +392,7 @@ def main() -> None:
         write_json(
             place,
             {
-                "command": "python recipes/alignment.py " + " ".join(sys.argv[1:]),
+                "command": " ".join(["python recipes/alignment.py", *sys.argv[1:]]),
                 "settings": settings,
                 "versions": versions(),
                 "prompt": asdict(STYLE),
