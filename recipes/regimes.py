@@ -139,6 +139,24 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
         write_atomically(path, svg_text(figure_of(ax)))
 
 
+def table(cells: list[dict[str, Any]]) -> str:
+    """The ends of the paths as Markdown, on the test questions; with the training accuracy of the run's own sample."""
+    rows = [
+        "| objective | seed | epochs | accuracy | confidence | conf-ECE | floor | C − A | NLL | accuracy in training |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells:
+        test, last = cell["test"], cell["path"][-1]
+        ece, gap = test["conf_ece"], test["signed_gap"]
+        rows.append(
+            f"| {cell['objective']} | {cell['seed']} | {last['epoch']:g} | {test['accuracy']['value']:.3f} "
+            f"| {test['mean_confidence']['value']:.3f} | {ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] "
+            f"| {ece['floor_p95']:.3f} | {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] "
+            f"| {test['nll']['value']:.3f} | {last['train_accuracy']:.2f} |"
+        )
+    return "\n".join(rows)
+
+
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -189,6 +207,7 @@ def main() -> None:
         },
     )
     draw(cells, place.with_suffix(".svg"))
+    print(table(cells))
 
 
 if __name__ == "__main__":
