@@ -85,7 +85,9 @@ def test_the_page_is_never_wider_than_the_screen(page):
 
 def test_pictures_have_a_size_and_their_text_is_legible(page):
     boxes = [svg.bounding_box() for svg in page.locator("figure svg").all()]
-    assert len(boxes) == 8  # reliability before and after, and risk against coverage, of each of two sets; overview; map
+    assert (
+        len(boxes) == 8
+    )  # reliability before and after, and risk against coverage, of each of two sets; overview; map
     assert all(box["width"] > 250 and box["height"] > 100 for box in boxes)
     smallest = page.evaluate(
         """() => Math.min(...[...document.querySelectorAll('figure svg text')].filter(t => t.textContent.trim())

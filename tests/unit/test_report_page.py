@@ -388,4 +388,6 @@ def test_templates_are_part_of_the_package():
     import calibrant.reporting
 
     folder = Path(calibrant.reporting.__file__).parent
-    assert {p.name for p in folder.glob("*.jinja")} == {"template.html.jinja", "template.md.jinja", "card.md.jinja"}
+    page, contest = ("template.html.jinja", "template.md.jinja"), ("contest.html.jinja", "contest.md.jinja")
+    others = ("card.md.jinja", "serving.md.jinja", "page.css.jinja")
+    assert {p.name for p in folder.glob("*.jinja")} == {*page, *contest, *others}
