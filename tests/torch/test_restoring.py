@@ -127,3 +127,10 @@ def test_no_temperature_where_none_is_needed():
     calibrated = Temperature().fit(scores).apply(scores, allow_fit_rows=True)
     assert last_temperature(calibrated) is None
     assert last_temperature(scores.select(np.arange(1))) is None
+
+
+def test_no_temperature_at_the_end_of_its_range():
+    """Confidence that says the opposite of the truth: the flatter the better, without end."""
+    wrong = Scores.from_probs([[0.9, 0.1]] * 100, [0] * 40 + [1] * 60)
+    assert Temperature().fit(wrong).at_bound_
+    assert last_temperature(wrong) is None

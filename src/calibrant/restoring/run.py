@@ -180,10 +180,12 @@ def last_temperature(calibration: Scores, *, seed: int = 0) -> Temperature | Non
     """A temperature for a tuned model from its scores of the calibration questions; ``None`` where none is needed.
 
     Needed is one that lowers the log loss of those questions when each is rescaled by a temperature that was fitted on
-    other folds (docs/decisions/005). Predictions never change. Ours.
+    other folds (docs/decisions/005). One at an end of its range is none: there the scores tell nothing, or all but
+    everything, and no finite temperature is best. Predictions never change. Ours.
     """
     if calibration.n < 2 or not temperature_is_possible(calibration):
         return None
     rescaled = cross_validated(Temperature(), calibration, seed=seed)
     before, after = (nll(scores.logp_NK, scores.answer_N) for scores in (calibration, rescaled))
-    return Temperature().fit(calibration) if after < before else None
+    scaler = Temperature().fit(calibration)
+    return scaler if after < before and not scaler.at_bound_ else None
