@@ -8,7 +8,10 @@
 contest             train, calibration                  test                 out of domain
 ==================  ==================================  ===================  =========================
 ``demo``            world knowledge (no --data)         its own split        us counties, chemistry
-``arc``             arc_easy-train                      arc_easy-test        arc_challenge-test
+``arc``             arc_easy-train                      arc_easy-test        arc_challenge-test,
+                                                                             openbookqa-test,
+                                                                             commonsenseqa-validation,
+                                                                             mmlu-test
 ``openbookqa``      openbookqa-train                    openbookqa-test      arc_challenge-test
 ``commonsenseqa``   commonsenseqa-train                 commonsenseqa-       openbookqa-test
                                                         validation
@@ -37,7 +40,11 @@ from calibrant.ladder import Ladder, Table, read_table, write_table
 from calibrant.questions import drop_leaked
 
 CONTESTS = {
-    "arc": (("arc_easy-train",), "arc_easy-test", ("arc_challenge-test",)),
+    "arc": (
+        ("arc_easy-train",),
+        "arc_easy-test",
+        ("arc_challenge-test", "openbookqa-test", "commonsenseqa-validation", "mmlu-test"),
+    ),
     "openbookqa": (("openbookqa-train",), "openbookqa-test", ("arc_challenge-test",)),
     "commonsenseqa": (("commonsenseqa-train",), "commonsenseqa-validation", ("openbookqa-test",)),
     "mmlu": (("mmlu-val", "mmlu-dev"), "mmlu-test", ("arc_challenge-test",)),

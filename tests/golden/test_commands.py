@@ -189,7 +189,7 @@ def test_diagnose_says_what_is_wrong_and_what_to_do(scored):
     assert "Verdict:" in out
     assert "Action:" in out
     found = json.loads(run("diagnose", "before.safetensors", "--json", cwd=scored)[0])
-    assert found["action"] in {"nothing", "temperature", "cft", "rcft", "other-reading"}
+    assert found["action"] in {"nothing", "temperature", "cft", "rcft", "other-reading", "score-more"}
 
 
 def test_diagnose_reads_the_path_of_a_run_and_preference_pairs(scored):

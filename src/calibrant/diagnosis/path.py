@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from scipy.stats import norm
 
 from calibrant.diagnosis.collapse import entropies
 from calibrant.diagnosis.estimates import Sampling
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import conf_ece, nll, noise_floor
+from calibrant.metrics.comparison import align
 from calibrant.metrics.measurement import measure
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
@@ -22,6 +23,8 @@ FLOOR_DRAWS = 200
 """Draws behind the floor of a point that is measured while a model trains."""
 GROWTH = 0.05
 """Growth of (training - held-out accuracy) along a path that counts as a sign."""
+WIDEST_FLOOR = 0.10
+"""A checkpoint with a floor above this has too few questions for "within its floor" to say anything."""
 NLL_RISE = 0.01
 """Rise of held-out NLL above its minimum, in nats a question, that counts as a sign."""
 
@@ -38,6 +41,7 @@ class Checkpoint:
     train_accuracy, train_n : on training questions, and how many of them.
     gap : ends of the interval of mean confidence - accuracy, ``None`` where unknown.
     step, epoch : where in the run.
+    scores : what it was measured from, ``None`` where only numbers are at hand.
     """
 
     accuracy: float
@@ -50,11 +54,21 @@ class Checkpoint:
     gap: tuple[float, float] | None = None
     step: float | None = None
     epoch: float | None = None
+    scores: Scores | None = field(default=None, compare=False, repr=False)
 
     @property
     def calibrated(self) -> bool:
-        """Whether conf-ECE is known to be within its floor."""
-        return self.floor_p95 is not None and self.conf_ece <= self.floor_p95
+        """Whether conf-ECE is known to be within its floor, and the floor low enough (:data:`WIDEST_FLOOR`) to tell."""
+        return self.floor_p95 is not None and self.conf_ece <= self.floor_p95 <= WIDEST_FLOOR
+
+    def scores_of(self, others: Scores) -> Scores | None:
+        """Its scores in the order of ``others``; ``None`` where they are of other questions or unknown."""
+        if self.scores is None:
+            return None
+        try:
+            return align(others, self.scores)[0]
+        except ScoresError:
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -112,8 +126,8 @@ def checkpoints(path: Sequence[Scores | Mapping[str, Any]], how: Sampling) -> tu
 
 
 def critical_checkpoint(points: Sequence[Checkpoint]) -> Checkpoint | None:
-    """The checkpoint of highest held-out accuracy whose ECE is within its floor; the first of equals; ``None`` if
-    none is.
+    """The checkpoint of highest held-out accuracy whose ECE is within its floor, a floor of at most
+    :data:`WIDEST_FLOOR`; the first of equals; ``None`` if none is.
     """
     return max((p for p in points if p.calibrated), key=lambda p: p.accuracy, default=None)
 
@@ -185,6 +199,7 @@ def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) ->
             gap=ends,
             step=_number(point.provenance, "step", place),
             epoch=_number(point.provenance, "epoch", place),
+            scores=point,
         )
     accuracy, conf_ece, n = (_number(point, name, place) for name in ("accuracy", "conf_ece", "n"))
     if accuracy is None or conf_ece is None or n is None or not (0 <= accuracy <= 1 and conf_ece >= 0 and n >= 1):
@@ -193,10 +208,19 @@ def _checkpoint(point: Scores | Mapping[str, Any], place: int, how: Sampling) ->
             found=f"accuracy {accuracy}, conf_ece {conf_ece}, n {n}",
             todo="give Scores, or a mapping with accuracy in [0, 1], conf_ece and n (and, where known, floor_p95)",
         )
-    names = ("floor_p95", "nll", "train_accuracy", "step", "epoch")
-    numbers = {name: _number(point, name, place) for name in names}
-    train_n, ends = _number(point, "train_n", place), _gap(point, accuracy, int(n), place, how)
-    return Checkpoint(accuracy, conf_ece, int(n), train_n=None if not train_n else int(train_n), gap=ends, **numbers)
+    train_n = _number(point, "train_n", place)
+    return Checkpoint(
+        accuracy,
+        conf_ece,
+        int(n),
+        floor_p95=_number(point, "floor_p95", place),
+        nll=_number(point, "nll", place),
+        train_accuracy=_number(point, "train_accuracy", place),
+        train_n=None if not train_n else int(train_n),
+        gap=_gap(point, accuracy, int(n), place, how),
+        step=_number(point, "step", place),
+        epoch=_number(point, "epoch", place),
+    )
 
 
 def _gap(point: Mapping[str, Any], accuracy: float, n: int, place: int, how: Sampling) -> tuple[float, float] | None:

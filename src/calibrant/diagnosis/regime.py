@@ -56,6 +56,7 @@ class Target:
     kind : "given", "reference", "path" or "self".
     name : in words, to be shown beside every number that depends on it.
     measured : the target's own calibration, where it is scores.
+    origin : the reference that the target's scores were made from; its predictions are where the target's own error shows.
     """
 
     kind: str
@@ -63,6 +64,19 @@ class Target:
     scores: Scores | None
     measured: Measurement | None = None
     checkpoint: Checkpoint | None = None
+    origin: Scores | None = None
+
+    def correction(self) -> np.ndarray:
+        """By how much the target is wrong about the predictions of its own reference, (N,):
+        ``1[ŷ_ref = y] - π*(ŷ_ref | x)``; zeros without a reference. Ours: added to ``π*(ŷ | x)`` it takes a calibrator's
+        error on average out of A*, and the label noise of all questions on which the two models predict the same out of
+        A - A*.
+        """
+        assert self.scores is not None
+        if self.origin is None:
+            return np.zeros(self.scores.n)
+        predicted_N = self.origin.prediction_N
+        return np.asarray(self.origin.correct_N - self.scores.p_NK[np.arange(self.scores.n), predicted_N])
 
 
 def choose_target(
@@ -81,7 +95,7 @@ def choose_target(
     if reference is not None:
         made, by = calibrated(reference, tempered(reference, how), how)
         name = f"the reference{_model_of(reference)}, calibrated by {by}"
-        return Target("reference", name, made, remeasure(made, how))
+        return Target("reference", name, made, remeasure(made, how), origin=reference)
     best = critical_checkpoint(points)
     if best is not None:
         name = "the most accurate checkpoint of the path whose ECE is within its floor"
@@ -94,15 +108,24 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     """Critical accuracy, distance and bounds, by the names in :data:`NAMES`; with a path for target there is no π*
     to compare bins with, so tce, delta, bound_2 and bound_3 are left out.
 
-    Intervals: A - A* by a paired bootstrap over questions (Newcombe's for a path); TCE, Δ as for any binned error;
-    bounds by combining the ends of the intervals of their parts, which is conservative. The noise of the target's own
-    calibrator is not in them.
+    A reference's A* is corrected by what its calibrator gets wrong about the reference's own predictions
+    (:meth:`Target.correction`), so ``A - A* = E[(1[ŷ=y] - 1[ŷ_ref=y]) - (π*(ŷ) - π*(ŷ_ref))]``: nothing where the two
+    predict the same. TCE and Δ use acc* moved by the mean of the correction.
+
+    Intervals: A - A* by a paired bootstrap over questions (for a path of scores of the same questions too; Newcombe's for
+    one of numbers or of other questions); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
+    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ.
     """
     bound_1 = absolute(measured["signed_gap"])
     if target.scores is None:
         assert target.checkpoint is not None
         a, b = measured["accuracy"], target.checkpoint
-        excess = share_difference(a.value, a.n, b.accuracy, b.n, how.level)
+        same = b.scores_of(scores)
+        if same is None:
+            excess = share_difference(a.value, a.n, b.accuracy, b.n, how.level)
+        else:
+            paired_N = scores.correct_N.astype(np.float64) - same.correct_N
+            excess = mean_estimates({"excess": paired_N}, how)["excess"]
         critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, b.n, how.level), b.n)
         return {
             "critical_accuracy": critical,
@@ -112,7 +135,10 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         }
     c_N, correct_N = np.minimum(scores.confidence_N, 1.0), scores.correct_N.astype(np.float64)
     star_N = np.minimum(target.scores.p_NK[np.arange(scores.n), scores.prediction_N], 1.0)
-    means = mean_estimates({"critical": star_N, "excess": correct_N - star_N}, how)
+    correction_N = target.correction()
+    corrected_N = star_N + correction_N
+    means = mean_estimates({"critical": corrected_N, "excess": correct_N - corrected_N}, how)
+    star_N = star_N + correction_N.mean()
     label_noise_M, _ = QuestionSums(scores, how.n_bins).thin_variances
     errors = binned_errors(
         {"tce": star_N - c_N, "delta": correct_N - star_N},

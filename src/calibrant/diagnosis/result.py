@@ -15,7 +15,7 @@ from calibrant.diagnosis.regime import NAMES
 from calibrant.metrics.measurement import Estimate
 
 Verdict = Literal["calibratable", "non-calibratable", "undecided"]
-Action = Literal["nothing", "temperature", "cft", "rcft", "other-reading"]
+Action = Literal["nothing", "temperature", "cft", "rcft", "other-reading", "score-more"]
 
 CAVEAT = (
     "'Non-calibratable' is relative to a target and a training objective: conf-ECE alone can always be driven to its "
@@ -43,6 +43,7 @@ ACTIONS = {
     "cft": "tune with CFT (answers only)",
     "rcft": "tune with RCFT (question and answer, with the calibration term)",
     "other-reading": "read the options in another way before anything else",
+    "score-more": "score more questions before deciding",
 }
 
 

@@ -131,8 +131,14 @@ def _facts(
         collapse=collapse(scores, measured, own, reference, how),
         reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
         split=scores.split,
+        tuned_since=_has_adapter(scores) and reference is not None and not _has_adapter(reference),
+        path_is_paired=chosen.checkpoint is not None and chosen.checkpoint.scores_of(scores) is not None,
         signs=signs,
         preferences=preferences,
         tolerance=tolerance,
         level=how.level,
     )
+
+
+def _has_adapter(scores: Scores) -> bool:
+    return bool(scores.provenance.get("adapter"))

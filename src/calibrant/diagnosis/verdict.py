@@ -20,6 +20,8 @@ LEAST_N = 30
 """With fewer questions no verdict is given."""
 PURE_SHARPENING = 0.25
 """Intercept and scatter, in nats of log-odds, up to which alignment did nothing but sharpen (a factor of 1.3 in odds)."""
+FAR_TOO_MANY = 100_000
+"""From so many questions on it is said that no realistic number would settle a difference."""
 PRIOR_DISTANCE, PRIOR_P = 0.05, 0.001
 """A prior over option positions is warned of beyond this distance and under this p-value."""
 
@@ -37,6 +39,8 @@ class Facts:
     collapse: Collapse
     reading: str | None
     split: str
+    tuned_since: bool
+    path_is_paired: bool
     signs: tuple[str, ...]
     preferences: PreferenceDrift | None
     tolerance: float
@@ -58,6 +62,13 @@ class Facts:
         return self.numbers["conf_ece"].verdict == INDISTINGUISHABLE
 
     @property
+    def beats_the_bound(self) -> bool:
+        """Whether conf-ECE is below ``|A - A*|``, what a model that matches the target has at least; beyond both
+        intervals.
+        """
+        return self.numbers["conf_ece"].high < self.numbers["distance"].low
+
+    @property
     def collapsed(self) -> bool | None:
         """Whether alignment raised confidence, lowered entropy, and the model is overconfident; each beyond its
         interval.
@@ -76,12 +87,17 @@ class Facts:
 
 def verdict_of(f: Facts) -> Verdict:
     """The regime relative to the target; undecided on few questions, where accuracy is not above chance, and where only
-    a target fitted to the same model says non-calibratable.
+    a target fitted to the same model says non-calibratable. Where the target says so of a model whose conf-ECE is within
+    its floor: calibratable if the whole interval of conf-ECE lies below that of the target's bound, undecided else.
     """
     if f.n < LEAST_N or f.at_chance or f.below_chance:
         return "undecided"
     regime = regime_of(f.numbers["excess_accuracy"], f.tolerance)
-    return "undecided" if f.target.kind == "self" and regime == "non-calibratable" else regime
+    if regime == "non-calibratable" and f.target.kind == "self":
+        return "undecided"
+    if regime == "non-calibratable" and f.within_floor:
+        return "calibratable" if f.beats_the_bound else "undecided"
+    return regime
 
 
 def regime_of(excess: Estimate, tolerance: float) -> Verdict:
@@ -99,7 +115,7 @@ def action_of(f: Facts, verdict: Verdict) -> Action:
     """What to do; the first rule that holds."""
     t = f.collapse.temperature
     if f.n < LEAST_N:
-        return "cft"
+        return "score-more"
     if f.at_chance or f.below_chance:
         return "other-reading"
     if f.within_floor:
@@ -140,6 +156,17 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
         out.append(
             f"The target is itself not calibrated on these questions: conf-ECE {_with(target_ece)}, floor "
             f"{target_ece.floor_p95:.3f}; A* carries that error."
+        )
+    if f.target.kind == "path" and not f.path_is_paired and f.numbers["critical_accuracy"].n != f.n:
+        out.append(
+            f"A* was measured on {f.numbers['critical_accuracy'].n} other questions than these {f.n}: a difference in "
+            "difficulty is a difference of A - A* too."
+        )
+    if f.tuned_since:
+        out.append(
+            "These scores are of a model with an adapter, the reference's are not. If it was tuned after the alignment, "
+            "what is said of alignment is said of both, and knowledge that was tuned in counts as accuracy beyond A*: then "
+            "give the path of that tuning instead."
         )
     if f.n < LEAST_N:
         out.append(f"{f.n} questions are fewer than {LEAST_N}: nothing can be decided from them.")
@@ -187,7 +214,10 @@ def _collapse(f: Facts) -> str:
         f"on {s.agreement.value:.1%} of the questions"
     )
     if math.isfinite(s.slope.value):
-        change += f", log-odds raised to the power {_with(s.slope)} with a scatter of {s.scatter:.3f} nats"
+        change += (
+            f", log-odds raised to the power {_with(s.slope)} and pushed by {_with(s.intercept, sign=True)} nats to the "
+            f"reference's own choice, with a scatter of {s.scatter:.3f} nats"
+        )
     if f.collapsed:
         return f"Preference collapse: against the reference, {change}, and the model is overconfident."
     return f"Against the reference: {change}."
@@ -222,8 +252,9 @@ def _near_one(f: Facts) -> str:
 def _target(f: Facts) -> str:
     critical, excess = f.numbers["critical_accuracy"], f.numbers["excess_accuracy"]
     if f.target.kind == "path":
+        paired = "on the same questions" if f.path_is_paired else "taken as of other questions"
         return (
-            f"Critical accuracy by {f.target.name}: A* = {_with(critical)}, n = {critical.n}; "
+            f"Critical accuracy by {f.target.name}: A* = {_with(critical)}, n = {critical.n}, {paired}; "
             f"A - A* = {_with(excess, sign=True)}. The best of several checkpoints is a little flattered."
         )
     text = (
@@ -250,6 +281,19 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
         return f"Undecided: {f.n} questions are fewer than {LEAST_N}."
     if f.at_chance or f.below_chance:
         return "Undecided: at or below chance, these scores do not show what the model knows."
+    exceeds = regime_of(excess, tolerance) == "non-calibratable"
+    if f.target.kind == "self" and exceeds:
+        return "Undecided: that A exceeds A* shows that the calibrator does not fit, not that the accuracy is too high."
+    if f.within_floor and exceeds:
+        bound = (
+            f"a model that matches this target has an ECE of at least {_with(f.numbers['distance'])} at this accuracy"
+        )
+        if verdict == "calibratable":
+            return f"Calibratable: {bound}, but this one is calibrated as it is: it knows more than the target."
+        return (
+            f"Undecided: {bound}, yet no miscalibration is seen. Either {f.n} questions are too few to see it, or the "
+            "model knows more than the target."
+        )
     if verdict == "non-calibratable":
         return (
             f"Non-calibratable: accuracy exceeds A* by more than {tolerance:g} and beyond its interval, so a model that "
@@ -260,8 +304,6 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
             f"Calibratable: the whole interval of A - A* is below {tolerance:g}, so this target does not stand in the "
             "way of calibration at this accuracy."
         )
-    if f.target.kind == "self" and regime_of(excess, tolerance) == "non-calibratable":
-        return "Undecided: that A exceeds A* shows that the calibrator does not fit, not that the accuracy is too high."
     return f"Undecided: the interval of A - A* reaches {tolerance:g} without settling either side.{_needed(f, excess)}"
 
 
@@ -269,7 +311,9 @@ def _needed(f: Facts, excess: Estimate) -> str:
     """Questions that would settle it: below the tolerance if A - A* is, above 0 else."""
     shift = f.tolerance if excess.value < f.tolerance else 0.0
     n = n_to_decide(excess.value - shift, excess.low - shift, excess.high - shift, f.n, f.level)
-    return "" if n is None else f" Were the difference the truth, about {n:,} questions would settle it."
+    if n is None or n > FAR_TOO_MANY:
+        return " It lies too near to that for any realistic number of questions to settle it."
+    return f" Were the difference the truth, about {n:,} questions would settle it."
 
 
 def _temperature(t: TemperatureEffect | None) -> str:
@@ -290,6 +334,8 @@ def _temperature(t: TemperatureEffect | None) -> str:
 
 
 def _action(f: Facts, verdict: Verdict, action: Action) -> str:
+    if action == "score-more":
+        return f"Score at least {LEAST_N} questions, better 1,000, before deciding."
     if action == "other-reading":
         return "Try another reading of the options or another prompt format: at chance there is nothing to calibrate."
     if action == "nothing":
@@ -303,8 +349,6 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
         )
     t = f.collapse.temperature
     text = "CFT is the default: it trains on answers only and barely moves accuracy."
-    if f.n < LEAST_N:
-        return text + f" But score at least {LEAST_N} questions, better 1,000, before deciding."
     if t is not None and t.suffices:
         text += (
             " A temperature is the cheap alternative and suffices on this split; it was fitted here and need not hold "

@@ -18,6 +18,7 @@ ACTIONS = {
     "cft": "Calibration-aware fine-tuning (CFT)",
     "rcft": "Regularised calibration-aware fine-tuning (RCFT)",
     "other-reading": "Read the options in another way first",
+    "score-more": "Score more questions before deciding",
 }
 SETTING_LABELS = {
     "over": "log loss over",

@@ -41,8 +41,9 @@ def regime_map(
 
     One path goes from its first point (square) to its last (disc). Of several, each name has a colour and a marker,
     hollow at the start and filled at the end; a name with several paths (one a seed) draws them all alike. Grey band:
-    errors that a calibrated model shows by chance. Dotted: ``ECE = 1 - accuracy``, all confidences at 1. With
-    ``target_accuracy`` A*: the bound ``|A - A*|`` below which a model that matches the target cannot lie, shaded.
+    errors that a calibrated model shows by chance, up to the mean of the points' floors. Dotted: ``ECE = 1 - accuracy``,
+    all confidences at 1. With ``target_accuracy`` A*: the bound ``|A - A*|`` below which a model that matches the target
+    cannot lie, shaded.
 
     Parameters
     ----------
@@ -76,7 +77,9 @@ def regime_map(
         left, right, top = _map_limits(a, e, target_accuracy, max(floors, default=0.0))
         x = np.linspace(left, right, 200)
         if floors:
-            ax.axhspan(0, max(floors), color=BAND, alpha=0.6, linewidth=0, zorder=0.4, label="reach of chance (95%)")
+            ax.axhspan(
+                0, float(np.mean(floors)), color=BAND, alpha=0.6, linewidth=0, zorder=0.4, label="reach of chance (95%)"
+            )
         if 1 - right < top:
             ax.plot(x, 1 - x, color=MUTED, linestyle=":", linewidth=1.2, label="always certain: 1 − A")
         if target_accuracy is not None:

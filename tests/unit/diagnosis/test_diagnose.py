@@ -80,12 +80,17 @@ def test_accuracy_beyond_the_reference_gets_rcft(known_world):
     assert d.numbers["excess_accuracy"].value == pytest.approx(0.24, abs=0.05)
 
 
-def test_a_calibrated_model_beyond_its_target_needs_nothing_all_the_same(known_world):
-    """c = A by choice: conf-ECE 0, whatever the target says."""
-    first, star = known_world(1000, known=0.4, confidence=0.5)
-    scores, _ = known_world(1000, known=0.4, confidence=float(first.correct_N.mean()))
+@pytest.mark.parametrize(("n", "known", "verdict"), [(1000, 0.4, "calibratable"), (150, 0.2, "undecided")])
+def test_a_calibrated_model_beyond_its_target_needs_nothing_all_the_same(known_world, n, known, verdict):
+    """c = A by choice: conf-ECE 0, whatever the target says. A - A* is .24 +- .03 and .12 +- .07; an ECE of 0 has an
+    interval up to about 2 sqrt(A (1 - A) / n), .03 and .08. Only the first pair lies apart.
+    """
+    first, star = known_world(n, known=known, confidence=0.5)
+    scores, _ = known_world(n, known=known, confidence=float(first.correct_N.mean()))
     d = diagnose(scores, target=star, n_boot=N_BOOT)
-    assert (d.verdict, d.action) == ("non-calibratable", "nothing")
+    assert d.numbers["excess_accuracy"].low > 0
+    assert (d.verdict, d.action) == (verdict, "nothing")
+    assert ("calibrated as it is" if verdict == "calibratable" else "no miscalibration is seen") in said(d.reasons)
 
 
 def test_a_model_at_chance_needs_another_reading(draw):
@@ -125,8 +130,9 @@ def test_mixed_numbers_of_options_are_diagnosed(draw):
 @pytest.mark.parametrize("n", [2, 3, 5, 29])
 def test_fewer_than_thirty_questions_decide_nothing(draw, n):
     d = diagnose(draw(n, power=3.0), n_boot=N_BOOT)
-    assert (d.verdict, d.action) == ("undecided", "cft")
+    assert (d.verdict, d.action) == ("undecided", "score-more")
     assert f"{n} questions are fewer than 30" in said(d.reasons)
+    assert "Score at least 30 questions" in said(d.reasons)
     assert f"{n} questions are fewer than 30" in said(d.warnings)
     json.dumps(d.to_json(), allow_nan=False)
 
@@ -192,6 +198,33 @@ def test_the_reference_may_be_in_another_order_but_not_of_other_questions(draw):
         diagnose(scores, target=reference.select(np.arange(100)), n_boot=N_BOOT)
 
 
+def test_a_model_that_predicts_as_its_reference_is_as_right_as_the_reference_may_be():
+    """Least-NLL temperature on unevenly sharp questions ends underconfident: uncorrected, A* would lie below A for no
+    other reason. Corrected by the reference's own A - A*, nothing is left where the predictions are the same.
+    """
+    reference, _ = unevenly_sharp(400, seed=0)
+    d = diagnose(raised(reference, 2.0), reference=reference, n_boot=N_BOOT)
+    excess = d.numbers["excess_accuracy"]
+    assert (excess.value, excess.low, excess.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert d.numbers["critical_accuracy"].value == pytest.approx(reference.correct_N.mean())
+    assert d.verdict == "calibratable"
+
+
+def test_the_corrected_critical_accuracy_by_hand():
+    """The reference says .6 of option 0 on 100 questions and is right on 60: calibrated, T = 1, star = .6 or .4. The
+    aligned model turns to option 1 on 20 questions, 12 of them of answer 1. A = .6 + (12 - 8)/100; its A* is
+    .6 + 20 (.4 - .6)/100 = .56 before and after the correction, which is 0 on average; so A - A* = .08.
+    """
+    answers = [0] * 60 + [1] * 40
+    reference = Scores.from_probs([[0.6, 0.4]] * 100, answers)
+    turned = [52 <= i < 72 for i in range(100)]
+    aligned = Scores.from_probs([[0.1, 0.9] if turn else [0.9, 0.1] for turn in turned], answers)
+    d = diagnose(aligned, reference=reference, n_boot=N_BOOT)
+    assert d.numbers["accuracy"].value == 0.64
+    assert d.numbers["critical_accuracy"].value == pytest.approx(0.56, abs=0.005)
+    assert d.numbers["excess_accuracy"].value == pytest.approx(0.08, abs=0.005)
+
+
 def unevenly_sharp(n, seed):
     """Each question sharpened by its own power, 3 exp(N(0, 1)): no one temperature fits."""
     rng = np.random.default_rng([seed, 1])
@@ -231,6 +264,24 @@ def test_a_target_that_is_not_calibrated_itself_is_warned_of(draw):
 
 
 # ---- warnings -------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_that_the_reference_has_not_is_warned_of(draw):
+    tuned, reference = (replace(draw(300), provenance={"adapter": name}) for name in ("cft", None))
+    assert "tuned after the alignment" in said(diagnose(tuned, reference=reference, n_boot=N_BOOT).warnings)
+    assert "tuned after" not in said(diagnose(tuned, reference=tuned, n_boot=N_BOOT).warnings)
+    assert "tuned after" not in said(diagnose(tuned, n_boot=N_BOOT).warnings)
+
+
+def test_no_absurd_number_of_questions_is_asked_for(known_world):
+    """A - A* just above the tolerance, n = 300: a difference of .002 would need some hundred thousand."""
+    scores, star = known_world(300, known=0.08)
+    excess = diagnose(scores, target=star, n_boot=N_BOOT).numbers["excess_accuracy"]
+    near = diagnose(scores, target=star, n_boot=N_BOOT, tolerance=excess.value + 0.0005)
+    far = diagnose(scores, target=star, n_boot=N_BOOT, tolerance=excess.value + 0.01)
+    assert near.verdict == far.verdict == "undecided"
+    assert "any realistic number" in said(near.reasons)
+    assert "would settle it" in said(far.reasons)
 
 
 @pytest.mark.parametrize(

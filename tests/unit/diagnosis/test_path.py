@@ -1,7 +1,9 @@
 """Checkpoints, the critical one, and the signs of leaving the regime."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from calibrant.diagnosis import checkpoint_point, diagnose
@@ -27,7 +29,8 @@ def test_a_mapping_and_scores_give_the_same_checkpoint(draw):
 
 
 def test_the_critical_checkpoint_is_the_most_accurate_that_is_within_its_floor():
-    path = [point(0.5), point(0.62), point(0.7, conf_ece=0.05), point(0.8, floor_p95=None), point(0.61)]
+    lucky = point(0.9, n=40, conf_ece=0.15, floor_p95=0.2)  # its floor is too high to tell
+    path = [point(0.5), point(0.62), point(0.7, conf_ece=0.05), point(0.8, floor_p95=None), point(0.61), lucky]
     assert critical_checkpoint(checkpoints(path, HOW)).accuracy == 0.62
     assert critical_checkpoint(checkpoints(path[2:4], HOW)) is None
 
@@ -129,6 +132,30 @@ def test_a_path_is_the_target_where_no_reference_is(draw):
     assert any("Sign of leaving" in warning for warning in d.warnings)
     lower = diagnose(scores, path=[point(0.85)], n_boot=100)
     assert lower.verdict == "calibratable"
+
+
+def test_a_path_of_scores_of_the_same_questions_is_compared_pair_by_pair(draw):
+    """Of 600 questions the last checkpoint gets those right that the first did, and 60 more: A - A* = .1, standard error
+    sqrt(.1 * .9 / 600) = .012. Unpaired it would be sqrt(2 * .24 / 600) = .028.
+    """
+    first = draw(600)
+    wrong = np.flatnonzero(~first.correct_N)[:60]
+    p = first.p_NK.copy()
+    p[wrong] = np.where(np.arange(4) == first.answer_N[wrong, None], 0.97, 0.01)
+    last = Scores.from_probs(p, first.answer_N)
+    path = [
+        first,
+        replace(last, logp_NK=Scores.from_probs(p**5 / (p**5).sum(1, keepdims=True), first.answer_N).logp_NK),
+    ]
+    d = diagnose(last, path=path, n_boot=400)
+    excess = d.numbers["excess_accuracy"]
+    assert d.critical_checkpoint.accuracy == pytest.approx(first.correct_N.mean())
+    assert excess.value == pytest.approx(0.1)
+    assert excess.high - excess.low == pytest.approx(2 * 1.96 * 0.0122, rel=0.2)
+    assert "on the same questions" in " ".join(d.reasons)
+    unpaired = diagnose(last, path=[s.select(np.arange(599)) for s in path], n_boot=400)
+    assert unpaired.numbers["excess_accuracy"].high > excess.high + 0.02
+    assert "599 other questions" in " ".join(unpaired.warnings)
 
 
 def test_a_path_without_a_calibrated_checkpoint_is_no_target(draw):
