@@ -108,6 +108,19 @@ def test_a_reference_scores_the_calibration_questions_and_is_the_target(
         restore(model_folder(), splits, out=tmp_path / "run", **settings)
 
 
+def test_a_budget_tries_several_settings_and_the_report_says_so(tmp_path, model_folder, make_questions):
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 20), ("test", 12))}
+    config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8))
+    settings = {"objective": "cft", "config": config, "device": "cpu"}
+    made = restore(model_folder(), splits, out=tmp_path / "run", budget="standard", **settings)
+    assert [one["setting"] for one in made.tuning.sweep["tried"]] == ["default", "lr-x3", "lr-x0.33"]
+    page = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "3 settings, by log loss of the calibration questions: default" in page
+    for budget, word in (("thorough", "budget"), ("endless", "quick, standard, thorough")):
+        with pytest.raises(ConfigError, match=word):
+            restore(model_folder(), splits, out=tmp_path / "run", budget=budget, **settings)
+
+
 def too_sure(n, seed=0):
     """Answers drawn at half the log-odds that the scores say: T = 2 is the truth."""
     draw = np.random.default_rng(seed)

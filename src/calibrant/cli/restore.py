@@ -66,6 +66,7 @@ def run(
         str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
     ] = "auto",
     config: t.Config = None,
+    budget: t.Budget = "quick",
     epochs: t.Epochs = None,
     lr: t.LearningRate = None,
     batch_size: t.BatchSize = None,
@@ -125,6 +126,7 @@ def run(
         ood=sets,
         objective=objective,  # type: ignore[arg-type]
         config=chosen,
+        budget=budget,  # type: ignore[arg-type]
         style=style,
         reference=reference,
         progress=o.watching(quiet),

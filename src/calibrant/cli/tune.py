@@ -10,6 +10,9 @@ import typer
 from calibrant.cli import options as o
 from calibrant.objectives import OBJECTIVES
 
+Budget = Annotated[
+    str, typer.Option(help="Settings to try, best by held-out log loss: quick (1), standard (3) or thorough (5).")
+]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; the options here go first.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training questions.")]
 LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
@@ -51,6 +54,7 @@ def run(
     out: o.OutFolder,
     objective: Annotated[str | None, typer.Option(help=f"One of: {', '.join(OBJECTIVES)}.")] = None,
     config: Config = None,
+    budget: Budget = "quick",
     epochs: Epochs = None,
     lr: LearningRate = None,
     batch_size: BatchSize = None,
@@ -76,7 +80,7 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """Tune an adapter on questions by CFT, RCFT or another objective; run again to go on after an interruption."""
-    from calibrant.tuning import tune
+    from calibrant.tuning import sweep
 
     chosen = settings(
         config,
@@ -92,11 +96,12 @@ def run(
         seed=seed,
         report_to=report_to,
     )
-    result = tune(
+    result = sweep(
         model,
         o.questions_of(questions, columns=columns, skip_bad=skip_bad, limit=limit),
         o.questions_of(calibration, columns=columns, skip_bad=skip_bad),
         out=out,
+        budget=budget,  # type: ignore[arg-type]
         config=chosen,
         style=o.style_of(reading, format, variant, system),
         progress=o.watching(quiet),
@@ -108,7 +113,8 @@ def run(
             allow_pickle=allow_pickle,
         ),
     )
+    best = f", {result.sweep['chosen']} of {len(result.sweep['tried'])} settings" if result.sweep else ""
     typer.echo(
-        f"{result.adapter or result.weights}: {result.objective}, {result.steps} steps, "
+        f"{result.adapter or result.weights}: {result.objective}{best}, {result.steps} steps, "
         f"{result.seconds:.0f} s, {result.stopped}"
     )

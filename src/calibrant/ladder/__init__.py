@@ -1,10 +1,11 @@
 """The ladder: every fix on equal data and splits, into one table. See ``docs/ladder.md``."""
 
-from calibrant.ladder.fixes import FIXES, SETTINGS, Fix, Setting
+from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan
 from calibrant.ladder.run import Ladder, ladder
 from calibrant.ladder.table import Contrast, Cut, Entry, Standing, Standings, Table, read_table
+from calibrant.tuning.sweep import SETTINGS, Setting
 
 __all__ = [
     "FIXES",

@@ -24,8 +24,9 @@ from typing import Any
 
 from calibrant.errors import CalibrantError
 from calibrant.files import RUN_FILE, claim_folder, write_json
-from calibrant.ladder.fixes import FIXES, Fix, Setting
+from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
+from calibrant.tuning.sweep import Setting
 
 CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
 RESULT, ERROR, NOTES = "result.json", "error.json", "notes.json"

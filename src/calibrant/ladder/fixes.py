@@ -10,28 +10,12 @@ from typing import Any, Literal
 from calibrant.errors import ConfigError
 from calibrant.questions import did_you_mean
 from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.sweep import SETTINGS, Budget, Setting, candidates
 
 Family = Literal["none", "post-hoc", "weights", "tuning"]
-Budget = Literal["quick", "standard", "thorough"]
-SETTINGS: dict[str, int] = {"quick": 1, "standard": 3, "thorough": 5}
-"""Settings that each fix may try, by budget: the same number for all that have a setting to choose."""
 
 ALIGNED, REFERENCE = "aligned", "pre-alignment"
 REQUIRED = {"reference": "the pre-alignment model", "alignment_adapter": "the alignment's LoRA adapter"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One candidate of a sweep.
-
-    Parameters
-    ----------
-    name : of its folder, e.g. ``"lr-x3"``.
-    values : what it sets; ``learning_rate_factor`` multiplies the learning rate that all trained fixes start from.
-    """
-
-    name: str
-    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,21 +69,16 @@ class Fix:
         All of its epochs are done (no early stopping) and the weights of the evaluation with the least held-out NLL are
         kept, so that every trained fix takes equally many optimiser steps.
         """
-        values = {**self.values, **setting.values}
-        own = base.for_objective(values["objective"])
-        rate = own.learning_rate * values.pop("learning_rate_factor", 1.0)
-        fixed = {"learning_rate": rate, "seed": seed, "patience": 0, "keep": "best"}
-        config = TuneConfig.make({**json.loads(own.model_dump_json()), **values, **fixed})
+        own = json.loads(base.for_objective(self.values["objective"]).model_dump_json())
+        fixed = {"seed": seed, "patience": 0, "keep": "best"}
+        config = setting.of(TuneConfig.make({**own, **self.values, **fixed}))
         config.check()
         return config
 
 
-def _tuned(name: str, about: str, *own: Setting, note: str = "", **values: Any) -> Fix:
-    """A trained fix. Its sweep: learning rate ×1, ×3, ×1/3, then two of its own settings or, without any, ×10, ×1/10."""
-    factors = (("default", 1.0), ("lr-x3", 3.0), ("lr-x0.33", 1 / 3), ("lr-x10", 10.0), ("lr-x0.1", 0.1))
-    rates = tuple(Setting(label, {"learning_rate_factor": factor} if factor != 1 else {}) for label, factor in factors)
-    candidates = (*rates[:3], *(own or rates[3:]))
-    return Fix(name, "tuning", about, "adapter", values, candidates, note=note)
+def _tuned(name: str, about: str, *, note: str = "", **values: Any) -> Fix:
+    """A trained fix; its sweep tries what :func:`calibrant.tuning.sweep.sweep` does."""
+    return Fix(name, "tuning", about, "adapter", values, candidates(values["objective"]), note=note)
 
 
 def _own(key: str, *values: Any) -> tuple[Setting, ...]:
@@ -193,47 +172,39 @@ FIXES: tuple[Fix, ...] = (
     _tuned(
         "rcft",
         "L_SFT2 + λ L_ECE (Xiao et al. 2025), with the E-step on held-out questions at each evaluation (ours)",
-        *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="each_evaluation",
     ),
     _tuned(
         "rcft-once",
         "RCFT with one E-step on the training questions, as released (Xiao et al. 2025)",
-        *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="once",
     ),
     _tuned(
         "rcft-crossfit",
         "RCFT with a cross-fitted E-step on the training questions (ours)",
-        *_own("lam", 0.3, 5.0),
         objective="rcft",
         e_step="cross_fitted",
     ),
     _tuned(
         "rcft-answer",
         "L_SFT1 + λ L_ECE: the calibration term on CFT (ours)",
-        *_own("lam", 0.3, 5.0),
         objective="rcft",
         language="sft1",
     ),
     _tuned(
         "label-smoothing",
         "labels smoothed over the options (Szegedy et al. 2016)",
-        *_own("epsilon", 0.2, 0.05),
         objective="label_smoothing",
     ),
-    _tuned("focal", "focal loss over the options (Mukhoti et al. 2020)", *_own("gamma", 1.0, 5.0), objective="focal"),
-    _tuned("brier", "CFT + λ Brier score", *_own("lam", 0.3, 5.0), objective="brier"),
-    _tuned("mmce", "CFT + λ MMCE (Kumar et al. 2018)", *_own("lam", 0.3, 5.0), objective="mmce"),
-    _tuned(
-        "soft-ece", "CFT + λ soft-binned ECE (Karandikar et al. 2021)", *_own("lam", 0.3, 5.0), objective="soft_ece"
-    ),
+    _tuned("focal", "focal loss over the options (Mukhoti et al. 2020)", objective="focal"),
+    _tuned("brier", "CFT + λ Brier score", objective="brier"),
+    _tuned("mmce", "CFT + λ MMCE (Kumar et al. 2018)", objective="mmce"),
+    _tuned("soft-ece", "CFT + λ soft-binned ECE (Karandikar et al. 2021)", objective="soft_ece"),
     _tuned(
         "cogcalib",
         "smoothed labels on questions that the model knows (arXiv 2505.20903)",
-        *_own("epsilon", 0.2, 0.05),
         objective="cogcalib",
     ),
     _tuned(

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Place
-from calibrant.ladder.fixes import Budget, Fix, missing
+from calibrant.ladder.fixes import Fix, missing
 from calibrant.questions import QuestionSet
+from calibrant.tuning.sweep import Budget
 
 BACKWARD = 3.0
 TIMED = 16

@@ -23,7 +23,7 @@ from calibrant.files import claim_folder
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Cell, Place
 from calibrant.ladder.families import DOERS, Doer
-from calibrant.ladder.fixes import SETTINGS, Budget, Setting, select
+from calibrant.ladder.fixes import select
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
@@ -31,6 +31,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig
+from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
 SPLITS = ("train", "calibration", "test")
 CRITERION = {

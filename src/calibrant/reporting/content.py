@@ -268,6 +268,7 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "learning rate": config.get("learning_rate"),
         "batch size": config.get("batch_size"),
         "epochs asked for": config.get("epochs"),
+        "chosen among": _sweep_words(tuning),
         **_own_settings(objective, config),
         "teacher temperature": start.get("teacher_temperature"),
         "temperature on top": _temperature_words(tuning),
@@ -277,6 +278,14 @@ def training_facts(tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
         "weights": tuning.get("weights"),
     }
     return facts(known)
+
+
+def _sweep_words(tuning: Mapping[str, Any]) -> str | None:
+    tried = (tuning.get("sweep") or {}).get("tried")
+    if not tried:
+        return None
+    losses = [f"{one['setting']} {'failed' if one['nll'] is None else format(one['nll'], '.3f')}" for one in tried]
+    return f"{len(tried)} settings, by log loss of the calibration questions: {', '.join(losses)}"
 
 
 def _temperature_words(tuning: Mapping[str, Any]) -> str | None:

@@ -35,6 +35,7 @@ from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig, TuneResult
+from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
 
@@ -63,6 +64,7 @@ def restore(
     ood: Mapping[str, QuestionSet] | None = None,
     objective: Choice = "auto",
     config: TuneConfig | None = None,
+    budget: Budget = "quick",
     style: PromptStyle | None = None,
     reference: str | Path | None = None,
     progress: bool = False,
@@ -88,6 +90,8 @@ def restore(
         whatever it says.
     config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
         the chosen one has no use for are left aside.
+    budget : settings of the objective that are tried, the best by log loss of the calibration questions being kept:
+        ``"quick"`` 1, ``"standard"`` 3, ``"thorough"`` 5 (:func:`calibrant.tuning.sweep`).
     style : how questions are put; letters in a raw prompt by default.
     reference : the model before its alignment: it scores the calibration questions too, with ``loading`` but its own
         revision, so that the diagnosis can tell what alignment changed and has a target of its own.
@@ -111,13 +115,16 @@ def restore(
     if objective != "auto":
         config = TuneConfig.make({**config.model_dump(), "objective": objective})
         config.check()
+    settings_for(config.objective, budget)
     check_splits(splits, ood)
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     check_cluster(cluster, held_out)
     refuse_leakage(**sets)
     claim_folder(
-        out, words.identity(model, style, config, objective, sets, reference, temperature, loading), "restore run"
+        out,
+        words.identity(model, style, config, objective, sets, reference, temperature, budget, loading),
+        "restore run",
     )
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
@@ -133,7 +140,7 @@ def restore(
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
-        tuning = stage.tune(config.for_objective(chosen), splits)
+        tuning = stage.tune(config.for_objective(chosen), splits, budget)
         tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
         scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
         after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}

@@ -24,7 +24,8 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.tuning import TuneConfig, TuneResult, tune
+from calibrant.tuning import TuneConfig, TuneResult, sweep
+from calibrant.tuning.sweep import Budget
 
 
 @dataclass
@@ -90,14 +91,15 @@ class Stage:
         other = replace(self, loading={**self.loading, "revision": None})
         return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
-    def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet]) -> TuneResult:
-        """The tuning run, in its own folder."""
+    def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet], budget: Budget) -> TuneResult:
+        """The tuning run, or a sweep of them, in its own folder."""
         self.say(f"Tuning by {config.objective.upper()} on {len(splits['train'])} questions")
-        return tune(
+        return sweep(
             self.model,
             splits["train"],
             splits["calibration"],
             out=self.out / "tuning",
+            budget=budget,
             config=config,
             style=self.style,
             progress=self.progress,

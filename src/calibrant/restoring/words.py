@@ -25,6 +25,7 @@ def identity(
     sets: Mapping[str, QuestionSet],
     reference: str | Path | None,
     temperature: bool,
+    budget: str,
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What tells this run from another; a folder holds one run."""
@@ -37,6 +38,7 @@ def identity(
         "objective": objective,
         "config": config.model_dump(mode="json"),
         "temperature": temperature,
+        "budget": budget,
         "questions": {name: {"n": len(q), "digest": q.digest} for name, q in sets.items()},
     }
 

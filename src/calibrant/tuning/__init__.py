@@ -3,6 +3,7 @@
 from calibrant.tuning.callback import CalibrationCallback
 from calibrant.tuning.config import LoraSettings, TuneConfig, load_config
 from calibrant.tuning.interpolation import interpolate, scale_adapter
+from calibrant.tuning.sweep import sweep
 from calibrant.tuning.tune import TuneResult, tune
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "interpolate",
     "load_config",
     "scale_adapter",
+    "sweep",
     "tune",
 ]

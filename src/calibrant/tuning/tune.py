@@ -41,7 +41,7 @@ class TuneResult:
     :func:`calibrant.diagnosis.checkpoint_point`, and train_accuracy of train_n training questions. ``seconds`` is training
     with its evaluations, over all resumed parts. ``rows`` says which rows were trained on and what
     :func:`calibrant.tuning.rows.choose_rows` saw; ``start`` what the untuned model set: ``known_share`` of cogcalib,
-    ``teacher_temperature`` of distill.
+    ``teacher_temperature`` of distill. ``sweep`` tells what else was tried, where it is the best of several settings.
     """
 
     objective: str
@@ -58,6 +58,7 @@ class TuneResult:
     history: tuple[dict[str, Any], ...]
     rows: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
