@@ -19,7 +19,7 @@ from calibrant.alignment.instructions import instruction_set
 from calibrant.errors import ConfigError
 from calibrant.files import write_json
 from calibrant.ladder.bench import Bench
-from calibrant.ladder.cells import Cell, Place, read_json
+from calibrant.ladder.cells import CELLS, Cell, Place, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
 
 ASKED = RESULT = "alignment.json"
@@ -118,14 +118,19 @@ def reason_against(fix: Fix) -> str | None:
 
 
 def check(bench: Bench, cell: Cell, asked: Asked, model: Mapping[str, Any]) -> None:
-    """Compare a cell's model (arguments of ``Bench.score``) with the aligned one; what was begun goes on."""
+    """Compare a cell's model (arguments of ``Bench.score``) with the aligned one; what was begun goes on.
+
+    What the aligned model says is taken from a check of another cell, where there is one.
+    """
     bench.release()
+    others = sorted((bench.root / CELLS).glob(f"*/*/seed-*/{asked.folder}/{RESULT}"))
     align_check(
         bench.model,
         adapter=model.get("adapter"),
         tuned=model.get("model"),
         preferences=asked.preferences,
         prompts=asked.prompts,
+        aligned_from=others[0].parent if others else None,
         out=cell.folder / asked.folder,
         settings=asked.settings,
         batch_tokens=bench.batch_tokens,

@@ -78,7 +78,9 @@ class Plan:
                 cost = f"about {duration(self.pace.of(job))}"
             lines.append(f"{job.cell:<44} {job.what:<6} {cost}".rstrip())
         lines += [f"{name:<44} not run: {reason}" for name, reason in self.not_run.items()]
-        trainings = sum(job.what in ("sweep", "fit") and job.cell.partition("/")[0] in self._trained for job in self.jobs)
+        trainings = sum(
+            job.what in ("sweep", "fit") and job.cell.partition("/")[0] in self._trained for job in self.jobs
+        )
         head = (
             f"{len(self.places) - len(self.not_run)} fixes, {len(self.jobs)} jobs, {trainings} trainings of {self.steps} "
             f"optimiser steps each; a sweep tries up to {len(self._widest)} settings"

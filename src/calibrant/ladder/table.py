@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
-from calibrant.ladder.alignment import NOT_CHECKED, Alignment, alignment_of, asked_in
+from calibrant.ladder.alignment import Alignment, alignment_of, asked_in
 from calibrant.ladder.cells import Place, places, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
@@ -114,8 +114,8 @@ class Standing:
     seconds_all: float
     parameters: int | None
     steps: int | None
+    alignment: Alignment
     notes: tuple[str, ...] = ()
-    alignment: Alignment = Alignment(NOT_CHECKED)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
