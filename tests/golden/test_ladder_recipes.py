@@ -32,6 +32,10 @@ def room(tmp_path, model_folder, make_questions):
         "arc_challenge",
     ):
         make_questions(name, 60).save(tmp_path / "data" / f"{name}.jsonl")
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{i}?", "chosen": "Paris", "rejected": "Rome"}) + "\n" for i in range(4))
+    )
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"City {i}?"}) + "\n" for i in range(3)))
     return tmp_path
 
 
@@ -40,6 +44,7 @@ def test_a_contest_of_five(room):
     sizes = ("--train", 24, "--calibration", 16, "--test", 30, "--ood", 20, "--epochs", 1, "--seeds", 1, "--draws", 100)
     where = ("--contest", "arc", "--data", "data", "--model", "model", "--device", "cpu", "--reading", "letters")
     rest = ("--fixes", "temperature,cft", "--budget", "quick", "--numbers", "numbers.json")
+    rest += ("--preferences", "pairs.jsonl", "--prompts", "prompts.jsonl", "--max-new-tokens", 4)
     assert "cft/(chosen)/seed-0" in run("ladder.py", *where, *sizes, *rest, "--dry", cwd=room)
     run("ladder.py", *where, *sizes, *rest, cwd=room)
     found = json.loads((room / "numbers.json").read_text())
@@ -53,6 +58,11 @@ def test_a_contest_of_five(room):
         "worse",
         "undecided",
     }
+    kept = {name: fix["alignment"] for name, fix in found["fixes"].items()}
+    assert (kept["temperature"], kept["cft"]["of"]) == ({"verdict": "unchanged", "of": None}, "cft")
+    assert {name: kept["cft"][name]["n"] for name in ("ranking", "kl_aligned")} == {"ranking": 4, "kl_aligned": 3}
+    assert found["alignment"]["settings"]["max_new_tokens"] == 4
+    assert "pairs.jsonl" not in found["command"]
     assert found["command"].startswith("python recipes/ladder.py --contest arc --device cpu")
     assert str(room) not in json.dumps(found)
     assert (room / "runs/ladder/arc/table/table.html").exists()

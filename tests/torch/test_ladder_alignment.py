@@ -10,7 +10,9 @@ from calibrant.alignment import run as checks
 from calibrant.alignment.preferences import PairLogps
 from calibrant.errors import ConfigError
 from calibrant.ladder import Ladder, read_table, write_table
+from calibrant.reporting.kept import check_row
 from calibrant.tuning import TuneConfig
+from calibrant.tuning.interpolation import interpolate
 
 CONFIG = TuneConfig.make({"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "lora": {"rank": 2, "alpha": 4}})
 SETTINGS = AlignSettings(max_new_tokens=4, instructions=False, n_boot=100)
@@ -76,7 +78,8 @@ def test_the_first_seed_of_what_changes_the_model_is_checked_and_shown(make_ladd
     kl = found["cft"].to_json()["checks"]["kl_aligned"]
     assert kl["value"] > 0
     text = write_table(table, made.out).with_suffix(".md").read_text().partition("## Alignment kept")[2]
-    assert f"| {by_hand.divergence[0].kl.value:.4f} [" in text
+    row = next(check_row(check) for check in by_hand.to_json()["checks"] if check["name"] == "kl_aligned")
+    assert f"| {row['change']} [{row['interval']}] |" in text
 
 
 @pytest.mark.slow
@@ -112,8 +115,7 @@ def test_pairs_alone_and_prompts_that_come_later(make_ladder):
 
 
 @pytest.mark.slow
-def test_mixed_weights_are_checked_as_a_whole_model_and_not_kept(make_ladder, make_model, tokenizer, tmp_path):
-    """The tuned side is the mix itself: half way between the two models, parameter by parameter."""
+def test_mixed_weights_are_checked_as_a_whole_model_and_then_thrown_away(make_ladder, make_model, tokenizer, tmp_path):
     base = tmp_path / "base"
     make_model("llama", tokenizer, spread=6.0).save_pretrained(base)
     tokenizer.save_pretrained(base)
@@ -123,6 +125,10 @@ def test_mixed_weights_are_checked_as_a_whole_model_and_not_kept(make_ladder, ma
     found = made.out / "cells/interpolation/alpha-0.5/seed-0" / made.asked.folder
     logp = PairLogps.load(found / "preferences.jsonl").logp_P2
     assert np.abs(logp["tuned"] - logp["aligned"]).max() > 0.1
+    interpolate(base, made.model, 0.5, tmp_path / "half")
+    align_check(made.model, tuned=tmp_path / "half", preferences=PAIRS, settings=SETTINGS, out=tmp_path / "hand", **CPU)
+    by_hand = PairLogps.load(tmp_path / "hand" / "preferences.jsonl").logp_P2
+    np.testing.assert_array_equal(logp["tuned"], by_hand["tuned"])
     table = read_table(made.out, n_boot=50)
     assert table.alignment("interpolation").of == "interpolation"
     assert table.alignment("pre-alignment").verdict == "not checked"

@@ -24,7 +24,7 @@ from calibrant.scores import Scores
 N = 400
 PAIRS = load_preferences([{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(50)])
 PROMPTS = load_prompts([{"prompt": f"Tell {i}."} for i in range(40)])
-SHARP = {"aligned": 2.5, "temperature": 1.6, "cft": 1.0, "cft+temperature": 1.1, "sft": 3.0, "brier": 1.8, "focal": 2.0}
+SHARP = {"aligned": 2.5, "temperature": 1.6, "cft": 1.0, "cft+temperature": 1.5, "sft": 3.0, "brier": 1.8, "focal": 2.0}
 """By how much log-probabilities are too far apart; 1 is calibrated."""
 SHIFT, KL = {"cft": 0.0, "sft": -4.0}, {"cft": 0.01, "sft": 0.3}
 """By how many nats the preferred response became more probable (300 pairs, β = .1), and KL a token (40 prompts)."""
@@ -43,7 +43,7 @@ def checked(name, *, n=300):
     """A whole check in which only the preferred responses and the KL moved."""
     rng = np.random.default_rng(0)
     aligned_P2 = rng.normal(-50, 10, (n, 2))
-    logp = {"aligned": aligned_P2, "tuned": aligned_P2 + [SHIFT[name], 0.0]}
+    logp = {"aligned": aligned_P2, "tuned": aligned_P2 + np.array([SHIFT[name], 0.0])}
     pairs = PairLogps(tuple(map(str, range(n))), np.arange(n), np.full((n, 2), 20), logp)
     preferences = preference_check(pairs, how=How(100))
     kl = Estimate(KL[name], KL[name] * 0.9, KL[name] * 1.1, 40)
@@ -137,7 +137,8 @@ def test_page_markdown_and_verdict_say_the_same(contest):
         for row in re.findall(r"^\| \S+ \| 0\.\d.*", markdown, re.M)
     }
     assert column == {s.fix.name: s.alignment.verdict for s in table.fixes}
-    rows = {row.split(" | ")[0]: row for row in markdown.partition("## Alignment kept")[2].splitlines()}
+    told = markdown.partition("## Alignment kept")[2].partition("## Cost")[0]
+    rows = {row.split(" | ")[0]: row for row in told.splitlines()}
     assert "| not kept | " in rows["| sft"]
     assert "| −0.4000 [−0.4000 to −0.4000] | 0.3000 [0.2700 to 0.3300] |" in rows["| sft"]
     assert "Implicit reward margin of tuned against aligned (−0.4000)" in rows["| sft"]
