@@ -75,7 +75,9 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
 
     out, _ = finish(start("--out", "run", "--table", "--draws", "100", cwd=room))
     assert "| temperature |" in out
-    assert "| cft |" not in out.partition("## Cost")[0]
+    calibration, _, alignment = out.partition("## Cost")[0].partition("## Alignment kept")
+    assert "| cft |" not in calibration
+    assert "| cft | not checked |" in alignment
     assert "waiting" in out
     before = {
         path: path.stat().st_mtime_ns for path in (room / "run").rglob("*.safetensors") if "tuning" not in path.parts

@@ -26,6 +26,9 @@ def room(tmp_path, model_folder, make_questions):
         "arc_easy-train",
         "arc_easy-test",
         "arc_challenge-test",
+        "openbookqa-test",
+        "commonsenseqa-validation",
+        "mmlu-test",
         "mmlu",
         "medmcqa",
         "openbookqa",
@@ -50,7 +53,8 @@ def test_a_contest_of_five(room):
     found = json.loads((room / "numbers.json").read_text())
     assert (found["sets"]["test"]["n"], found["sets"]["arc_challenge-test"]["n"]) == (30, 20)
     assert {name: q["n"] for name, q in found["questions"].items()} == {
-        "train": 24, "calibration": 16, "test": 30, "arc_challenge-test": 20,
+        "train": 24, "calibration": 16, "test": 30, "arc_challenge-test": 20, "openbookqa-test": 20,
+        "commonsenseqa-validation": 20, "mmlu-test": 20,
     }  # fmt: skip
     assert set(found["sets"]["test"]["rows"]) == {"aligned", "temperature", "cft"}
     assert found["sets"]["test"]["rows"]["cft"]["conf_ece"]["against_aligned"]["verdict"] in {

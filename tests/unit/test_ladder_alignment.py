@@ -139,6 +139,8 @@ def test_page_markdown_and_verdict_say_the_same(contest):
     assert column == {s.fix.name: s.alignment.verdict for s in table.fixes}
     told = markdown.partition("## Alignment kept")[2].partition("## Cost")[0]
     rows = {row.split(" | ")[0]: row for row in told.splitlines()}
+    (block,) = re.findall(r"(?:^\|.*\n)+", told, re.M)
+    assert {line.count("|") for line in block.splitlines()} == {7}
     assert "| not kept | " in rows["| sft"]
     assert "| −0.4000 [−0.4000 to −0.4000] | 0.3000 [0.2700 to 0.3300] |" in rows["| sft"]
     assert "Implicit reward margin of tuned against aligned (−0.4000)" in rows["| sft"]
