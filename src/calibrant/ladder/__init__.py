@@ -1,5 +1,6 @@
 """The ladder: every fix on equal data and splits, into one table. See ``docs/ladder.md``."""
 
+from calibrant.ladder.alignment import Alignment
 from calibrant.ladder.fixes import FIXES, SETTINGS, Fix, Setting
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan
@@ -9,6 +10,7 @@ from calibrant.ladder.table import Contrast, Cut, Entry, Standing, Standings, Ta
 __all__ = [
     "FIXES",
     "SETTINGS",
+    "Alignment",
     "Contrast",
     "Cut",
     "Entry",

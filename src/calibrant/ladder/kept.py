@@ -29,7 +29,8 @@ def sentence_of(table: Table, name: str) -> str:
 
 def word(found: Alignment) -> dict[str, str]:
     """The verdict as one word, and how to set it."""
-    return {"word": found.verdict, "tone": TONES.get(found.verdict, "")}
+    tone = TONES.get(found.verdict)
+    return {"word": found.verdict, "look": "plain" if tone is None else f"tone-word {tone}"}
 
 
 def section(table: Table) -> dict[str, Any]:
@@ -62,11 +63,8 @@ def how(asked: Mapping[str, Any]) -> str:
     settings = asked["settings"]
     if settings["instructions"]:
         given.append("the checkable instructions")
-    cut = (
-        ""
-        if given == given[:1] and asked["prompts"] is None
-        else f", answers cut at {settings['max_new_tokens']:,} tokens"
-    )
+    answers = asked["prompts"] is not None or settings["instructions"]
+    cut = f", answers cut at {settings['max_new_tokens']:,} tokens" if answers else ""
     return (
         f"The first seed's chosen model of each fix that changes the model was compared with the aligned model on "
         f"{', '.join(given)}{cut}; {settings['level']:.0%} intervals resample prompts. No setting was chosen by it, and the "
