@@ -3,6 +3,7 @@
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--fixes a,b,c] [--budget quick|standard|thorough]
         [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
+        [--preferences FILE --prompts FILE --max-new-tokens 64]
 
 ==================  ==================================  ===================  =========================
 contest             train, calibration                  test                 out of domain
@@ -20,7 +21,8 @@ contest             train, calibration                  test                 out
 
 FOLDER holds these as JSONL (or .jsonl.gz). Each size takes questions by SHA-256, so a smaller one is part of a larger one.
 Questions that stand in two sets are taken out of training by name. Without --model it is SmolLM2-135M-Instruct, which comes
-with the extra [demo]. Writes the table to OUT/CONTEST/table and its numbers to ``recipes/ladder-<contest>.json``.
+with the extra [demo]. With preference pairs or prompts, each chosen model is compared with the aligned one. Writes the
+table to OUT/CONTEST/table and its numbers to ``recipes/ladder-<contest>.json``.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant import PromptStyle, QuestionSet, TuneConfig, load_questions, split_questions
+from calibrant.alignment import AlignSettings, load_preferences, load_prompts
 from calibrant.demo import demo_model_path
 from calibrant.demo.run import STYLE
 from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions
@@ -69,6 +72,7 @@ def main() -> None:
         seeds=options.seeds,
         config=TuneConfig(epochs=options.epochs, learning_rate=options.lr, seed=options.seed),
         style=STYLE if options.reading == "continuation" else PromptStyle(reading=options.reading),
+        **alignment(options),
         progress=True,
         command=shlex.join(["python", "recipes/ladder.py", *without_places(sys.argv[1:])]),
         loading={"device": options.device},
@@ -94,6 +98,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--ood", type=int, default=500, help="questions of each set out of domain")
     parser.add_argument("--fixes", default=None)
+    parser.add_argument(
+        "--preferences", default=None, help="preference pairs to compare each model with the aligned on"
+    )
+    parser.add_argument("--prompts", default=None, help="prompts to do so; the checkable instructions are left out")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="where answers to prompts are cut")
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -110,6 +119,16 @@ def parsed() -> argparse.Namespace:
     if options.contest != "demo" and options.data is None:
         parser.error(f"--contest {options.contest} needs --data FOLDER")
     return options
+
+
+def alignment(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a ladder that checks alignment; none where no pairs and no prompts are named."""
+    pairs = None if options.preferences is None else load_preferences(options.preferences)
+    prompts = None if options.prompts is None else load_prompts(options.prompts)
+    if pairs is None and prompts is None:
+        return {}
+    settings = AlignSettings(max_new_tokens=options.max_new_tokens, instructions=False, seed=options.seed)
+    return {"preferences": pairs, "prompts": prompts, "align": settings}
 
 
 def demo(options: argparse.Namespace) -> Sets:
@@ -185,6 +204,7 @@ def summarise(table: Table) -> dict[str, Any]:
             "reason": fix["reason"],
             "setting": (fix["choice"] or {}).get("setting"),
             **{key: fix[key] for key in ("seconds", "seconds_all", "parameters", "steps")},
+            "alignment": kept(fix["alignment"]),
         }
         for fix in found["fixes"]
     }
@@ -194,6 +214,8 @@ def summarise(table: Table) -> dict[str, Any]:
         **facts,
         **run,
         "settings": found["settings"],
+        "alignment": found["alignment"]
+        and {key: found["alignment"][key] for key in ("preferences", "prompts", "settings")},
         "fixes": choices,
         "sets": rows,
     }
@@ -209,9 +231,18 @@ def short(metric: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def kept(alignment: dict[str, Any]) -> dict[str, Any]:
+    """Verdict, whose model, and each number with its interval and verdict."""
+    numbers = {
+        name: {key: check[key] for key in ("value", "low", "high", "n", "verdict")}
+        for name, check in alignment["checks"].items()
+    }
+    return {**{key: alignment[key] for key in ("verdict", "of")}, **numbers}
+
+
 def without_places(arguments: list[str]) -> list[str]:
     """The command line without folders of one machine."""
-    places = {"--data", "--out", "--numbers", "--model", "--reference"}
+    places = {"--data", "--out", "--numbers", "--model", "--reference", "--preferences", "--prompts"}
     kept, skip = [], False
     for argument in arguments:
         skip, dropped = argument in places, skip or argument in places or argument.partition("=")[0] in places

@@ -37,6 +37,9 @@ def room(tmp_path, model_folder, make_questions):
     (tmp_path / "model").symlink_to(model_folder())
     make_questions("capitals", 70, ks=(4, 3)).save(tmp_path / "capitals.jsonl")
     make_questions("far", 20).save(tmp_path / "far.jsonl")
+    pairs = [{"prompt": f"Capital {i}?", "chosen": f"Paris {i}", "rejected": "Rome"} for i in range(5)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"City {i}?"}) + "\n" for i in range(4)))
     (tmp_path / "settings.yaml").write_text(
         "batch_size: 8\nepochs: 20\nlearning_rate: 0.01\nlora: {rank: 2, alpha: 4}\n"
     )
@@ -46,6 +49,8 @@ def room(tmp_path, model_folder, make_questions):
 ARGUMENTS = (
     "model", "--questions", "capitals.jsonl", "--ood", "far.jsonl", "--out", "run", "--config", "settings.yaml",
     "--fixes", "temperature,cft,cft+temperature", "--seeds", "2", "--budget", "quick", "--device", "cpu", "--draws", "100",
+    "--preferences", "pairs.jsonl", "--prompts", "prompts.jsonl", "--limit-prompts", "3", "--max-new-tokens", "4",
+    "--no-instructions",
 )  # fmt: skip
 
 
@@ -55,6 +60,7 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
     assert not (room / "run").exists()
     assert "cft/(chosen)/seed-1" in out
     assert "2 trainings of 105 optimiser steps each" in out
+    assert [line.split()[:2] for line in out.splitlines() if " align " in line] == [["cft/(chosen)/seed-0", "align"]]
 
     process = start(*ARGUMENTS, cwd=room)
     first = room / "run/cells/cft/default/seed-0/tuning/checkpoints"
@@ -69,7 +75,9 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
 
     out, _ = finish(start("--out", "run", "--table", "--draws", "100", cwd=room))
     assert "| temperature |" in out
-    assert "| cft |" not in out.partition("## Cost")[0]
+    calibration, _, alignment = out.partition("## Cost")[0].partition("## Alignment kept")
+    assert "| cft |" not in calibration
+    assert "| cft | not checked |" in alignment
     assert "waiting" in out
     before = {
         path: path.stat().st_mtime_ns for path in (room / "run").rglob("*.safetensors") if "tuning" not in path.parts
@@ -87,6 +95,12 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
     }  # fmt: skip
     assert [one["name"] for one in found["sets"]] == ["test", "far"]
     assert (found["sets"][0]["n"], found["sets"][1]["n"]) == (14, 20)
+    kept = {one["name"]: one["alignment"] for one in found["fixes"]}
+    assert [kept[name]["verdict"] for name in ("aligned", "temperature")] == ["unchanged", "unchanged"]
+    assert kept["cft"] == kept["cft+temperature"]
+    assert [kept["cft"]["checks"][name]["n"] for name in ("ranking", "margin", "kl_aligned")] == [5, 5, 3]
+    assert "instructions" not in kept["cft"]["checks"]
+    assert (found["alignment"]["preferences"]["name"], found["alignment"]["settings"]["max_new_tokens"]) == ("pairs", 4)
     assert found["facts"]["command"].startswith("calibrant ladder model --questions capitals.jsonl")
     leftovers = [p for p in (room / "run").rglob("*") if p.name.startswith(".") or p.name in ("checkpoints", "mixed")]
     assert leftovers == []
@@ -106,6 +120,7 @@ def test_what_is_wrong_is_three_lines(room):
         "no ladder there": ("--out", "run", "--table"),
         "did you mean 'temperature'": (*ARGUMENTS, "--fixes", "temprature"),
         "budgets: quick, standard, thorough": (*ARGUMENTS, "--budget", "huge"),
+        "no such file": (*ARGUMENTS, "--prompts", "absent.jsonl"),
         "of test": (*ARGUMENTS, "--ood", "capitals.jsonl"),
     }
     started = {found: start(*arguments, cwd=room) for found, arguments in wrong.items()}

@@ -26,12 +26,19 @@ def room(tmp_path, model_folder, make_questions):
         "arc_easy-train",
         "arc_easy-test",
         "arc_challenge-test",
+        "openbookqa-test",
+        "commonsenseqa-validation",
+        "mmlu-test",
         "mmlu",
         "medmcqa",
         "openbookqa",
         "arc_challenge",
     ):
         make_questions(name, 60).save(tmp_path / "data" / f"{name}.jsonl")
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"{i}?", "chosen": "Paris", "rejected": "Rome"}) + "\n" for i in range(4))
+    )
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"City {i}?"}) + "\n" for i in range(3)))
     return tmp_path
 
 
@@ -40,12 +47,14 @@ def test_a_contest_of_five(room):
     sizes = ("--train", 24, "--calibration", 16, "--test", 30, "--ood", 20, "--epochs", 1, "--seeds", 1, "--draws", 100)
     where = ("--contest", "arc", "--data", "data", "--model", "model", "--device", "cpu", "--reading", "letters")
     rest = ("--fixes", "temperature,cft", "--budget", "quick", "--numbers", "numbers.json")
+    rest += ("--preferences", "pairs.jsonl", "--prompts", "prompts.jsonl", "--max-new-tokens", 4)
     assert "cft/(chosen)/seed-0" in run("ladder.py", *where, *sizes, *rest, "--dry", cwd=room)
     run("ladder.py", *where, *sizes, *rest, cwd=room)
     found = json.loads((room / "numbers.json").read_text())
     assert (found["sets"]["test"]["n"], found["sets"]["arc_challenge-test"]["n"]) == (30, 20)
     assert {name: q["n"] for name, q in found["questions"].items()} == {
-        "train": 24, "calibration": 16, "test": 30, "arc_challenge-test": 20,
+        "train": 24, "calibration": 16, "test": 30, "arc_challenge-test": 20, "openbookqa-test": 20,
+        "commonsenseqa-validation": 20, "mmlu-test": 20,
     }  # fmt: skip
     assert set(found["sets"]["test"]["rows"]) == {"aligned", "temperature", "cft"}
     assert found["sets"]["test"]["rows"]["cft"]["conf_ece"]["against_aligned"]["verdict"] in {
@@ -53,6 +62,11 @@ def test_a_contest_of_five(room):
         "worse",
         "undecided",
     }
+    kept = {name: fix["alignment"] for name, fix in found["fixes"].items()}
+    assert (kept["temperature"], kept["cft"]["of"]) == ({"verdict": "unchanged", "of": None}, "cft")
+    assert {name: kept["cft"][name]["n"] for name in ("ranking", "kl_aligned")} == {"ranking": 4, "kl_aligned": 3}
+    assert found["alignment"]["settings"]["max_new_tokens"] == 4
+    assert "pairs.jsonl" not in found["command"]
     assert found["command"].startswith("python recipes/ladder.py --contest arc --device cpu")
     assert str(room) not in json.dumps(found)
     assert (room / "runs/ladder/arc/table/table.html").exists()

@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from calibrant._version import __version__
+from calibrant.alignment.before import AlignedSide, read_lines, write_lines
 from calibrant.alignment.data import Collected, PreferencePair, Prompt
 from calibrant.alignment.drift import Answer, DriftCheck, drift_check
 from calibrant.alignment.encoding import Encoder, fitting, prompt_codes
@@ -91,6 +92,7 @@ def align_check(
     prompts: Collected[Prompt] | None = None,
     reference: str | Path | None = None,
     judge: Judge | None = None,
+    aligned_from: str | Path | None = None,
     out: str | Path,
     settings: AlignSettings | None = None,
     thresholds: Thresholds | None = None,
@@ -112,6 +114,8 @@ def align_check(
     preferences, prompts : from :func:`~calibrant.alignment.load_preferences`, :func:`~calibrant.alignment.load_prompts`.
     reference : the model before alignment, of the same vocabulary: adds the accuracy of DPO's implicit reward.
     judge : an endpoint that compares both answers to each prompt.
+    aligned_from : folder of another check against the same aligned model on the same pairs and prompts: the aligned model's
+        log-probabilities and answers are taken from there instead of being made again.
     out : folder of the run. Called again with the same arguments, a run goes on where it stopped. Thresholds, β,
         intervals and judge may change between calls.
     settings, thresholds : see :class:`AlignSettings` and :class:`~calibrant.alignment.Thresholds`.
@@ -122,15 +126,17 @@ def align_check(
 
     Raises
     ------
-    ConfigError : nothing to measure, no tuned model, or ``out`` holds another run.
+    ConfigError : nothing to measure, no tuned model, ``out`` holds another run, or ``aligned_from`` another question.
     QuestionError : no pair or prompt fits into the context.
     ModelError : models that cannot be compared; a judge that does not answer.
     """
     settings, thresholds, folder = settings or AlignSettings(), thresholds or Thresholds(), Path(out)
     _refuse_nothing(preferences, prompts, reference, judge, settings)
     models = ModelPair(model, adapter=adapter, tuned=tuned, loading=loading)
-    claim_folder(folder, _identity(models, preferences, prompts, reference, settings), "alignment check")
-    run = _Run(folder, models, settings, batch_tokens, progress)
+    identity = _identity(models, preferences, prompts, reference, settings)
+    known = None if aligned_from is None else AlignedSide.of(aligned_from, identity)
+    claim_folder(folder, identity, "alignment check")
+    run = _Run(folder, models, settings, batch_tokens, progress, known)
     logps = None if preferences is None else run.pair_logps(preferences, reference)
     answers = {} if prompts is None else run.answers("answers", prompts.items)
     divergence = () if prompts is None else tuple(run.divergence(prompts.items, c) for c in settings.contexts)
@@ -164,6 +170,7 @@ class _Run:
     settings: AlignSettings
     batch_tokens: int | None
     progress: bool
+    known: AlignedSide | None = None
     notes: list[str] = field(default_factory=list)
 
     def pair_logps(self, pairs: Collected[PreferencePair], reference: str | Path | None) -> PairLogps:
@@ -175,7 +182,10 @@ class _Run:
             limit = self.models.context_length
             kept, encoded, skipped = fitting(pairs.items, encoder.pair, lambda e: e.n_tokens, limit, "preference pair")
             logp: dict[str, np.ndarray] = {}
-            for which in WHICH:
+            ids = tuple(p.id for p in kept)
+            if self.known is not None and (found := self.known.logp(ids)) is not None:
+                logp["aligned"] = found
+            for which in (w for w in WHICH if w not in logp):
                 with self.models.using(which) as model:
                     logp[which] = response_logp(
                         model, encoded, batch_tokens=self.batch_tokens, progress=self._bar(f"pairs ({which})")
@@ -190,7 +200,7 @@ class _Run:
             tokens_P2 = np.array([[len(option[0]) for option in e.options] for e in encoded])
             codes_P = np.array(prompt_codes([p.prompt for p in kept]))
             write_json(left_out, [asdict(s) for s in skipped])
-            PairLogps(tuple(p.id for p in kept), codes_P, tokens_P2, logp).save(path)
+            PairLogps(ids, codes_P, tokens_P2, logp).save(path)
         self._note_skipped("preference pairs", _skipped(left_out))
         return PairLogps.load(path)
 
@@ -217,8 +227,8 @@ class _Run:
             )
             columns = zip(spoken, *(x.tolist() for x in found), strict=True)
             names = ("kl_sum", "agree", "tokens")
-            _write_lines(path, [{"id": row["id"], **dict(zip(names, x, strict=True))} for row, *x in columns])
-        sums = _read_lines(path)
+            write_lines(path, [{"id": row["id"], **dict(zip(names, x, strict=True))} for row, *x in columns])
+        sums = read_lines(path)
         kl_P, agree_P, tokens_P = (np.array([row[n] for row in sums], float) for n in ("kl_sum", "agree", "tokens"))
         how = self.settings.how
         kl, agreement = ratio(kl_P, tokens_P, how), ratio(agree_P, tokens_P, how)
@@ -250,12 +260,18 @@ class _Run:
             kept, encoded, skipped = fitting(prompts, encoder.prompt, len, room, "prompt")
             rows: list[dict[str, Any]] = [{"id": p.id} for p in kept]
             for w in which:
-                for row, r in zip(rows, self._generated(encoder, encoded, w, temperature, name), strict=True):
-                    row[w] = {"text": r.text, "tokens": list(r.tokens), "length": r.length, "ended": r.ended}
+                spoken = self.known.answers(name, [p.id for p in kept]) if self.known and w == "aligned" else None
+                if spoken is None:
+                    spoken = [
+                        {"text": r.text, "tokens": list(r.tokens), "length": r.length, "ended": r.ended}
+                        for r in self._generated(encoder, encoded, w, temperature, name)
+                    ]
+                for row, answer in zip(rows, spoken, strict=True):
+                    row[w] = answer
             write_json(left_out, [asdict(s) for s in skipped])
-            _write_lines(path, rows)
+            write_lines(path, rows)
         self._note_skipped("prompts", _skipped(left_out))
-        return _read_lines(path)
+        return read_lines(path)
 
     def _generated(
         self, encoder: Encoder, prompts: Sequence[Tokens], which: Which, temperature: float, name: str
@@ -367,11 +383,3 @@ def _facts(
 
 def _skipped(path: Path) -> list[Skipped]:
     return [Skipped(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from calibrant.cli import align_check as a
 from calibrant.cli import options as o
 from calibrant.cli import restore as r
 from calibrant.cli import tune as t
@@ -32,6 +33,14 @@ def run(
     alignment_adapter: Annotated[
         str | None, typer.Option(help="The LoRA adapter that makes the aligned model of --reference.")
     ] = None,
+    preferences: a.Preferences = None,
+    prompts: a.Prompts = None,
+    limit_pairs: a.PairLimit = None,
+    limit_prompts: a.PromptLimit = None,
+    max_new_tokens: a.NewTokens = 256,
+    instructions: Annotated[
+        bool, typer.Option(help="With --prompts, ask each fix the 80 checkable instructions too.")
+    ] = True,
     dry: Annotated[bool, typer.Option("--dry", help="Print the cells and what they may cost; do nothing.")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="Write and print the table of what --out holds by now; run nothing.")
@@ -69,6 +78,7 @@ def run(
             found=f"no {'MODEL' if model is None else '--questions'}",
             todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
         )
+    from calibrant.alignment import AlignSettings
     from calibrant.ladder import Ladder, read_table, write_table
 
     if model is not None and questions is not None and not table:
@@ -88,10 +98,16 @@ def run(
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
         )
+        pairs = o.pairs_of(preferences, skip_bad=skip_bad, limit=limit_pairs)
+        asked = o.prompts_of(prompts, skip_bad=skip_bad, limit=limit_prompts)
+        align = AlignSettings(
+            max_new_tokens=max_new_tokens, instructions=instructions and asked is not None, seed=chosen.seed
+        )
         climb = Ladder(
             model, splits, out, ood=far, reference=reference, alignment_adapter=alignment_adapter,
             fixes=[name.strip() for name in fixes.split(",")] if fixes else None, budget=budget,  # type: ignore[arg-type]
             seeds=seeds, config=chosen, style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
+            preferences=pairs, prompts=asked, align=align if pairs or asked else None,
             command=o.command_line(), batch_tokens=batch_tokens, loading=loading,
         )  # fmt: skip
         if dry:

@@ -1,5 +1,6 @@
 """The ladder: every fix on equal data and splits, into one table. See ``docs/ladder.md``."""
 
+from calibrant.ladder.alignment import Alignment
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan
@@ -10,6 +11,7 @@ from calibrant.tuning.sweep import SETTINGS, Setting
 __all__ = [
     "FIXES",
     "SETTINGS",
+    "Alignment",
     "Contrast",
     "Cut",
     "Entry",

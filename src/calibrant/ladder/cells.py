@@ -4,6 +4,7 @@
 
     OUT/run.json                                what this ladder is: model, prompt, base settings, budget, questions
     OUT/questions/*.jsonl                       the splits, as used
+    OUT/alignment.json                          what alignment is checked on, where it is
     OUT/cells/<fix>/run.json fix.json           the fix, as it was defined; its seeds
     OUT/cells/<fix>/not-run.json                why it cannot be run, where that is so
     OUT/cells/<fix>/choice.json                 what the sweep chose, and by which numbers
@@ -11,6 +12,7 @@
         run.json result.json                    what was asked; what fitting made and cost
         tuning/adapter  scaler.json             what would be shipped
         scores/<set>.safetensors                test sets only of chosen settings, only after the choice
+        alignment-<digest>/alignment.json       the check of the first seed's chosen cell; its parts beside it
         error.json notes.json                   what went wrong, in three parts; what a reader must know
 """
 
@@ -75,7 +77,7 @@ class Cell:
         return Scores.load(self.path(name)) if self.path(name).exists() else None
 
     def fail(self, error: CalibrantError, what: str = "fit") -> None:
-        """Record an error of fitting (``what="fit"``) or of one set of questions, in its three parts."""
+        """Record an error of fitting (``what="fit"``), of one set of questions, or of a check, in its three parts."""
         parts = {"asked": error.asked, "found": error.found, "todo": error.todo}
         write_json(self.folder / ERROR, {**self.errors, what: parts})
 
@@ -93,9 +95,13 @@ class Cell:
         """Notes by set of questions."""
         return read_json(self.folder / NOTES) or {}
 
-    def forget_errors(self) -> None:
-        """Before another attempt."""
-        (self.folder / ERROR).unlink(missing_ok=True)
+    def forget_errors(self, *, check: str | None = None, but: str | None = None) -> None:
+        """Before another attempt: at all ``but`` one thing, or at one ``check`` alone."""
+        left = {what: parts for what, parts in self.errors.items() if what == but or check not in (None, what)}
+        if left:
+            write_json(self.folder / ERROR, left)
+        else:
+            (self.folder / ERROR).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class Weights:
     def fit(self, cell: Cell) -> dict[str, Any]:
         """Mix, and score the calibration questions."""
         start = time.monotonic()
-        with self._mixed(cell) as mixed:
+        with self.model(cell) as mixed:
             seconds = time.monotonic() - start
             scores = self.bench.score(self.bench.calibration, "calibration", **mixed)
         scores.save(cell.path("calibration"))
@@ -146,12 +146,13 @@ class Weights:
 
     def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:
         """Mix again, and score."""
-        with self._mixed(cell) as mixed:
+        with self.model(cell) as mixed:
             for name, questions in sets.items():
                 yield name, self.bench.score(questions, name, **mixed)
 
     @contextmanager
-    def _mixed(self, cell: Cell) -> Iterator[dict[str, Any]]:
+    def model(self, cell: Cell) -> Iterator[dict[str, Any]]:
+        """The mixed model, as arguments of ``Bench.score``, as long as the block lasts."""
         bench, folder = self.bench, cell.folder / "mixed"
         assert bench.reference is not None
         try:
@@ -190,10 +191,16 @@ class Tuned:
 
     def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:
         """Score with the adapter on the aligned model."""
-        made = TuneResult.load(cell.folder / "tuning")
-        for name, questions in sets.items():
-            yield name, self.bench.score(questions, name, model=made.weights, adapter=made.adapter)
+        with self.model(cell) as tuned:
+            for name, questions in sets.items():
+                yield name, self.bench.score(questions, name, **tuned)
         self.bench.release()
+
+    @contextmanager
+    def model(self, cell: Cell) -> Iterator[dict[str, Any]]:
+        """The tuned model, as arguments of ``Bench.score``."""
+        made = TuneResult.load(cell.folder / "tuning")
+        yield {"model": made.weights, "adapter": made.adapter}
 
 
 DOERS: dict[str, type[AsIs] | type[PostHoc] | type[Weights] | type[Tuned]] = {
@@ -202,6 +209,8 @@ DOERS: dict[str, type[AsIs] | type[PostHoc] | type[Weights] | type[Tuned]] = {
     "weights": Weights,
     "tuning": Tuned,
 }
+Changed = Weights | Tuned
+"""Families whose fixes change the model itself; ``model(cell)`` gives it."""
 
 
 def concatenated(parts: list[Scores]) -> Scores:

@@ -7,7 +7,7 @@ from typing import Any
 
 from calibrant._version import __version__
 from calibrant.files import write_atomically, write_json
-from calibrant.ladder import words
+from calibrant.ladder import kept, words
 from calibrant.ladder.table import Standings, Table
 from calibrant.reporting.canvas import AFTER, BEFORE, figure_of, png_bytes
 from calibrant.reporting.contest import Contender, accuracy_error_plot, metric_plot
@@ -37,9 +37,10 @@ def write_table(table: Table, out: str | Path) -> Path:
         "colours": {"before": BEFORE, "after": AFTER},
         "verdict": verdict,
         "losses": words.losses(table),
-        "sets": [_rows(one, pictures) for one in table.sets],
+        "sets": [_rows(table, one, pictures) for one in table.sets],
         "columns": words.COLUMNS,
         "metrics": [pictures[c.key] for c in words.COLUMNS if c.key in pictures],
+        "alignment": kept.section(table),
         "costs": [words.cost(standing) for standing in table.fixes],
         "unfinished": words.unfinished(table),
         "protocol": words.protocol(table),
@@ -51,7 +52,7 @@ def write_table(table: Table, out: str | Path) -> Path:
     return write_atomically(folder / "table.html", render("contest.html.jinja", page))
 
 
-def _rows(one: Standings, pictures: dict[str, Picture]) -> dict[str, Any]:
+def _rows(table: Table, one: Standings, pictures: dict[str, Picture]) -> dict[str, Any]:
     ordered = sorted(one.entries.values(), key=lambda entry: entry.estimates["conf_ece"].value)
     return {
         "title": words.title_of(one),
@@ -62,6 +63,7 @@ def _rows(one: Standings, pictures: dict[str, Picture]) -> dict[str, Any]:
                 "name": entry.name,
                 "seeds": len(entry.seeds),
                 "cut": words.cut(entry),
+                "alignment": kept.word(table.alignment(entry.name)),
                 "cells": {column.key: words.cell(entry, column) for column in words.COLUMNS},
             }
             for entry in ordered

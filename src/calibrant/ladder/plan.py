@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from calibrant.ladder.alignment import Asked, reason_against
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Place
 from calibrant.ladder.fixes import Fix, missing
@@ -35,7 +36,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do: ``what`` is sweep, fit or score; ``passes`` its size; ``done`` whether it lies there already."""
+    """One thing to do: ``what`` is sweep, fit, score or align; ``passes`` its size; ``done`` whether it lies there already."""
 
     cell: str
     what: str
@@ -78,11 +79,15 @@ class Plan:
                 cost = f"about {duration(self.pace.of(job))}"
             lines.append(f"{job.cell:<44} {job.what:<6} {cost}".rstrip())
         lines += [f"{name:<44} not run: {reason}" for name, reason in self.not_run.items()]
-        trainings = sum(job.what != "score" and job.cell.partition("/")[0] in self._trained for job in self.jobs)
+        trainings = sum(
+            job.what in ("sweep", "fit") and job.cell.partition("/")[0] in self._trained for job in self.jobs
+        )
         head = (
             f"{len(self.places) - len(self.not_run)} fixes, {len(self.jobs)} jobs, {trainings} trainings of {self.steps} "
             f"optimiser steps each; a sweep tries up to {len(self._widest)} settings"
         )
+        if any(job.what == "align" for job in self.jobs):
+            head += "; an answer is counted as if it took all the new tokens that it may"
         total = self.seconds
         if total is not None:
             head += f"; about {duration(total)} here (timed on a few questions: right to a factor of about two)"
@@ -104,8 +109,9 @@ def plan_of(
     *,
     budget: Budget,
     seeds: int,
+    asked: Asked | None = None,
 ) -> Plan:
-    """The plan of a ladder, from what it shall run and what lies in its folder already."""
+    """The plan of a ladder, from what it shall run and check, and what lies in its folder already."""
     trained = tuple(range(bench.seed, bench.seed + seeds))
     by_name = {fix.name: fix for fix in fixes}
     ordered = sorted(fixes, key=lambda fix: _turn(fix, by_name))
@@ -115,7 +121,15 @@ def plan_of(
         for place in places
         if (reason := missing(place.fix, bench.given, bench.config)) is not None
     }
-    jobs = [job for place in places if place.fix.name not in not_run for job in _jobs(place, bench, exam, budget)]
+    jobs = []
+    first = True
+    for place in places:
+        if place.fix.name in not_run:
+            continue
+        jobs += _jobs(place, bench, exam, budget)
+        if asked is not None and reason_against(place.fix) is None:
+            jobs.append(_check(place, asked, first))
+            first = False
     steps = math.ceil(len(bench.train) / bench.config.batch_size * bench.config.epochs)
     return Plan(places, not_run, budget, tuple(jobs), steps)
 
@@ -197,6 +211,13 @@ def _jobs(place: Place, bench: Bench, exam: Mapping[str, QuestionSet], budget: B
         scored = chosen is not None and all(place.cell(chosen, seed).path(n).exists() for n in ("calibration", *exam))
         jobs.append(Job(cell, "score", score_passes(fix, bench, exam), scored))
     return jobs
+
+
+def _check(place: Place, asked: Asked, first: bool) -> Job:
+    chosen, seed = place.chosen, place.seeds[0]
+    cell = f"{place.fix.name}/{'(chosen)' if chosen is None else chosen.name}/seed-{seed}"
+    done = chosen is not None and asked.done(place.cell(chosen, seed))
+    return Job(cell, "align", asked.passes(first=first), done)
 
 
 def _fitted(place: Place, setting: object, seed: int) -> bool:

@@ -6,23 +6,27 @@ Protocol, in the order of time; one fix after the other:
    training and calibration questions and no test question. Trained fixes do all their optimiser steps, equally many.
 2. **Choice.** The setting with the least held-out log loss on the calibration questions; written to ``choice.json``.
 3. **Test.** Only then are the test and out-of-domain questions scored, by the chosen setting alone, for each seed.
+4. **Alignment**, where pairs or prompts were given: the first seed's chosen model against the aligned one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.errors import CalibrantError, ConfigError, ModelError, OutputError, QuestionError
 from calibrant.files import claim_folder
+from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Cell, Place
-from calibrant.ladder.families import DOERS, Doer
+from calibrant.ladder.families import DOERS, Changed, Doer
 from calibrant.ladder.fixes import select
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
@@ -59,13 +63,16 @@ class Ladder:
     seeds : trainings of the chosen setting, with seeds ``config.seed``, ``config.seed + 1`` …
     config : settings that all trained fixes start from; objective, patience and ``keep`` are the ladder's.
     style : how questions are put; letters in a raw prompt by default.
+    preferences, prompts : pairs and prompts on which each fix that changes the model is compared with the aligned model,
+        with the first seed of its chosen setting (:func:`calibrant.alignment.align_check`); either or both.
+    align : how; by default the checkable instructions are asked too where there are prompts.
     progress, command, batch_tokens : as for ``restore``.
     loading : further arguments of :func:`calibrant.load_model`; a revision is the aligned model's.
 
     Raises
     ------
     LeakageError : a question stands in two splits. QuestionError : a set without questions.
-    ConfigError : an unknown fix or budget, or a set with the name of a split.
+    ConfigError : an unknown fix or budget, a set with the name of a split, or alignment settings with nothing to check on.
     """
 
     model: str | Path
@@ -79,6 +86,9 @@ class Ladder:
     seeds: int = 3
     config: TuneConfig = field(default_factory=TuneConfig)
     style: PromptStyle = field(default_factory=PromptStyle)
+    preferences: Collected[PreferencePair] | None = None
+    prompts: Collected[Prompt] | None = None
+    align: AlignSettings | None = None
     progress: bool = False
     command: str | None = None
     batch_tokens: int | None = None
@@ -92,6 +102,11 @@ class Ladder:
     def exam(self) -> dict[str, QuestionSet]:
         """The questions that nothing is fitted on: test and out-of-domain sets."""
         return {"test": self.splits["test"], **self.ood}
+
+    @property
+    def asked(self) -> Asked | None:
+        """What alignment is checked on, if it is."""
+        return Asked.of(self.preferences, self.prompts, self.align, self.config.seed)
 
     def bench(self) -> Bench:
         """What fixes are fitted on."""
@@ -113,7 +128,14 @@ class Ladder:
 
     def plan(self, bench: Bench | None = None) -> Plan:
         """What there is to do."""
-        return plan_of(bench or self.bench(), select(self.fixes), self.exam, budget=self.budget, seeds=self.seeds)
+        return plan_of(
+            bench or self.bench(),
+            select(self.fixes),
+            self.exam,
+            budget=self.budget,
+            seeds=self.seeds,
+            asked=self.asked,
+        )
 
     def dry_run(self) -> Plan:
         """What there is to do and how long it may take, from timing a few calibration questions; writes nothing."""
@@ -124,8 +146,11 @@ class Ladder:
         """Do it, or go on with it."""
         bench = self.bench()
         plan = self.plan(bench)
+        asked = self.asked
         _claim(self)
-        _Run(bench, self.exam, plan).go()
+        if asked is not None:
+            asked.write(Path(self.out))
+        _Run(bench, self.exam, plan, asked).go()
 
 
 def ladder(
@@ -163,6 +188,7 @@ class _Run:
     bench: Bench
     exam: Mapping[str, QuestionSet]
     plan: Plan
+    asked: Asked | None = None
     _doers: dict[str, Doer] = field(default_factory=dict)
     _clock: _Clock | None = None
 
@@ -180,6 +206,8 @@ class _Run:
                 cell = place.cell(setting, seed)
                 if self._fit(cell) is not None:
                     self._score(cell)
+            if setting is not None:
+                self._align(place.cell(setting, place.seeds[0]))
         self.bench.release()
 
     def _choose(self, place: Place) -> Setting | None:
@@ -207,18 +235,10 @@ class _Run:
             return cell.result
         cell.forget_errors()
         self._say(f"{cell.name}: fitting")
-        start = time.monotonic()
-        try:
-            result = cell.finish({**self._doer(cell).fit(cell), "wall_seconds": round(time.monotonic() - start, 1)})
-        except OutputError:
-            raise
-        except (CalibrantError, torch.OutOfMemoryError) as error:
-            cell.fail(_three_parts(error, cell))
-            self._say(f"{cell.name}: {_three_parts(error, cell).found}; recorded, going on")
-            return None
-        finally:
-            self._passed(fit_passes(cell.fix, self.bench), start)
-        return result
+        with self._recorded(cell, "fit", fit_passes(cell.fix, self.bench)):
+            start = time.monotonic()
+            cell.finish({**self._doer(cell).fit(cell), "wall_seconds": round(time.monotonic() - start, 1)})
+        return cell.result
 
     def _score(self, cell: Cell) -> None:
         sets = {"calibration": self.bench.calibration, **self.exam}
@@ -226,23 +246,41 @@ class _Run:
         if not lacking:
             return
         assert Place(cell.root, cell.fix).choice is not None, "test questions before the choice"
-        cell.forget_errors()
+        cell.forget_errors(but=CHECK)
         self._say(f"{cell.name}: scoring {', '.join(lacking)}")
-        start = time.monotonic()
-        try:
+        with self._recorded(cell, "score", score_passes(cell.fix, self.bench, self.exam)):
             for name, scores in self._doer(cell).scores(cell, lacking):
                 if isinstance(scores, Scores):
                     scores.save(cell.path(name))
                 else:
                     cell.fail(scores, name)
                     self._say(f"{cell.name}, {name!r}: {scores.found}; recorded, going on")
+
+    def _align(self, cell: Cell) -> None:
+        """Compare the chosen model with the aligned one, where that was asked and the fix changes the model."""
+        asked = self.asked
+        if asked is None or reason_against(cell.fix) is not None or cell.result is None or asked.done(cell):
+            return
+        cell.forget_errors(check=CHECK)
+        self._say(f"{cell.name}: comparing with the aligned model")
+        doer = self._doer(cell)
+        assert isinstance(doer, Changed)
+        with self._recorded(cell, CHECK, asked.passes(first=False)), doer.model(cell) as model:
+            check(self.bench, cell, asked, model)
+
+    @contextmanager
+    def _recorded(self, cell: Cell, what: str, passes: float) -> Iterator[None]:
+        """An error inside is recorded in the cell, and the ladder goes on; only a full or forbidden disk stops it."""
+        start = time.monotonic()
+        try:
+            yield
         except OutputError:
             raise
         except (CalibrantError, torch.OutOfMemoryError) as error:
-            cell.fail(_three_parts(error, cell), "score")
+            cell.fail(_three_parts(error, cell), what)
             self._say(f"{cell.name}: {_three_parts(error, cell).found}; recorded, going on")
         finally:
-            self._passed(score_passes(cell.fix, self.bench, self.exam), start)
+            self._passed(passes, start)
 
     def _doer(self, cell: Cell) -> Doer:
         family = cell.fix.family
@@ -310,6 +348,7 @@ def _check(asked: Ladder) -> None:
             todo="choose one of these",
         )
     select(asked.fixes)
+    Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 
 def _claim(asked: Ladder) -> None:

@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
+from calibrant.ladder.alignment import Alignment, alignment_of, asked_in
 from calibrant.ladder.cells import Place, places, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
@@ -101,7 +102,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """A fix and how far it has come: state, choice, cost (seconds of one fit, seconds of all cells, parameters), notes."""
+    """A fix and how far it has come: state, choice, cost (seconds of one fit, seconds of all cells, parameters), notes;
+    and whether it kept alignment.
+    """
 
     fix: Fix
     state: str
@@ -111,6 +114,7 @@ class Standing:
     seconds_all: float
     parameters: int | None
     steps: int | None
+    alignment: Alignment
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +129,7 @@ class Standing:
             "parameters": self.parameters,
             "steps": self.steps,
             "notes": list(self.notes),
+            "alignment": self.alignment.to_json(),
         }
 
 
@@ -148,13 +153,21 @@ class Standings:
 
 @dataclass(frozen=True)
 class Table:
-    """What a ladder found. ``t.sets[0].entries["cft"].estimates["conf_ece"].value`` reads one number."""
+    """What a ladder found. ``t.sets[0].entries["cft"].estimates["conf_ece"].value`` reads one number.
+
+    ``asked`` : what alignment is checked on, ``None`` where it is not.
+    """
 
     run: Mapping[str, Any]
     settings: Mapping[str, Any]
     fixes: Sequence[Standing]
     sets: Sequence[Standings]
     facts: Mapping[str, Any]
+    asked: Mapping[str, Any] | None = None
+
+    def alignment(self, name: str) -> Alignment:
+        """Whether a fix kept alignment."""
+        return next(one.alignment for one in self.fixes if one.fix.name == name)
 
     @property
     def level(self) -> float:
@@ -169,6 +182,7 @@ class Table:
             "run": dict(self.run),
             "settings": dict(self.settings),
             "facts": dict(self.facts),
+            "alignment": None if self.asked is None else dict(self.asked),
             "fixes": [standing.to_json() for standing in self.fixes],
             "sets": [one.to_json() for one in self.sets],
         }
@@ -216,7 +230,8 @@ def read_table(
             facts = facts or dict(next(iter(next(iter(scored.values())).values())).provenance)
             sets.append(_standings(name, run["questions"][name], found, scored, settings))
     kept = {key: facts.get(key) for key in ("dtype", "device", "revision", "weights", "command", "versions")}
-    return Table(run, settings, [_standing(place, found, [one.name for one in sets]) for place in found], sets, kept)
+    asked = asked_in(out)
+    return Table(run, settings, [_standing(place, found, asked) for place in found], sets, kept, asked)
 
 
 def _scores(place: Place, name: str) -> dict[int, Scores]:
@@ -325,7 +340,7 @@ def _cut(after: Estimate, before: Estimate, change: Difference) -> Cut | None:
     return Cut(100 * (1 - (after.value - after.floor_mean) / excess), low, high)
 
 
-def _standing(place: Place, found: Sequence[Place], sets: Sequence[str]) -> Standing:
+def _standing(place: Place, found: Sequence[Place], asked: Mapping[str, Any] | None) -> Standing:
     chosen, cells = place.chosen, list(place.cells())
     results = [result for cell in cells if (result := cell.result) is not None]
     final = [] if chosen is None else [place.cell(chosen, seed).result for seed in place.seeds]
@@ -336,7 +351,7 @@ def _standing(place: Place, found: Sequence[Place], sets: Sequence[str]) -> Stan
         (p for p in found if p.fix.name == place.fix.of and p.fix.name not in (ALIGNED, place.fix.name)), None
     )
     if parent is not None and seconds is not None and parameters is not None:
-        below = _standing(parent, found, sets)
+        below = _standing(parent, found, asked)
         seconds, parameters = seconds + (below.seconds or 0.0), parameters + (below.parameters or 0)
     state, reason = _state(place)
     return Standing(
@@ -349,6 +364,7 @@ def _standing(place: Place, found: Sequence[Place], sets: Sequence[str]) -> Stan
         parameters=parameters,
         steps=kept[0].get("steps") if kept else None,
         notes=tuple(dict.fromkeys(f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items())),
+        alignment=alignment_of(place, found, asked),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from calibrant.ladder import kept
 from calibrant.ladder.fixes import ALIGNED
 from calibrant.ladder.plan import duration
 from calibrant.ladder.table import COMPLETE, Contrast, Entry, Standing, Standings, Table
@@ -38,7 +39,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 def headline(table: Table) -> Verdict:
-    """Who is best calibrated in domain, by how much, and who cannot be told from it."""
+    """Who is best calibrated in domain, by how much, who cannot be told from it, and whether it kept alignment."""
     main = table.sets[0] if table.sets else None
     winner = None if main is None else main.best.get("conf_ece")
     if main is None or winner is None or ALIGNED not in main.entries:
@@ -73,7 +74,9 @@ def headline(table: Table) -> Verdict:
         words += ", level with others"
     whole = e.verdict == INDISTINGUISHABLE
     tone = {"better": GOOD if whole else MIXED, "worse": BAD, "undecided": NEUTRAL}[moved]
-    return Verdict(words, tone, (first, second))
+    if tone == GOOD and table.alignment(winner).verdict == "not kept":
+        tone = MIXED
+    return Verdict(words, tone, (first, f"{second} {kept.sentence_of(table, winner)}".rstrip()))
 
 
 def losses(table: Table) -> list[str]:
@@ -182,6 +185,8 @@ def protocol(table: Table) -> list[str]:
             f"With {table.settings['n_boot']} draws and so many fixes no corrected verdict against the aligned model can be "
             "reached: read the table again with more --draws."
         )
+    if table.asked is not None:
+        out.append(f"Alignment: {kept.how(table.asked)}")
     out += [f"{s.fix.name}: {s.fix.note}" for s in table.fixes if s.fix.note and s.state != "not run"]
     out += [f"{s.fix.name}: {note}." for s in table.fixes for note in s.notes]
     return out

@@ -37,14 +37,15 @@ def alignment_words(alignment: Mapping[str, Any]) -> dict[str, Any] | None:
         "tone": TONES[alignment["verdict"]],
         "introduction": INTRODUCTION,
         "sentence": alignment["sentence"],
-        "rows": [_row(check) for check in alignment["checks"]],
+        "rows": [check_row(check) for check in alignment["checks"]],
         "level": f"{alignment['level']:.0%}",
         "notes": list(alignment.get("notes") or ()),
         "judge": wins.get("judge"),
     }
 
 
-def _row(check: Mapping[str, Any]) -> dict[str, str]:
+def check_row(check: Mapping[str, Any]) -> dict[str, str]:
+    """One number of a check (the JSON of ``calibrant.alignment.Check``) as text."""
     change, unit = check["change"], check["unit"]
     signed = check["aligned"] is not None or unit == "β nats"
     low, high = (_number(change[end], unit, signed=signed) for end in ("low", "high"))

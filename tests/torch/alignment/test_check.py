@@ -7,12 +7,14 @@ import pytest
 from peft import PeftModel
 
 from calibrant.alignment import AlignSettings, align_check, load_preferences, load_prompts
+from calibrant.alignment import run as run_module
 from calibrant.alignment.encoding import Encoder
 from calibrant.alignment.preferences import PairLogps
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.scoring.models import load_model, quiet_peft
 from calibrant.tuning import tune
 
+PROMPT = [{"prompt": "Capital of Chile?"}]
 SHORT = AlignSettings(max_new_tokens=6, instructions=False, n_boot=100)
 
 
@@ -106,6 +108,38 @@ def test_a_run_goes_on_where_it_stopped_and_refuses_another(
     assert again.preferences.margin.value == pytest.approx(2 * first.preferences.margin.value)
     with pytest.raises(ConfigError, match="different max_new_tokens"):
         align_check(model_folder(), settings=AlignSettings(max_new_tokens=7), **common)
+
+
+def test_the_aligned_side_is_taken_from_another_check_of_the_same_and_of_no_other(
+    model_folder, make_adapter, pairs, prompts, tmp_path, monkeypatch
+):
+    common = {"preferences": pairs, "prompts": prompts, "device": "cpu"}
+    one, two = make_adapter(0.2), make_adapter(0.1)
+    align_check(model_folder(), adapter=one, out=tmp_path / "one", settings=SHORT, **common)
+    apart = align_check(model_folder(), adapter=two, out=tmp_path / "apart", settings=SHORT, **common)
+    asked, real = [], run_module.generate
+    monkeypatch.setattr(run_module, "generate", lambda *args, **more: asked.append(args) or real(*args, **more))
+    found = align_check(
+        model_folder(), adapter=two, out=tmp_path / "two", settings=SHORT, aligned_from=tmp_path / "one", **common
+    )
+    assert len(asked) == 1
+    assert found.to_json() == apart.to_json()
+    for name in ("preferences.jsonl", "answers.jsonl"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "apart" / name).read_text()
+    other = AlignSettings(max_new_tokens=5, instructions=False, n_boot=100)
+    for more, why in (
+        ({"settings": other}, "max_new_tokens"),
+        ({"settings": SHORT, "prompts": load_prompts(PROMPT)}, "prompts"),
+        ({"settings": SHORT, "aligned_from": tmp_path / "none"}, "JSON from"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            align_check(
+                model_folder(),
+                **{**common, "aligned_from": tmp_path / "one", **more},
+                adapter=two,
+                out=tmp_path / "three",
+            )
+    assert not (tmp_path / "three").exists()
 
 
 def test_what_does_not_fit_is_left_out_by_name(model_folder, make_adapter, pairs, prompts, tmp_path):
