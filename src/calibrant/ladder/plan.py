@@ -1,7 +1,8 @@
 """What a ladder is going to do, and what that costs, before anything is done.
 
-Work is counted in passes: one forward pass of one question. A training step of one question counts three (forward and
-twice as much backward). How long a pass takes is timed on this machine.
+Work is counted in passes: one forward pass of one question with all its options, as scoring makes it. A training step of one
+question counts three (forward and twice as much backward), whatever the objective: options share the question's tokens.
+How long a pass takes is timed on this machine.
 """
 
 from __future__ import annotations
@@ -161,11 +162,8 @@ def fit_passes(fix: Fix, bench: Bench) -> float:
     if fix.family == "post-hoc":
         return float(len(bench.train)) if "train" in fix.fit_on else 0.0
     config = bench.config
-    a_question = 1.0
-    if bench.style.reading == "continuation" and fix.config(config, fix.candidates[0], 0).sees_all_options:
-        a_question = sum(len(q.choices) for q in bench.train) / len(bench.train)  # every option is a sequence
     evaluations = math.ceil(config.epochs * config.evaluations_per_epoch) + 1
-    return BACKWARD * a_question * config.epochs * len(bench.train) + evaluations * len(bench.calibration)
+    return BACKWARD * config.epochs * len(bench.train) + evaluations * len(bench.calibration)
 
 
 def score_passes(fix: Fix, bench: Bench, exam: Mapping[str, QuestionSet]) -> float:
