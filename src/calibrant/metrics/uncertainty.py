@@ -193,6 +193,10 @@ def _crossing(reached: Callable[[float], bool], start: float) -> float:
 def cell_noise(cells_BC: np.ndarray, cell_C: np.ndarray, thin_C: np.ndarray, seed: int) -> np.ndarray:
     """Bootstrap cells minus the sample's, plus normal noise of the variance that resampling cannot see in thin
     cells.
+
+    The normals depend on the seed and the shape only. So two models share them cell by cell, and what they add cancels in
+    a difference where the same questions fill the cell; where others do, it cancels too much, which nothing shows
+    (``benchmarks/difference_coverage.py``, the pair of unlike confident models).
     """
     rng = np.random.default_rng([seed, 2])
     return np.asarray(cells_BC - cell_C + rng.standard_normal(cells_BC.shape) * np.sqrt(thin_C))
