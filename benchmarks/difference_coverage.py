@@ -83,7 +83,7 @@ def shifted(a: Callable[[np.ndarray], np.ndarray], b: Callable[[np.ndarray], np.
 
 
 def cured(shift: Callable[[np.ndarray], np.ndarray]) -> Draw:
-    """a says p; true is ``p`` with its top option moved by ``shift``; b says what is true."""
+    """What a says is p; true is ``p`` with its top option moved by ``shift``; b says what is true."""
 
     def draw(rng: Rng, n: int) -> Pair:
         p_NK = rng.dirichlet(np.ones(K), n)
@@ -108,6 +108,14 @@ def jittered(b: float, jitter: float = 0.3) -> Draw:
         return say_a, say_b, softmax(z_NK)
 
     return draw
+
+
+def unlike(rng: Rng, n: int) -> Pair:
+    """Two confident models, each with its own noise: few labels in most bins, and other questions in the bins of a and b."""
+    true_NK = rng.dirichlet(np.full(K, 0.15), n)
+    z_NK = np.log(np.maximum(true_NK, 1e-12))
+    say_a, say_b = (softmax(z_NK + rng.normal(0, 1, (n, K))) for _ in range(2))
+    return say_a, say_b, true_NK
 
 
 def by(size: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -137,6 +145,7 @@ PAIRS: dict[str, tuple[Draw, tuple[int, ...]]] = {
     ),
     "two fixes alike": (jittered(1.0), (200, 1000)),
     "two fixes, one worse": (jittered(1.15), (200, 1000)),
+    "two confident models, unlike": (unlike, (60, 200)),
 }
 
 
@@ -173,12 +182,17 @@ def intervals(pair: Pair, seed: int, cluster_N: np.ndarray | None = None) -> dic
         tail = (1 - LEVEL) / 2
         out[error, KINDS[0]] = error_difference_interval(cell_a, noise_a, cell_b, noise_b, LEVEL)
         out[error, KINDS[1]] = percentile_interval(drawn_B, LEVEL)
-        law = (_low_difference(cell_a, noise_a, cell_b, noise_b, tail), _low_difference(cell_b, noise_b, cell_a, noise_a, tail))
+        law = (
+            _low_difference(cell_a, noise_a, cell_b, noise_b, tail),
+            _low_difference(cell_b, noise_b, cell_a, noise_a, tail),
+        )
         out[error, KINDS[2]] = law[0], -law[1]
     return out
 
 
-def row(name: str, n: int, goals: dict[str, tuple[float, float]], found: list[dict[tuple[str, str], Any]]) -> dict[str, Any]:
+def row(
+    name: str, n: int, goals: dict[str, tuple[float, float]], found: list[dict[tuple[str, str], Any]]
+) -> dict[str, Any]:
     """Coverage, misses on each side, mean width, and how often 0 is left out."""
     out: dict[str, Any] = {"pair": name, "n": n, "reps": len(found)}
     for error in ERRORS:
@@ -234,13 +248,14 @@ def simulate_clusters(reps: int, n: int = 1000) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Markdown: share covered in per cent, mean width and share decided of the interval, share covered of its parts."""
     lines = [
-        "| a; b | N | conf-ECE of a, b | covered | width | decided | percentiles alone | inverted law alone | cw-ECE of a, b | covered | width |",
+        "| a; b | N | conf-ECE of a, b | covered | width | decided | percentiles alone | inverted law alone "
+        "| cw-ECE of a, b | covered | width |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in rows:
+    for one in result["rows"]:
         conf, cw = one["conf_ece"], one["cw_ece"]
         whole, classes = conf[KINDS[0]], cw[KINDS[0]]
         parts = " | ".join(f"{100 * conf[kind]['covered']:.0f}" for kind in KINDS[1:])
@@ -260,7 +275,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     if options.table:
-        print(table(json.loads(options.table.read_text())["rows"]))
+        print(table(json.loads(options.table.read_text())))
         return
     rows = simulate(options.reps) + simulate_clusters(options.reps)
     text = json.dumps({"level": LEVEL, "n_bins": BINS, "draws": DRAWS, "options": K, "rows": rows}, indent=1) + "\n"

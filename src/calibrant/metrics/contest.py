@@ -159,7 +159,9 @@ class Contest:
         low = high = np.nan
         change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
         if metric in ERRORS:
-            low, high = error_difference_interval(*one.cells_of(metric, other), *other.cells_of(metric, one), self.level)
+            low, high = error_difference_interval(
+                *one.cells_of(metric, other), *other.cells_of(metric, one), self.level
+            )
         elif np.isfinite(change):
             drawn_B = other.draws[metric] - one.draws[metric]
             low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)

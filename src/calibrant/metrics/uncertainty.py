@@ -196,7 +196,7 @@ def cell_noise(cells_BC: np.ndarray, cell_C: np.ndarray, thin_C: np.ndarray, see
 
     The normals depend on the seed and the shape only. So two models share them cell by cell, and what they add cancels in
     a difference where the same questions fill the cell; where others do, it cancels too much, which nothing shows
-    (``benchmarks/difference_coverage.py``, the pair of unlike confident models).
+    (``benchmarks/difference_coverage.py``, two confident models, unlike).
     """
     rng = np.random.default_rng([seed, 2])
     return np.asarray(cells_BC - cell_C + rng.standard_normal(cells_BC.shape) * np.sqrt(thin_C))
