@@ -1,4 +1,5 @@
 """Do nominal 95 % intervals cover the truth 95 % of the time? Simulated for each metric, size and shape of miscalibration.
+Differences of two models have a simulation of their own, ``difference_coverage.py``.
 
     python benchmarks/coverage.py --reps 300 --out benchmarks/coverage.json   # about ten minutes on one core
     python benchmarks/coverage.py --table benchmarks/coverage.json            # the table of docs/statistics.md
@@ -24,7 +25,7 @@ from calibrant.metrics.bins import bin_index
 from calibrant.metrics.measurement import error_estimates, mean_estimates
 from calibrant.metrics.proper import nll_terms
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums
-from calibrant.metrics.uncertainty import bca_interval, cell_noise, error_difference_interval, percentile_interval
+from calibrant.metrics.uncertainty import bca_interval, percentile_interval
 from calibrant.scores import Scores
 
 K, BINS, LEVEL, DRAWS = 4, 10, 0.95, 400
@@ -104,21 +105,14 @@ def targets(draw: Draw) -> dict[str, float]:
     }
 
 
-def intervals(scores: Scores, twin: Scores, seed: int) -> dict[str, tuple[float, float]]:
-    """Every interval of one sample; ``twin`` has the true probabilities for the paired comparison."""
-    sums, sums_twin = QuestionSums(scores, BINS), QuestionSums(twin, BINS)
-    split = sums.n_columns
-    draws = bootstrap_sums(lambda rows: np.hstack([sums.columns(rows), sums_twin.columns(rows)]), scores.n, DRAWS, seed)
-    mine = draws[:, :split]
-    found = mean_estimates(sums, mine, LEVEL, None) | error_estimates(sums, mine, NO_FLOOR, LEVEL, seed)
+def intervals(scores: Scores, seed: int) -> dict[str, tuple[float, float]]:
+    """Every interval of one sample."""
+    sums = QuestionSums(scores, BINS)
+    draws = bootstrap_sums(sums.columns, scores.n, DRAWS, seed)
+    found = mean_estimates(sums, draws, LEVEL, None) | error_estimates(sums, draws, NO_FLOOR, LEVEL, seed)
     out = {name: (e.low, e.high) for name, e in found.items()}
-    cells, cells_twin = sums.conf_cells(sums.totals), sums_twin.conf_cells(sums_twin.totals)
-    drawn = sums.conf_cells(mine)
-    noise = cell_noise(drawn, cells, sums.thin_variances[0], seed)
-    noise_twin = cell_noise(sums_twin.conf_cells(draws[:, split:]), cells_twin, sums_twin.thin_variances[0], seed)
-    out["difference of conf_ece"] = error_difference_interval(cells, noise, cells_twin, noise_twin, LEVEL)
-    out["conf_ece, naive percentile"] = percentile_interval(np.abs(drawn).sum(1), LEVEL)
-    out["nll, BCa"] = bca_interval(sums.means(mine)["nll"], nll_terms(scores.logp_NK, scores.answer_N), LEVEL)
+    out["conf_ece, naive percentile"] = percentile_interval(np.abs(sums.conf_cells(draws)).sum(1), LEVEL)
+    out["nll, BCa"] = bca_interval(sums.means(draws)["nll"], nll_terms(scores.logp_NK, scores.answer_N), LEVEL)
     l2 = l2_ece(scores.confidence_N, scores.correct_N, BINS, LEVEL)
     return out | {"l2_ece": (l2.low, l2.high)}
 
@@ -137,10 +131,8 @@ def simulate(reps: int) -> list[dict[str, Any]]:
                 p, q = draw(rng, n)
                 answer = (rng.random((n, 1)) > np.cumsum(q, 1)[:, :-1]).sum(1)
                 logp = np.log(np.maximum(p, 1e-300))
-                twin = Scores.from_probs(q, answer)
-                # the twin predicts its own top option, so its error is 0 in the population
-                for name, (low, high) in intervals(Scores.from_logp(logp, answer), twin, rep).items():
-                    goal = truth.get(name, -truth["conf_ece"])
+                for name, (low, high) in intervals(Scores.from_logp(logp, answer), rep).items():
+                    goal = truth[name]
                     missed.setdefault(name, []).append(1 if goal < low else 2 if goal > high else 0)
                     width.setdefault(name, []).append(high - low)
             row: dict[str, Any] = {"shape": shape, "n": n, "reps": reps, "conf_ece": round(truth["conf_ece"], 4)}
@@ -189,7 +181,7 @@ def simulate_clusters(reps: int, n: int = 2000) -> list[dict[str, Any]]:
 
 
 COLUMNS = (
-    "conf_ece", "cw_ece", "l2_ece", "difference of conf_ece", "signed_gap", "accuracy", "nll", "nll, BCa", "brier",
+    "conf_ece", "cw_ece", "l2_ece", "signed_gap", "accuracy", "nll", "nll, BCa", "brier",
     "conf_ece, naive percentile",
 )  # fmt: skip
 

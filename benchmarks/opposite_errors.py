@@ -4,8 +4,7 @@
 
 Answers follow softmax(z), z normal, K = 4; one model says softmax(1.5 z), the other softmax(.606 z): both have a conf-ECE of
 .0986 (10 bins, 10⁶ questions). Each world is n questions. Counted: p-values of the difference in conf-ECE at most .05 and
-.01, by ``compare`` (from its interval's margin) and by ``Contest.z_values``, which rests on the draws' spread too. What a
-level promises is the level.
+.01, by ``compare`` and by ``Contest.z_values``. What a level promises is the level.
 """
 
 from __future__ import annotations

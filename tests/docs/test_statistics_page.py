@@ -5,18 +5,22 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
 
 
-def test_the_coverage_table_is_that_of_the_committed_simulation():
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", ROOT / "benchmarks" / "coverage.py")
+@pytest.mark.parametrize("name", ["coverage", "difference_coverage"])
+def test_the_tables_of_coverage_are_those_of_the_committed_simulations(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    result = json.loads((ROOT / "benchmarks" / "coverage.json").read_text())
-    shown = re.search(r"<!-- coverage table -->\n(.*?)\n<!-- end of coverage table -->", PAGE, re.DOTALL)
+    result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+    mark = name.removesuffix("_coverage")
+    shown = re.search(rf"<!-- {mark} table -->\n(.*?)\n<!-- end of {mark} table -->", PAGE, re.DOTALL)
     assert shown is not None
     assert shown.group(1) == module.table(result)
 

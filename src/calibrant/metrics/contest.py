@@ -6,6 +6,7 @@ its runs' numbers; it is uncertain because there are finitely many questions *an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,9 +145,7 @@ class Contest:
         ``t = |b - a| / sqrt(q² + r²)`` with q the margin that faces 0 of the questions' interval over ``z_level`` and
         ``r = s / sqrt(S)`` of the runs, on ``(q² + r²)² (S - 1) / r⁴`` degrees of freedom (Satterthwaite 1946), brought
         to the normal scale by equal tails, or what the whole interval's margin says if that is less; 0 where nothing is
-        known. For calibration errors q is at least the standard
-        deviation of the plug-in difference over the draws: the interval's margin alone says too much about far tails
-        where one model is over- and the other underconfident (``benchmarks/opposite_errors.py``).
+        known.
         """
         return {metric: self._compared(a, b, metric)[1] for metric in metrics}
 
@@ -158,20 +157,20 @@ class Contest:
     def _compare(self, one: _Method, other: _Method, metric: str) -> tuple[Difference, float]:
         value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
         low = high = np.nan
-        least = 0.0
         change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
         if metric in ERRORS:
-            low, high = error_difference_interval(*one.cells[metric], *other.cells[metric], self.level)
-            least = float((_plugged(*other.cells[metric]) - _plugged(*one.cells[metric])).std())
+            low, high = error_difference_interval(
+                *one.cells_of(metric, other), *other.cells_of(metric, one), self.level
+            )
         elif np.isfinite(change):
             drawn_B = other.draws[metric] - one.draws[metric]
             low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
         error, freedom = _difference_error(one.values[metric], other.values[metric])
-        z = _z(change, low, high, least, error, freedom, self.level)
+        z = _z(change, low, high, error, freedom, self.level)
         if error > 0:
             arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
             low, high = _joined(change, low, high, arm, (-np.inf, np.inf))
-            z = min(z, _z(change, low, high, 0.0, 0.0, np.inf, self.level))
+            z = min(z, _z(change, low, high, 0.0, np.inf, self.level))
         found = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
         if error > 0 and np.isfinite(found.p_value):
             found = replace(found, p_value=max(2 * float(norm.sf(z)), 1 / (self.n_boot + 1)))
@@ -268,6 +267,13 @@ class _Method:
             floors={metric: np.mean([run.floors[metric] for run in runs], axis=0) for metric in runs[0].floors},
         )
 
+    def cells_of(self, metric: str, beside: _Method) -> Cells:
+        """Cells and noise, each run as often as makes the runs of both methods equally many: the sums stay as they are."""
+        mine, others = len(self.values[metric]), len(beside.values[metric])
+        times = math.lcm(mine, others) // mine
+        cell_C, noise_BC = self.cells[metric]
+        return np.tile(cell_C, times) / times, np.tile(noise_BC, (1, times)) / times
+
 
 def _unsummed(scores: Scores, weight_BN: np.ndarray, wider: float) -> tuple[float, np.ndarray, float, Cells]:
     """AUROC with its draws, and smooth error with its cells and noise at its bandwidth."""
@@ -315,17 +321,11 @@ def _difference_error(a_S: np.ndarray, b_S: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(variance)), min(len(x_S) - 1 for x_S in several)
 
 
-def _plugged(cell_C: np.ndarray, noise_BC: np.ndarray) -> np.ndarray:
-    """Draws (B,) of the plug-in error."""
-    return np.asarray(np.abs(cell_C + noise_BC).sum(1))
-
-
-def _z(change: float, low: float, high: float, least: float, error: float, freedom: float, level: float) -> float:
+def _z(change: float, low: float, high: float, error: float, freedom: float, level: float) -> float:
     margin = change - low if change > 0 else high - change
     if change == 0 or np.isnan(margin):
         return 0.0
-    of_questions = max(margin / float(norm.ppf((1 + level) / 2)), least)
-    total = float(np.hypot(of_questions, error))
+    total = float(np.hypot(margin / float(norm.ppf((1 + level) / 2)), error))
     if total == 0:
         return LARGEST_Z
     z = abs(change) / total

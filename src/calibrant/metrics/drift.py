@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from calibrant.errors import ConfigError
-from calibrant.metrics.bins import bin_index
 from calibrant.metrics.comparison import Difference, align, compare
 from calibrant.metrics.measurement import finite
-from calibrant.metrics.uncertainty import percentile_interval
 from calibrant.scores import Scores
 
 TOLERANCE = 0.02
@@ -33,8 +31,7 @@ class Drift:
     flips : questions whose prediction changed; ``worst`` is the id of the question with the largest ``max_dp``.
     movement : mean total variation, ``(1/N) Σ_i ½ Σ_k |Δ p_ik|``: the share of probability that went elsewhere. Neither
         a probability nor the confidence has moved further than this on average.
-    conf_ece, accuracy : their paired differences. The interval of conf_ece is cut to what the two can differ by at
-        most, question by question (:func:`drift`).
+    conf_ece, accuracy : their paired differences, as ``compare`` gives them.
     verdict : ``"faithful"`` or ``"drifted"``.
     """
 
@@ -88,9 +85,8 @@ def drift(
     Drifted if ``movement > tolerance``; or if conf-ECE rose, or accuracy fell, by more than ``tolerance`` with a paired
     interval that leaves 0 out. Predictions that flip between options that are nearly tied are counted, but do not decide.
 
-    With ``r = correct - confidence``, a question changes conf-ECE by at most ``u_i / N``: ``u_i = |r_b - r_a|`` if it stayed
-    in its bin, else ``|r_a| + |r_b|``. So ``|Δ conf-ECE| <= mean u``; the interval of ``compare``, which is wide for two models
-    that are nearly one, is cut to the upper end of the bootstrap interval of that mean. All of this is ours.
+    The interval of conf-ECE is narrow where the two models are nearly one, since they differ by no more than their cells do
+    (:func:`~calibrant.metrics.uncertainty.error_difference_interval`). All of this is ours.
 
     Parameters
     ----------
@@ -126,7 +122,7 @@ def drift(
     dconf_N = b.confidence_N - a.confidence_N
     flips = int((a.prediction_N != b.prediction_N).sum())
     movement = float(np.abs(b.p_NK[:, :k] - a.p_NK[:, :k]).sum(1).mean()) / 2
-    ece, accuracy = _cut(change["conf_ece"], a, b, n_bins, n_boot, level, seed), change["accuracy"]
+    ece, accuracy = change["conf_ece"], change["accuracy"]
     worse = (ece.value > tolerance and ece.low > 0) or (accuracy.value < -tolerance and accuracy.high < 0)
     return Drift(
         n=a.n,
@@ -144,12 +140,3 @@ def drift(
         accuracy=accuracy,
         verdict=DRIFTED if movement > tolerance or worse else FAITHFUL,
     )
-
-
-def _cut(ece: Difference, a: Scores, b: Scores, n_bins: int, n_boot: int, level: float, seed: int) -> Difference:
-    r_a, r_b = (s.correct_N - s.confidence_N for s in (a, b))
-    stays_N = bin_index(a.confidence_N, n_bins) == bin_index(b.confidence_N, n_bins)
-    u_N = np.where(stays_N, np.abs(r_b - r_a), np.abs(r_a) + np.abs(r_b))
-    rng = np.random.default_rng([seed, 7])
-    most = percentile_interval(rng.multinomial(a.n, np.full(a.n, 1 / a.n), n_boot) @ u_N / a.n, level)[1]
-    return replace(ece, low=min(max(ece.low, -most), ece.value), high=max(min(ece.high, most), ece.value))

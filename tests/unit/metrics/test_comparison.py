@@ -113,6 +113,29 @@ def test_p_value_and_questions_needed_go_with_the_interval():
     assert undecided.n_needed > 60
 
 
+@pytest.mark.parametrize("cluster", [None, "subject"])
+def test_p_is_small_exactly_where_the_interval_leaves_out_0(cluster):
+    for seed in range(6):
+        for sharpen in (1.1, 1.5):
+            before, after = (
+                _with(s, subjects=tuple(f"s{i % 12}" for i in range(250))) for s in pair(250, sharpen, seed)
+            )
+            for d in compare(before, after, n_boot=150, cluster=cluster, level=0.9).differences.values():
+                assert d.low <= d.value <= d.high
+                assert (d.p_value < 0.1) == (d.low > 0 or d.high < 0) == (d.verdict != "undecided")
+
+
+@pytest.mark.parametrize("cluster", [None, "subject"])
+def test_nearly_the_same_model_nearly_does_not_differ(cluster):
+    """Logits 1e-6 apart move an error by 1e-6 at most, on 300 questions as on a million."""
+    s = _with(pair(300)[0], subjects=tuple(f"s{i % 12}" for i in range(300)))
+    nudged = Scores.from_logp((1 + 1e-6) * s.logp_NK, s.answer_N, ids=s.ids, subjects=s.subjects)
+    c = compare(s, nudged, n_boot=200, cluster=cluster)
+    for name in ("conf_ece", "cw_ece"):
+        assert -2e-6 < c[name].low <= c[name].value <= c[name].high < 2e-6
+    assert compare(s, s, n_boot=200, cluster=cluster)["cw_ece"].high == 0
+
+
 def test_a_better_of_many_is_corrected_for_looking():
     before, after = pair(300)
     rng = np.random.default_rng(0)
