@@ -14,6 +14,7 @@ import argparse
 import platform
 import sys
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -36,6 +37,7 @@ from calibrant import (
 )
 from calibrant.demo import demo_model_path, demo_questions
 from calibrant.files import write_atomically, write_json
+from calibrant.metrics import Contest
 from calibrant.reporting import regime_map
 from calibrant.reporting.canvas import figure_of, new_axes, style, svg_text
 from calibrant.tuning import TuneResult
@@ -122,6 +124,21 @@ def numbers(objective: str, seed: int, before: Scores, options: argparse.Namespa
     }
 
 
+def contrasts(cells: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Paired differences between objectives at the ends of their paths, over seeds and questions; where each has one."""
+    runs: dict[str, list[Scores]] = {}
+    for cell in cells:
+        scores = Scores.load(options.out / f"{cell['objective']}-{cell['seed']}" / "test.safetensors")
+        runs.setdefault(cell["objective"], []).append(scores)
+    if len(runs) < 2:
+        return {}
+    contest = Contest(runs, cluster=CLUSTER)
+    return {
+        f"{a} to {b}": {name: contest.differences(a, b)[name].to_json() for name in ("accuracy", "conf_ece", "nll")}
+        for a, b in combinations(runs, 2)
+    }
+
+
 def draw(cells: list[dict[str, Any]], path: Path) -> None:
     """All paths on one map, one colour an objective. A*: the most accurate checkpoint within its floor, mean of the seeds."""
     paths = {TITLES[name]: [cell["path"] for cell in cells if cell["objective"] == name] for name in EPOCHS}
@@ -203,6 +220,7 @@ def main() -> None:
             "prompt": asdict(STYLE),
             "clustered_by": CLUSTER,
             "before": {name: untuned[name].to_json() for name in METRICS},
+            "contrasts": contrasts(cells, options),
             "cells": cells,
         },
     )
