@@ -40,7 +40,7 @@ from calibrant.demo.run import STYLE
 from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions
 from calibrant.files import write_json
 from calibrant.ladder import Ladder, Table, read_table, write_table
-from calibrant.questions import drop_leaked
+from calibrant.questions import check_cluster, drop_leaked
 
 CONTESTS = {
     "arc": (
@@ -80,6 +80,7 @@ def main() -> None:
     if options.dry:
         print(climb.dry_run().to_text())
         return
+    check_cluster(options.cluster, climb.exam)
     climb.run()
     table = read_table(out, n_boot=options.draws, cluster=options.cluster)
     write_table(table, out)

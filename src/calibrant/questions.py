@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from calibrant.errors import LeakageError, QuestionError
+from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.files import write_atomically
 
 MIN_OPTIONS, MAX_OPTIONS = 2, 26
@@ -345,3 +345,17 @@ def _fault(q: Any) -> tuple[str, str] | None:
     if not (q.subject is None or isinstance(q.subject, str)):
         return f"the subject {q.subject!r}", "give a string or None"
     return None
+
+
+def check_cluster(cluster: str | None, measured: Mapping[str, QuestionSet]) -> None:
+    """Before hours are spent: each question must name its group."""
+    if cluster is None:
+        return
+    for name, questions in measured.items():
+        unnamed = [q.id for q in questions if (q.subject if cluster == "subject" else q.columns.get(cluster)) is None]
+        if unnamed:
+            raise ConfigError(
+                asked=f"intervals that resample whole groups by {cluster!r}",
+                found=f"{len(unnamed)} of {len(questions)} questions of {name!r} name none, first {unnamed[0]!r}",
+                todo="give each question that column, or leave cluster out",
+            )

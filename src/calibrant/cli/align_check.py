@@ -14,6 +14,9 @@ Preferences = Annotated[
 Prompts = Annotated[str | None, typer.Option(help="Instruction prompts: file, data set folder or hub data set.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Where answers are cut.", min=1)]
 PairLimit = Annotated[int | None, typer.Option("--limit-pairs", help="Use the first so many pairs.", min=1)]
+Instructions = Annotated[
+    bool, typer.Option(help="With --prompts, ask the tuned and the aligned model the 80 checkable instructions too.")
+]
 PromptLimit = Annotated[int | None, typer.Option("--limit-prompts", help="Use the first so many prompts.", min=1)]
 
 

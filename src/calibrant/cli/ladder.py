@@ -11,6 +11,7 @@ from calibrant.cli import options as o
 from calibrant.cli import restore as r
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
+from calibrant.questions import check_cluster
 
 
 def run(
@@ -38,9 +39,7 @@ def run(
     limit_pairs: a.PairLimit = None,
     limit_prompts: a.PromptLimit = None,
     max_new_tokens: a.NewTokens = 256,
-    instructions: Annotated[
-        bool, typer.Option(help="With --prompts, ask each fix the 80 checkable instructions too.")
-    ] = True,
+    instructions: a.Instructions = True,
     dry: Annotated[bool, typer.Option("--dry", help="Print the cells and what they may cost; do nothing.")] = False,
     table: Annotated[
         bool, typer.Option("--table", help="Write and print the table of what --out holds by now; run nothing.")
@@ -110,6 +109,7 @@ def run(
             preferences=pairs, prompts=asked, align=align if pairs or asked else None,
             command=o.command_line(), batch_tokens=batch_tokens, loading=loading,
         )  # fmt: skip
+        check_cluster(cluster, climb.exam)
         if dry:
             typer.echo(climb.dry_run().to_text())
             return

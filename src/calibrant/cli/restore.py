@@ -62,6 +62,10 @@ def run(
     ] = None,
     preferences: a.Preferences = None,
     prompts: a.Prompts = None,
+    limit_pairs: a.PairLimit = None,
+    limit_prompts: a.PromptLimit = None,
+    max_new_tokens: a.NewTokens = 256,
+    instructions: a.Instructions = True,
     objective: Annotated[
         str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
     ] = "auto",
@@ -116,6 +120,7 @@ def run(
     def load(source: str) -> QuestionSet:
         return o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit)
 
+    from calibrant.alignment import AlignSettings
     from calibrant.restoring import restore
 
     splits, sets = sets_of(load, questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad)
@@ -134,8 +139,11 @@ def run(
         batch_tokens=batch_tokens,
         cluster=cluster,
         temperature=temperature,
-        preferences=o.pairs_of(preferences, skip_bad=skip_bad),
-        prompts=o.prompts_of(prompts, skip_bad=skip_bad),
+        preferences=o.pairs_of(preferences, skip_bad=skip_bad, limit=limit_pairs),
+        prompts=o.prompts_of(prompts, skip_bad=skip_bad, limit=limit_prompts),
+        align=AlignSettings(
+            max_new_tokens=max_new_tokens, instructions=instructions and prompts is not None, seed=chosen.seed
+        ),
         **o.loading_of(
             revision=revision,
             dtype=dtype,

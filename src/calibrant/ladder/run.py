@@ -32,7 +32,7 @@ from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
@@ -177,7 +177,9 @@ def ladder(
     ConfigError : ``out`` holds another ladder; and as :class:`Ladder`.
     OutputError : the disk is full or forbidden: the one error that stops everything.
     """
-    Ladder(model, splits, out, **settings).run()
+    climb = Ladder(model, splits, out, **settings)
+    check_cluster((table or {}).get("cluster"), climb.exam)
+    climb.run()
     found = read_table(out, **dict(table or {}))
     write_table(found, out)
     return found

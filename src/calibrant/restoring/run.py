@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from calibrant.alignment import AlignmentCheck, Collected, PreferencePair, Prompt
+from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
 from calibrant.reporting import Domain, model_card, report
 from calibrant.restoring import words
-from calibrant.restoring.sets import SPLITS, check_cluster, check_splits
+from calibrant.restoring.sets import SPLITS, check_splits
 from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
@@ -74,6 +74,7 @@ def restore(
     temperature: bool = True,
     preferences: Collected[PreferencePair] | None = None,
     prompts: Collected[Prompt] | None = None,
+    align: AlignSettings | None = None,
     **loading: Any,
 ) -> Restored:
     """Restore the calibration of an aligned model, and show by how much, in and out of domain.
@@ -104,6 +105,7 @@ def restore(
         if it lowers their log loss in cross-validation (docs/decisions/005).
     preferences, prompts : pairs and prompts on which the tuned model is compared with the aligned one
         (:func:`calibrant.alignment.align_check`); the page then says whether alignment was kept.
+    align : settings of that check; by default the checkable instructions are asked where there are prompts.
     loading : further arguments of :func:`calibrant.load_model`.
 
     Raises
@@ -145,7 +147,7 @@ def restore(
         scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
         after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}
         stage.keep("after", after, scaler)
-        kept = stage.alignment(tuning, preferences, prompts)
+        kept = stage.alignment(tuning, preferences, prompts, align)
     domains = [
         Domain(words.label(name, sets[name]), name == "test", scores, after.get(name))
         for name, scores in _measured(before).items()

@@ -63,17 +63,3 @@ def check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionSe
             found=f"{', '.join(clash)} is the name of a split",
             todo="give them names of their own",
         )
-
-
-def check_cluster(cluster: str | None, measured: Mapping[str, QuestionSet]) -> None:
-    """Before hours are spent: each question must name its group."""
-    if cluster is None:
-        return
-    for name, questions in measured.items():
-        unnamed = [q.id for q in questions if (q.subject if cluster == "subject" else q.columns.get(cluster)) is None]
-        if unnamed:
-            raise ConfigError(
-                asked=f"intervals that resample whole groups by {cluster!r}",
-                found=f"{len(unnamed)} of {len(questions)} questions of {name!r} name none, first {unnamed[0]!r}",
-                todo="give each question that column, or leave cluster out",
-            )

@@ -108,7 +108,11 @@ class Stage:
         )
 
     def alignment(
-        self, tuning: TuneResult, preferences: Collected[PreferencePair] | None, prompts: Collected[Prompt] | None
+        self,
+        tuning: TuneResult,
+        preferences: Collected[PreferencePair] | None,
+        prompts: Collected[Prompt] | None,
+        settings: AlignSettings | None,
     ) -> AlignmentCheck | None:
         """Compare the tuned with the aligned model, where there is something to compare them on."""
         if preferences is None and prompts is None:
@@ -121,7 +125,7 @@ class Stage:
             preferences=preferences,
             prompts=prompts,
             out=self.out / "alignment",
-            settings=AlignSettings(instructions=prompts is not None, seed=self.seed),
+            settings=settings or AlignSettings(instructions=prompts is not None, seed=self.seed),
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             command=self.command,
