@@ -174,6 +174,17 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """The command line without folders of one machine."""
+    seeds, objectives = " ".join(map(str, options.seeds)), " ".join(options.objectives)
+    epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
+    name = f" --name {options.name}" if options.name else ""
+    return (
+        f"python recipes/regimes.py --seeds {seeds} --objectives {objectives} --learning-rate {options.learning_rate:g}"
+        f"{epochs}{name}"
+    )
+
+
 def say(text: str) -> None:
     """Progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -210,7 +221,7 @@ def main() -> None:
     write_json(
         place,
         {
-            "command": "python recipes/regimes.py",
+            "command": command_of(options),
             "model": Path(options.model).name,
             "settings": {
                 name: getattr(options, name) for name in ("train", "calibration", "test", "learning_rate", "batch")
