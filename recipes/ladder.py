@@ -52,6 +52,7 @@ CONTESTS = {
     "commonsenseqa": (("commonsenseqa-train",), "commonsenseqa-validation", ("openbookqa-test",)),
     "mmlu": (("mmlu-val", "mmlu-dev"), "mmlu-test", ("arc_challenge-test",)),
 }
+CONTRASTED = ("accuracy", "conf_ece", "nll")
 KEPT = ("value", "low", "high", "floor_mean", "floor_p95", "runs", "sd")
 Sets = tuple[dict[str, QuestionSet], dict[str, QuestionSet]]
 
@@ -190,7 +191,7 @@ def summarise(table: Table) -> dict[str, Any]:
                 name: {
                     "seeds": row["seeds"],
                     "cut": row["cut"],
-                    **{metric: short(row[metric]) for metric in one["best"]},
+                    **{metric: short(row[metric], contrasts=metric in CONTRASTED) for metric in one["best"]},
                 }
                 for name, row in one["rows"].items()
             },
@@ -222,14 +223,22 @@ def summarise(table: Table) -> dict[str, Any]:
     }
 
 
-def short(metric: dict[str, Any]) -> dict[str, Any]:
-    """Value, interval, floor, runs; and each verdict with its corrected p-value."""
-    out = {name: metric[name] for name in KEPT if metric.get(name) is not None}
-    for name in ("against_aligned", "against_best"):
+def short(metric: dict[str, Any], *, contrasts: bool) -> dict[str, Any]:
+    """Value, interval, floor, runs; and each verdict with its corrected p-value. Five decimals."""
+    out = {name: rounded(metric[name]) for name in KEPT if metric.get(name) is not None}
+    for name in ("against_aligned", "against_best") if contrasts else ():
         contrast = metric[name]
         if contrast is not None:
-            out[name] = {key: contrast[key] for key in ("other", "value", "low", "high", "p_corrected", "verdict")}
+            keys = ("other", "value", "low", "high", "p_corrected", "verdict")
+            out[name] = {key: rounded(contrast[key]) for key in keys}
     return out
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to five decimals."""
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def kept(alignment: dict[str, Any]) -> dict[str, Any]:
