@@ -12,7 +12,7 @@ from calibrant.scores import Scores
 BOOT = 100
 
 
-def world(n=200, sharpen=2.2):
+def world(n=200, sharpen=4.0):
     rng = np.random.default_rng(0)
     logit = rng.normal(size=(n, 4)) * 1.3
     p = np.exp(logit) / np.exp(logit).sum(1, keepdims=True)
