@@ -8,6 +8,7 @@ import pytest
 
 from calibrant.errors import ConfigError, ModelError
 from calibrant.objectives import OBJECTIVES
+from calibrant.prompts import PromptStyle
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult, sweep, tune
 from calibrant.tuning.sweep import SETTINGS, candidates, loss_of, settings_for
 
@@ -124,9 +125,17 @@ def test_full_tuning_is_swept_too(sets, model_folder, tmp_path):
     assert not list((tmp_path / "run" / "sweep").glob("*/model"))
 
 
-def test_another_budget_in_the_same_folder_or_an_unknown_one_is_refused(sets, model_folder, tmp_path):
+def test_another_sweep_in_the_same_folder_or_an_unknown_budget_is_refused(sets, model_folder, tmp_path):
     swept(sets, model_folder, tmp_path / "run")
     with pytest.raises(ConfigError, match="budget"):
         swept(sets, model_folder, tmp_path / "run", budget="thorough")
+    train, calibration = sets
+    for other in ((train.subset(range(12)), calibration), (train, calibration.subset(range(10)))):
+        with pytest.raises(ConfigError, match="questions"):
+            swept(other, model_folder, tmp_path / "run")
+    with pytest.raises(ConfigError, match="prompt"):
+        sweep(
+            model_folder(), *sets, out=tmp_path / "run", config=CONFIG, style=PromptStyle(format="chat"), device="cpu"
+        )
     with pytest.raises(ConfigError, match="quick, standard, thorough"):
         settings_for("cft", "endless")

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from calibrant.errors import ConfigError, ModelError
 from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
+from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.tune import RESULT, TuneResult, tune
@@ -36,6 +37,8 @@ OWN: dict[str, tuple[str, float, float]] = {
 }
 """The setting of an objective that a sweep varies, with its two further values."""
 FOLDER, FILE = "sweep", "sweep.json"
+WATCHING = ("progress", "batch_tokens", "callbacks")
+"""Settings of ``tune`` that change nothing about its result."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def sweep(
     out: str | Path,
     budget: Budget = "standard",
     config: TuneConfig | None = None,
+    style: PromptStyle | None = None,
     **settings: Any,
 ) -> TuneResult:
     """Tune with each setting that ``budget`` allows and keep the one with the least held-out log loss.
@@ -107,19 +111,27 @@ def sweep(
     Parameters
     ----------
     model : hub id, local folder or GGUF file.
-    train, calibration, out, config, settings : as for :func:`tune`; ``config`` is the first candidate.
+    train, calibration, out, config, style, settings : as for :func:`tune`; ``config`` is the first candidate.
     budget : ``"quick"``, ``"standard"`` or ``"thorough"``: 1, 3 or 5 settings (:func:`candidates`).
 
     Raises
     ------
-    ModelError : every candidate failed. Else as :func:`tune`.
+    ModelError : every candidate failed. ConfigError : ``out`` holds another sweep. Else as :func:`tune`.
     """
-    config, out = config or TuneConfig(), Path(out)
+    config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     tried = settings_for(config.objective, budget)
     if len(tried) == 1:
-        return tune(model, train, calibration, out=out, config=config, **settings)
+        return tune(model, train, calibration, out=out, config=config, style=style, **settings)
     config.check()
-    claim_folder(out, {"model": str(model), "budget": budget, "config": config.model_dump(mode="json")}, "sweep")
+    identity = {
+        "model": str(model),
+        "budget": budget,
+        "prompt_digest": style.digest,
+        "config": config.model_dump(mode="json"),
+        "questions": {name: q.digest for name, q in (("train", train), ("calibration", calibration))},
+        "loading": {name: str(settings[name]) for name in sorted(settings) if name not in WATCHING},
+    }
+    claim_folder(out, identity, "sweep")
     if (out / RESULT).exists():
         return TuneResult.load(out)
     found: dict[str, TuneResult] = {}
@@ -127,7 +139,13 @@ def sweep(
     for setting in tried:
         try:
             found[setting.name] = tune(
-                model, train, calibration, out=out / FOLDER / setting.name, config=setting.of(config), **settings
+                model,
+                train,
+                calibration,
+                out=out / FOLDER / setting.name,
+                config=setting.of(config),
+                style=style,
+                **settings,
             )
         except ModelError as error:
             failed[setting.name] = error
