@@ -20,13 +20,9 @@ def run(
         str | None, typer.Argument(help="Aligned model: hub id, local folder, or GGUF file.", show_default=False)
     ] = None,
     questions: Annotated[str | None, typer.Option(help="Training questions, as for restore.")] = None,
-    test: Annotated[
-        str | None, typer.Option(help="Test questions; without it, a fifth of --questions is held out.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
-    ] = None,
-    ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
+    test: o.Test = None,
+    calibration: o.Calibration = None,
+    ood: o.OutOfDomain = None,
     fixes: Annotated[str | None, typer.Option(help="Names with commas between; all by default.")] = None,
     budget: Annotated[str, typer.Option(help="Settings a sweep: quick (1), standard (3), thorough (5).")] = "standard",
     seeds: Annotated[int, typer.Option(help="Trainings of the chosen setting.", min=1)] = 3,

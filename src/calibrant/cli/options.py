@@ -49,6 +49,16 @@ Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
 Bins = Annotated[int, typer.Option("--bins", help="Equal-width bins (M).", min=1)]
 Draws = Annotated[int, typer.Option("--draws", help="Bootstrap draws.", min=50)]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
+Test = Annotated[
+    str | None, typer.Option("--test", help="Test questions; without it, a fifth of --questions is held out.")
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option("--calibration", help="Calibration questions; without it, a fifth of --questions is held out."),
+]
+OutOfDomain = Annotated[
+    list[str] | None, typer.Option("--ood", help="Out-of-domain test questions; may be given again.")
+]
 Cluster = Annotated[str | None, typer.Option(help="Resample whole clusters: subject, or a column's name.")]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]

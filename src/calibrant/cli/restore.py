@@ -50,13 +50,9 @@ def run(
     model: o.Model,
     questions: o.Questions,
     out: o.OutFolder,
-    test: Annotated[
-        str | None, typer.Option(help="Test questions; without it, a fifth of --questions is held out.")
-    ] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Calibration questions; without it, a fifth of --questions is held out.")
-    ] = None,
-    ood: Annotated[list[str] | None, typer.Option(help="Out-of-domain test questions; may be given again.")] = None,
+    test: o.Test = None,
+    calibration: o.Calibration = None,
+    ood: o.OutOfDomain = None,
     reference: Annotated[
         str | None, typer.Option(help="The model before its alignment, for the diagnosis: hub id, folder or GGUF file.")
     ] = None,
