@@ -205,6 +205,7 @@ def summarise(table: Table) -> dict[str, Any]:
             "state": fix["state"],
             "reason": fix["reason"],
             "setting": (fix["choice"] or {}).get("setting"),
+            "tried": {one["setting"]: rounded(one["nll"]) for one in (fix["choice"] or {}).get("candidates", ())},
             **{key: fix[key] for key in ("seconds", "seconds_all", "parameters", "steps")},
             "alignment": kept(fix["alignment"]),
         }
