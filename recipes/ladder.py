@@ -1,7 +1,8 @@
-"""Every fix on one small aligned model: five contests, each with questions from out of its domain.
+"""Every fix on one small aligned model: six contests, each with questions from out of its domain.
 
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
-        [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--fixes a,b,c] [--budget quick|standard|thorough]
+        [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
+        [--fixes a,b,c] [--budget quick|standard|thorough]
         [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
         [--preferences FILE --prompts FILE --max-new-tokens 64]
 
@@ -17,12 +18,17 @@ contest             train, calibration                  test                 out
 ``commonsenseqa``   commonsenseqa-train                 commonsenseqa-       openbookqa-test
                                                         validation
 ``mmlu``            mmlu-val, mmlu-dev                  mmlu-test            arc_challenge-test
+``mixture``         a third each: mmlu-val and mmlu-    a third each: mmlu-  arc_challenge-test,
+                    dev, medmcqa-train_sample1000,      test, medmcqa-       commonsenseqa-validation
+                    openbookqa-train                    validation,
+                                                        openbookqa-test
 ==================  ==================================  ===================  =========================
 
 FOLDER holds these as JSONL (or .jsonl.gz). Each size takes questions by SHA-256, so a smaller one is part of a larger one.
-Questions that stand in two sets are taken out of training by name. Without --model it is SmolLM2-135M-Instruct, which comes
-with the extra [demo]. With preference pairs or prompts, each chosen model is compared with the aligned one. Writes the
-table to OUT/CONTEST/table and its numbers to ``recipes/ladder-<contest>.json``.
+Questions that stand in two sets are taken out of training by name. ``mixture`` is the paper's domain as far as these files
+have it. Without --model it is SmolLM2-135M-Instruct, which comes with the extra [demo]. With preference pairs or prompts,
+each chosen model is compared with the aligned one. Writes the table to OUT/CONTEST/table and its numbers to
+``recipes/ladder-<contest>.json``.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +49,24 @@ from calibrant.files import write_json
 from calibrant.ladder import Ladder, Table, read_table, write_table
 from calibrant.questions import check_cluster, drop_leaked
 
-CONTESTS = {
+CONTESTS: dict[str, tuple[tuple[tuple[tuple[str, ...], str], ...], tuple[str, ...]]] = {
     "arc": (
-        ("arc_easy-train",),
-        "arc_easy-test",
+        ((("arc_easy-train",), "arc_easy-test"),),
         ("arc_challenge-test", "openbookqa-test", "commonsenseqa-validation", "mmlu-test"),
     ),
-    "openbookqa": (("openbookqa-train",), "openbookqa-test", ("arc_challenge-test",)),
-    "commonsenseqa": (("commonsenseqa-train",), "commonsenseqa-validation", ("openbookqa-test",)),
-    "mmlu": (("mmlu-val", "mmlu-dev"), "mmlu-test", ("arc_challenge-test",)),
+    "openbookqa": (((("openbookqa-train",), "openbookqa-test"),), ("arc_challenge-test",)),
+    "commonsenseqa": (((("commonsenseqa-train",), "commonsenseqa-validation"),), ("openbookqa-test",)),
+    "mmlu": (((("mmlu-val", "mmlu-dev"), "mmlu-test"),), ("arc_challenge-test",)),
+    "mixture": (
+        (
+            (("mmlu-val", "mmlu-dev"), "mmlu-test"),
+            (("medmcqa-train_sample1000",), "medmcqa-validation"),
+            (("openbookqa-train",), "openbookqa-test"),
+        ),
+        ("arc_challenge-test", "commonsenseqa-validation"),
+    ),
 }
+"""Sources, each its files to train on and its file to test on; and the files out of domain."""
 CONTRASTED = ("accuracy", "conf_ece", "nll")
 KEPT = ("value", "low", "high", "floor_mean", "floor_p95", "runs", "sd")
 Sets = tuple[dict[str, QuestionSet], dict[str, QuestionSet]]
@@ -72,7 +87,7 @@ def main() -> None:
         budget=options.budget,
         seeds=options.seeds,
         config=TuneConfig(epochs=options.epochs, learning_rate=options.lr, seed=options.seed),
-        style=STYLE if options.reading == "continuation" else PromptStyle(reading=options.reading),
+        style=style(options),
         **alignment(options),
         progress=True,
         command=shlex.join(["python", "recipes/ladder.py", *without_places(sys.argv[1:])]),
@@ -111,6 +126,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--reading", default="continuation", choices=("continuation", "letters"))
+    parser.add_argument("--variant", default="sum", help="of a continuation: sum, per_token, per_char or pmi")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--cluster", default=None, help="column whose groups are resampled whole (demo: entity)")
@@ -121,6 +137,11 @@ def parsed() -> argparse.Namespace:
     if options.contest != "demo" and options.data is None:
         parser.error(f"--contest {options.contest} needs --data FOLDER")
     return options
+
+
+def style(options: argparse.Namespace) -> PromptStyle:
+    """How questions are put: texts as in the demo, or letters."""
+    return replace(STYLE, variant=options.variant) if options.reading == "continuation" else PromptStyle()
 
 
 def alignment(options: argparse.Namespace) -> dict[str, Any]:
@@ -141,20 +162,39 @@ def demo(options: argparse.Namespace) -> Sets:
 
 def contest(options: argparse.Namespace) -> Sets:
     """Files to splits: test and out-of-domain questions first, then what is left of the training files."""
-    fit, test, far = CONTESTS[options.contest]
-    exam = {"test": some(load(options.data, test), options.test, options.seed)}
+    sources, far = CONTESTS[options.contest]
+    tests = [
+        some(load(options.data, test), part(options.test, i, len(sources)), options.seed)
+        for i, (_, test) in enumerate(sources)
+    ]
+    exam = {"test": joined(tests)}
     for name in far:
         found = some(load(options.data, name), options.ood, options.seed)
         exam[name] = drop_leaked(exam["test"], found)
-    pool = merged(fit[0], [load(options.data, name) for name in fit])
-    for kept in exam.values():
-        pool = drop_leaked(kept, pool)
-    wanted = options.train + options.calibration
-    share = min(1.0, len(pool) / wanted)
-    parts = split_questions(
-        pool, train=int(share * options.train), calibration=int(share * options.calibration), test=0, seed=options.seed
-    )
-    return {**{n: parts[n] for n in ("train", "calibration")}, "test": exam.pop("test")}, exam
+    seen = list(exam.values())
+    parts: dict[str, list[QuestionSet]] = {"train": [], "calibration": []}
+    for i, (files, _) in enumerate(sources):
+        pool = merged(files[0], [load(options.data, name) for name in files])
+        for kept in seen:
+            pool = drop_leaked(kept, pool)
+        seen.append(pool)
+        sizes = {name: part(getattr(options, name), i, len(sources)) for name in parts}
+        share = min(1.0, len(pool) / sum(sizes.values()))
+        wanted = {name: int(share * size) for name, size in sizes.items()}
+        for name, found in split_questions(pool, **wanted, test=0, seed=options.seed).items():
+            if name in parts:
+                parts[name].append(found)
+    return {**{name: joined(found) for name, found in parts.items()}, "test": exam.pop("test")}, exam
+
+
+def part(n: int, i: int, of: int) -> int:
+    """The i-th of so many whole parts of n."""
+    return (n + i) // of
+
+
+def joined(parts: list[QuestionSet]) -> QuestionSet:
+    """The parts of several sources as one set, named after all of them."""
+    return merged("+".join(one.name for one in parts), parts) if len(parts) > 1 else parts[0]
 
 
 def load(folder: Path, name: str) -> QuestionSet:

@@ -24,7 +24,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ladder import load, merged, summarise, without_places
+from ladder import load, merged, part, summarise, without_places
 
 from calibrant import PromptStyle, QuestionSet, TuneConfig, load_questions, split_questions
 from calibrant.files import write_json
@@ -153,9 +153,9 @@ def questions(options: argparse.Namespace) -> tuple[dict[str, QuestionSet], dict
         for kept in seen:
             pool = drop_leaked(kept, pool)
         seen.append(pool)
-        sizes = {split: third(getattr(options, split), i) for split in parts}
-        for split, part in split_questions(pool, **sizes, seed=options.seed).items():
-            parts[split].append(part)
+        sizes = {split: part(getattr(options, split), i, len(SOURCES)) for split in parts}
+        for split, found in split_questions(pool, **sizes, seed=options.seed).items():
+            parts[split].append(found)
     return {split: renamed(split, some) for split, some in parts.items()}, far
 
 
@@ -164,11 +164,6 @@ def fetched(folder: Path | None, name: str, hub: str, split: str) -> QuestionSet
     if folder is not None:
         return load(folder, name)
     return load_questions(hub, split=split, name=name, skip_bad=True)
-
-
-def third(n: int, i: int) -> int:
-    """The i-th of three whole parts of n."""
-    return (n + i) // 3
 
 
 def renamed(split: str, parts: list[QuestionSet]) -> QuestionSet:

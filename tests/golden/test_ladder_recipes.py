@@ -29,6 +29,11 @@ def room(tmp_path, model_folder, make_questions):
         "openbookqa-test",
         "commonsenseqa-validation",
         "mmlu-test",
+        "mmlu-val",
+        "mmlu-dev",
+        "medmcqa-train_sample1000",
+        "medmcqa-validation",
+        "openbookqa-train",
         "mmlu",
         "medmcqa",
         "openbookqa",
@@ -70,6 +75,25 @@ def test_a_contest_of_five(room):
     assert found["command"].startswith("python recipes/ladder.py --contest arc --device cpu")
     assert str(room) not in json.dumps(found)
     assert (room / "runs/ladder/arc/table/table.html").exists()
+
+
+@pytest.mark.slow
+def test_the_mixture_takes_equal_parts_and_reads_texts_by_the_variant(room):
+    sizes = ("--train", 20, "--calibration", 13, "--test", 30, "--ood", 20, "--epochs", 1, "--seeds", 1, "--draws", 100)
+    where = ("--contest", "mixture", "--data", "data", "--model", "model", "--device", "cpu", "--variant", "per_char")
+    rest = ("--fixes", "temperature,cft-options", "--budget", "quick", "--numbers", "numbers.json")
+    run("ladder.py", *where, *sizes, *rest, cwd=room)
+    found = json.loads((room / "numbers.json").read_text())
+    assert {name: q["n"] for name, q in found["questions"].items()} == {
+        "train": 20, "calibration": 13, "test": 30, "arc_challenge-test": 20, "commonsenseqa-validation": 20,
+    }  # fmt: skip
+    assert (found["prompt"]["reading"], found["prompt"]["variant"]) == ("continuation", "per_char")
+    parts = {}
+    for split in ("train", "calibration", "test"):
+        text = (room / f"runs/ladder/mixture/questions/{split}.jsonl").read_text()
+        names = [json.loads(line)["id"].partition("-")[0] for line in text.splitlines()]
+        parts[split] = sorted(names.count(name) for name in set(names))
+    assert parts == {"train": [6, 7, 7], "calibration": [4, 4, 5], "test": [10, 10, 10]}
 
 
 @pytest.mark.slow

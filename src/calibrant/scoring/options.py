@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from calibrant.errors import ModelError, QuestionError
-from calibrant.prompts import ChatTemplate, PromptStyle, Rendered
+from calibrant.prompts import ChatTemplate, PromptStyle, Rendered, Variant
 from calibrant.questions import Question
 
 Tokens = tuple[int, ...]
@@ -36,6 +36,12 @@ class Encoded:
     def n_tokens(self) -> int:
         """Tokens of the prompt with its longest option."""
         return len(self.prompt) + max(len(alias) for aliases in self.options for alias in aliases)
+
+    def lengths(self, variant: Variant) -> tuple[int, ...]:
+        """What each option's log-probability is divided by: its tokens, its characters, or 1 (``sum``, ``pmi``)."""
+        if variant == "per_char":
+            return self.n_chars
+        return tuple(len(option[0]) if variant == "per_token" else 1 for option in self.options)
 
     def without_question(self) -> Encoded:
         """The same options after the unconditional prompt, for the pmi variant."""

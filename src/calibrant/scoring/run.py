@@ -165,7 +165,8 @@ class OptionScorer:
             with np.errstate(invalid="ignore"):
                 score_NK = joint_NK - np.where(np.isneginf(joint_NK), 0.0, self._joint(bare, k, None))
         elif self.style.variant != "sum":
-            score_NK = joint_NK / self._lengths(encoded, k)
+            sizes = [e.lengths(self.style.variant) for e in encoded]
+            score_NK = joint_NK / np.array([[*row, *[1] * (k - len(row))] for row in sizes])
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 
     @torch.inference_mode()
@@ -207,13 +208,6 @@ class OptionScorer:
                 return route, worst
         self.route = "single"
         return "single", 0.0
-
-    def _lengths(self, encoded: Sequence[Encoded], k: int) -> np.ndarray:
-        length_NK = np.ones((len(encoded), k))
-        for i, e in enumerate(encoded):
-            sizes = e.n_chars if self.style.variant == "per_char" else [len(o[0]) for o in e.options]
-            length_NK[i, : len(sizes)] = sizes
-        return length_NK
 
     def _joint(self, encoded: Sequence[Encoded], k: int, progress: str | None) -> np.ndarray:
         """Log-probability (N, K) of each option given its prompt, over the whole vocabulary; ``-inf`` where absent."""

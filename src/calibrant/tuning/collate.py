@@ -11,11 +11,13 @@ Shape suffixes: B questions, K options, R rows, T tokens, S hidden rows that are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from calibrant.prompts import Variant
 from calibrant.scoring.options import Encoded, Tokens
 
 
@@ -49,6 +51,8 @@ class Collator:
     packed : whether all options of a continuation share one row, and so the prompt's computation.
     mask_dtype : of the packed rows' (B, 1, T, T) attention mask: ``torch.bool`` (true: attend), or a floating type (added to
         the attention scores: 0, or the type's lowest value).
+    variant : how an option's log-probability is read where options are compared. ``per_token`` and ``per_char`` add the
+        options' lengths to the batch, ``pmi`` a second batch, ``bare``, of the same options without the question.
     """
 
     letters: bool
@@ -56,8 +60,9 @@ class Collator:
     prompt_tokens: bool
     packed: bool = False
     mask_dtype: torch.dtype = torch.bool
+    variant: Variant = "sum"
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """The tensors of one batch; every index is explicit data."""
         k = max(e.k for e in examples)
         rows: list[_Row] = []
@@ -84,7 +89,7 @@ class Collator:
                         token_A.append(token)
                         group_A.append(len(option_G))
                     option_G.append(b * k + option)
-        batch = _padded(rows)
+        batch: dict[str, Any] = dict(_padded(rows))
         if self.packed and not self.letters:
             batch["attention_mask"] = _tree_mask(rows, self.mask_dtype)
         batch.update(
@@ -101,6 +106,8 @@ class Collator:
         )
         if all(e.target is not None for e in examples):
             batch["target_BK"] = torch.tensor([[*(e.target or ()), *[0.0] * (k - e.k)] for e in examples])
+        if self.all_options:
+            batch.update(self._variant(examples, k))
         if self.prompt_tokens:
             places = [
                 (row, t, example.encoded.prompt[t + 1], b)
@@ -112,6 +119,15 @@ class Collator:
                 zip(("prompt_row_L", "prompt_step_L", "prompt_token_L", "prompt_question_L"), columns, strict=True)
             )
         return batch
+
+    def _variant(self, examples: Sequence[Example], k: int) -> dict[str, Any]:
+        if self.variant == "sum":
+            return {}
+        if self.variant == "pmi":
+            bare = [replace(e, encoded=e.encoded.without_question()) for e in examples]
+            return {"bare": replace(self, variant="sum", prompt_tokens=False)(bare)}
+        lengths = [e.encoded.lengths(self.variant) for e in examples]
+        return {"length_BK": torch.tensor([[*sizes, *[1] * (k - len(sizes))] for sizes in lengths])}
 
 
 def _loss_tokens(example: Example, letters: bool) -> int:

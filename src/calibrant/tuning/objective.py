@@ -27,30 +27,30 @@ from calibrant.tuning.targets import BinAccuracy, CrossFitted
 
 
 def batch_loss(
-    model: Any, head: Head, batch: Mapping[str, Tensor], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
+    model: Any, head: Head, batch: Mapping[str, Any], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
 ) -> tuple[Loss, Tensor]:
     """The objective's loss, summed over the batch's questions, and the options' joint log-probabilities (B, K).
 
     One forward pass, through ``model`` as it is wrapped (so data parallelism sees it); logits only for the rows that are
-    read. ``bins`` is the E-step in force; needed by rcft alone.
+    read. ``bins`` is the E-step in force; needed by rcft alone. What is over the options is read as the batch's variant has it.
     """
     h_RTD = forward(model, head, batch)
     joint_BK = joint_logp(h_RTD, head, batch)
+    read_BK = read_logp(joint_BK, model, head, batch) if config.sees_all_options else joint_BK
     if config.objective == "focal":
-        return focal(option_logp(joint_BK), batch["answer_B"], config.gamma), joint_BK
+        return focal(read_BK, batch["answer_B"], config.gamma), joint_BK
     if config.objective in ("label_smoothing", "cogcalib", "distill"):
         over_options = config.over == "options" or config.objective == "distill"
-        logp_BK = option_logp(joint_BK) if over_options else joint_BK
+        logp_BK = read_BK if over_options else joint_BK
         return soft_target(logp_BK, batch["target_BK"].to(joint_BK.dtype)), joint_BK
-    language = _log_loss(h_RTD, joint_BK, head, batch, config)
+    language = _log_loss(h_RTD, read_BK if config.over == "options" else joint_BK, head, batch, config)
     if config.objective in ("cft", "sft"):
         return language, joint_BK
-    return regularised(language, _term(option_logp(joint_BK), batch, config, bins), config.lam), joint_BK
+    return regularised(language, _term(read_BK, batch, config, bins), config.lam), joint_BK
 
 
-def _log_loss(h_RTD: Tensor, joint_BK: Tensor, head: Head, batch: Mapping[str, Tensor], config: TuneConfig) -> Loss:
-    """L_SFT2 or L_SFT1, the latter over the vocabulary or over the options."""
-    logp_BK = option_logp(joint_BK) if config.over == "options" else joint_BK
+def _log_loss(h_RTD: Tensor, logp_BK: Tensor, head: Head, batch: Mapping[str, Any], config: TuneConfig) -> Loss:
+    """L_SFT2 or L_SFT1, the latter over the vocabulary or over the options, as ``logp_BK`` is."""
     answer_logp_B = logp_BK.gather(1, batch["answer_B"][:, None])[:, 0]
     if not config.predicts_prompt:
         return sft1(answer_logp_B)
@@ -61,7 +61,7 @@ def _log_loss(h_RTD: Tensor, joint_BK: Tensor, head: Head, batch: Mapping[str, T
 
 
 def _term(
-    logp_BK: Tensor, batch: Mapping[str, Tensor], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
+    logp_BK: Tensor, batch: Mapping[str, Any], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
 ) -> Loss:
     """The calibration term that λ weighs."""
     if config.objective == "brier":
@@ -77,7 +77,19 @@ def _term(
     return ece_term(logp_BK, bins.targets(p_BK, batch["k_B"], target_map=how))
 
 
-def forward(model: Any, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
+def read_logp(joint_BK: Tensor, model: Any, head: Head, batch: Mapping[str, Any]) -> Tensor:
+    """Log-probabilities (B, K) over the options, read as scoring reads them: with an option's length divided out
+    (``per_token``, ``per_char``), or with its log-probability without the question subtracted (``pmi``: a second pass).
+    """
+    if "length_BK" in batch:
+        joint_BK = joint_BK / batch["length_BK"].to(joint_BK.dtype)
+    if "bare" in batch:
+        bare_BK = joint_logp(forward(model, head, batch["bare"]), head, batch["bare"])
+        joint_BK = joint_BK - torch.where(torch.isfinite(bare_BK), bare_BK, torch.zeros_like(bare_BK))
+    return option_logp(joint_BK)
+
+
+def forward(model: Any, head: Head, batch: Mapping[str, Any]) -> Tensor:
     """The hidden states (R, T, D) that one forward pass of the batch's rows brings to the head."""
     with head.capture() as kept:
         model(
@@ -89,7 +101,7 @@ def forward(model: Any, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
     return kept.take()
 
 
-def joint_logp(h_RTD: Tensor, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
+def joint_logp(h_RTD: Tensor, head: Head, batch: Mapping[str, Any]) -> Tensor:
     """Log-probability (B, K) of each option that the batch holds, over the whole vocabulary; ``-inf`` elsewhere.
 
     A sequence's tokens add up; the aliases of one letter are summed as probabilities.

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -176,7 +176,7 @@ class _Run:
         seen = HeldOut(list(self.train), self.encoded, scorer, split="train")
         if self.config.objective == "rcft" and self.config.e_step == "once" and em.bins is None:
             em.bins = e_step(seen.score(), self.config)
-        examples, start = self._examples()
+        examples, start = self._examples(seen)
         collate, rows = choose_rows(self.tuned, scorer.head, self._plain_rows(), examples)
         shown = ProgressBar(f"tuning ({self.config.objective})") if progress else None
         stop_early = self.config.keep == "best" and self.config.patience > 0
@@ -205,16 +205,11 @@ class _Run:
                 shown.close()
         return self._finish(trainer, em, rows, start)
 
-    def _examples(self) -> tuple[list[Example], dict[str, Any]]:
+    def _examples(self, seen: HeldOut) -> tuple[list[Example], dict[str, Any]]:
         """The training questions with what the objective teaches on each; before the first step, from the untuned weights."""
         fold_N = folds_of(len(self.train), self.config.seed).tolist()
         plain = [Example(e, q.answer, fold=fold) for e, q, fold in zip(self.encoded, self.train, fold_N, strict=True)]
-        own = self.held_out.scorer
-        scorer = OptionScorer(self.tuned, replace(self.style, variant="sum"), own.batch_tokens, own.route)
-        sets = {
-            "train": HeldOut(list(self.train), self.encoded, scorer, split="train"),
-            "calibration": HeldOut(self.held_out.questions, self.held_out.encoded, scorer),
-        }
+        sets = {"train": seen, "calibration": self.held_out}
         return with_targets(plain, self.config, lambda name: sets[name].score(), self.out)
 
     def _plain_rows(self) -> Collator:
@@ -222,6 +217,7 @@ class _Run:
             letters=self.style.reading == "letters",
             all_options=self.config.sees_all_options,
             prompt_tokens=self.config.predicts_prompt,
+            variant=self.style.variant,
         )
 
     def _train_sample(self) -> HeldOut | None:
