@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError
 from calibrant.scalers.base import Scaler, array, normalised, number
 from calibrant.scalers.crossval import chosen_by_cv
 from calibrant.scalers.temperature import possible_answers
@@ -43,25 +43,23 @@ class _Positions(Scaler):
         return max(self.option_counts_, default=0)
 
     @abstractmethod
-    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray) -> np.ndarray:
-        """Logits of the fitted positions, ``-inf`` where there is no option, (N, K)."""
+    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray, weights: np.ndarray, intercept_K: np.ndarray) -> np.ndarray:
+        """Logits under parameters for K positions, ``-inf`` where there is no option, (N, K)."""
 
     def _rescaled(self, scores: Scores) -> np.ndarray:
-        found = set(scores.k_N.tolist())
-        if max(found) > self.k_:
-            raise ScoresError(
-                asked=f"the scaler {self.name!r} applied to questions of up to {max(found)} options",
-                found=f"it was fitted on questions of {_listed(self.option_counts_)}, and has one set of parameters a position",
-                todo="fit on questions of that many options too, or use a scaler that knows no positions (temperature)",
-            )
-        new = sorted(found - set(self.option_counts_))
+        new = sorted(set(scores.k_N.tolist()) - set(self.option_counts_))
+        k = max([self.k_, *new])
         if new:
+            rule = "what it knows of a position is taken to hold for them"
+            if k > self.k_:
+                rule += f"; positions from {self.k_ + 1} on take the mean of the others"
             warnings.warn(
                 f"the scaler {self.name!r} was fitted on questions of {_listed(self.option_counts_)} and is applied to "
-                f"questions of {_listed(new)}: what it knows of a position is taken to hold for them",
+                f"questions of {_listed(new)}: {rule}",
                 stacklevel=3,
             )
-        logit_NK = self._logits(fitted_columns(scores.logp_NK, self.k_), scores.k_N)
+        parameters = widened(self.weights_, k), widened(self.intercept_, k)
+        logit_NK = self._logits(fitted_columns(scores.logp_NK, k), scores.k_N, *parameters)
         return fitted_columns(normalised(logit_NK), scores.k)
 
     def _learned(self) -> dict[str, Any]:
@@ -92,8 +90,8 @@ class Vector(_Positions):
     it (with a temperature it would not matter).
 
     Mixed numbers of options: a position has the same parameters in every question that has it; absent options stay
-    absent. A position that was never fitted is refused; a number of options that was never fitted, with positions that
-    were, brings a warning. An option of probability 0 keeps it, and questions whose answer has it are left out. Source:
+    absent. A number of options that was never fitted brings a warning; a position that was never fitted has the mean w
+    and b of those that were. An option of probability 0 keeps it, and questions whose answer has it are left out. Source:
     Guo et al. (ICML 2017), section 4.2; rules for mixed numbers and the penalty are ours.
 
     Attributes
@@ -125,10 +123,10 @@ class Vector(_Positions):
         )
         self.weights_, self.intercept_ = theta_KA.T
 
-    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray) -> np.ndarray:
+    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray, weights: np.ndarray, intercept_K: np.ndarray) -> np.ndarray:
         possible_NK = np.isfinite(logp_NK)
         z_NK = np.where(possible_NK, logp_NK, 0.0)
-        return np.where(possible_NK, self.weights_ * z_NK + self.intercept_, -np.inf)
+        return np.where(possible_NK, weights * z_NK + intercept_K, -np.inf)
 
     @classmethod
     def _restored(cls, values: Mapping[str, Any]) -> Self:
@@ -148,7 +146,8 @@ class Dirichlet(_Positions):
     λ is the candidate with the least held-out NLL in 5 folds of the fit questions. Both add the penalty of :class:`Vector`,
     which weighs a thousandth of a nat over all questions. Log-probabilities below ln 2⁻⁵² ≈ -36 count as that, so an
     option of probability 0 can gain some. Positions, mixed numbers of options (an absent option is an input of 0, and
-    absent as an output), warning and refusal: as in :class:`Vector`, whose limits it shares, with K² + K parameters.
+    absent as an output) and warning: as in :class:`Vector`, whose limits it shares, with K² + K parameters. A position that
+    was never fitted has the mean of the diagonal, of the rest of W, and of b.
     Source: Kull et al. (NeurIPS 2019), sections 3 and 4.
 
     Parameters
@@ -205,10 +204,10 @@ class Dirichlet(_Positions):
         theta_KA = fitted(np.ones(scores.n, dtype=bool), self.strength_)
         self.weights_, self.intercept_ = theta_KA[:, :-1], theta_KA[:, -1]
 
-    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray) -> np.ndarray:
-        theta_KA = np.hstack([self.weights_, self.intercept_[:, None]])
+    def _logits(self, logp_NK: np.ndarray, k_N: np.ndarray, weights: np.ndarray, intercept_K: np.ndarray) -> np.ndarray:
+        theta_KA = np.hstack([weights, intercept_K[:, None]])
         logit_NK = (dirichlet_inputs(logp_NK, k_N) * theta_KA).sum(2)
-        return np.where(np.arange(self.k_) < k_N[:, None], logit_NK, -np.inf)
+        return np.where(np.arange(logp_NK.shape[1]) < k_N[:, None], logit_NK, -np.inf)
 
     def _learned(self) -> dict[str, Any]:
         chosen = {"strength": self.strength_, "strengths": list(self.strengths), "held_out": self.held_out_}
@@ -221,6 +220,24 @@ class Dirichlet(_Positions):
         scaler.strength_ = number(values["strength"], 0, np.inf)
         scaler.held_out_ = array(values["held_out"], -1).tolist()
         return scaler
+
+
+def widened(parameters: np.ndarray, k: int) -> np.ndarray:
+    """Parameters of K positions, (K,) or (K, K), for ``k`` of them: a new one has the mean of the others'.
+
+    >>> widened(np.array([1.0, 3.0]), 3).tolist()
+    [1.0, 3.0, 2.0]
+    >>> widened(np.array([[1.0, 0.2], [0.4, 2.0]]), 3).round(1).tolist()
+    [[1.0, 0.2, 0.3], [0.4, 2.0, 0.3], [0.3, 0.3, 1.5]]
+    """
+    fitted = len(parameters)
+    if parameters.ndim == 1:
+        return np.append(parameters, np.full(k - fitted, parameters.mean()))
+    off = ~np.eye(fitted, dtype=bool)
+    wide_KK = np.full((k, k), parameters[off].mean())
+    np.fill_diagonal(wide_KK, np.diag(parameters).mean())
+    wide_KK[:fitted, :fitted] = parameters
+    return wide_KK
 
 
 def vector_inputs(logp_NK: np.ndarray) -> np.ndarray:

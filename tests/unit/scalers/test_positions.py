@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import approx_fprime, minimize
 
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError
 from calibrant.metrics import nll
 from calibrant.scalers import Dirichlet, Temperature, Vector
 from calibrant.scalers.positions import (
@@ -166,16 +166,39 @@ def test_the_penalty_that_keeps_fits_finite_weighs_next_to_nothing(draw):
 
 
 @pytest.mark.parametrize("make", [Vector, Dirichlet])
-def test_positions_never_fitted_are_refused_and_new_numbers_of_options_warned_of(make, draw):
+def test_new_numbers_of_options_are_warned_of(make, draw):
     scaler = make().fit(draw(100, k=3, name="fit"))
-    with pytest.raises(ScoresError, match="fitted on questions of 3 options"):
-        scaler.apply(draw(20, k=4))
     with pytest.warns(UserWarning, match="fitted on questions of 3 options and is applied to questions of 2 options"):
         after = scaler.apply(draw(20, k=2))
     assert after.k == 2
     padded = draw(60, k=5, mixed=True, seed=3)
     narrow = padded.select(np.flatnonzero(padded.k_N == 3))  # five columns, three options
     assert np.isneginf(scaler.apply(narrow).logp_NK[:, 3:]).all()
+
+
+@pytest.mark.parametrize("make", [Vector, Dirichlet])
+def test_a_position_never_fitted_has_the_mean_of_the_others(make, draw):
+    """The law written out for four positions after a fit on three; questions of three are not touched by those of four."""
+    scaler = make().fit(draw(200, k=3, name="fit"))
+    mixed = draw(60, k=4, mixed=True, seed=3)
+    with pytest.warns(UserWarning, match="positions from 4 on take the mean of the others"):
+        after = scaler.apply(mixed)
+    wide = np.append(scaler.intercept_, scaler.intercept_.mean())
+    for logp_K, found_K, k in zip(mixed.logp_NK, after.logp_NK, mixed.k_N, strict=True):
+        z_K = logp_K[:k]
+        if make is Vector:
+            logit_K = np.append(scaler.weights_, scaler.weights_.mean())[:k] * z_K + wide[:k]
+        else:
+            diagonal = np.diag(scaler.weights_)
+            rest = (scaler.weights_.sum() - diagonal.sum()) / 6
+            w_KK = np.full((4, 4), rest) + np.diag(np.append(diagonal, diagonal.mean()) - rest)
+            w_KK[:3, :3] = scaler.weights_
+            logit_K = w_KK[:k, :k] @ z_K + wide[:k]
+        np.testing.assert_allclose(found_K[:k], logit_K - np.logaddexp.reduce(logit_K), atol=1e-12)
+    narrow = mixed.k_N == 3
+    np.testing.assert_array_equal(
+        after.logp_NK[narrow][:, :3], scaler.apply(mixed.select(np.flatnonzero(narrow))).logp_NK[:, :3]
+    )
 
 
 def test_answers_of_probability_0_are_left_out_of_vector_and_said():
