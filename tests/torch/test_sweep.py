@@ -139,3 +139,9 @@ def test_another_sweep_in_the_same_folder_or_an_unknown_budget_is_refused(sets, 
         )
     with pytest.raises(ConfigError, match="quick, standard, thorough"):
         settings_for("cft", "endless")
+
+
+def test_a_loaded_model_is_not_swept(sets, loaded, tmp_path):
+    with pytest.raises(ConfigError, match="first of them would change"):
+        sweep(loaded(), *sets, out=tmp_path / "out", budget="standard")
+    assert not (tmp_path / "out").exists()

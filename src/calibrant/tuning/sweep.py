@@ -18,6 +18,7 @@ from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
+from calibrant.scoring.models import LoadedModel
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.tune import RESULT, TuneResult, tune
 
@@ -110,18 +111,25 @@ def sweep(
 
     Parameters
     ----------
-    model : hub id, local folder or GGUF file.
+    model : hub id, local folder or GGUF file; each candidate starts from its weights.
     train, calibration, out, config, style, settings : as for :func:`tune`; ``config`` is the first candidate.
     budget : ``"quick"``, ``"standard"`` or ``"thorough"``: 1, 3 or 5 settings (:func:`candidates`).
 
     Raises
     ------
-    ModelError : every candidate failed. ConfigError : ``out`` holds another sweep. Else as :func:`tune`.
+    ModelError : every candidate failed. ConfigError : ``out`` holds another sweep; a loaded model, which the first candidate
+    would change for the others. Else as :func:`tune`.
     """
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     tried = settings_for(config.objective, budget)
     if len(tried) == 1:
         return tune(model, train, calibration, out=out, config=config, style=style, **settings)
+    if isinstance(model, LoadedModel):
+        raise ConfigError(
+            asked=f"a sweep of {len(tried)} settings",
+            found="a loaded model, which the first of them would change for the others",
+            todo="name the model's hub id, folder or file, or use budget quick",
+        )
     config.check()
     identity = {
         "model": str(model),
