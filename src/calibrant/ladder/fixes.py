@@ -215,6 +215,7 @@ FIXES: tuple[Fix, ...] = (
     ),
     _then_temperature("sft"),
     _then_temperature("cft"),
+    _then_temperature("cft-options"),
     _then_temperature("rcft"),
 )
 
