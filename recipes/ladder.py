@@ -86,7 +86,9 @@ def main() -> None:
         fixes=options.fixes.split(",") if options.fixes else None,
         budget=options.budget,
         seeds=options.seeds,
-        config=TuneConfig(epochs=options.epochs, learning_rate=options.lr, seed=options.seed),
+        config=TuneConfig(
+            epochs=options.epochs, learning_rate=options.lr, seed=options.seed, micro_batch_size=options.micro_batch
+        ),
         style=style(options),
         **alignment(options),
         progress=True,
@@ -125,6 +127,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--micro-batch", type=int, default=None, help="questions a forward pass, where memory is short")
     parser.add_argument("--reading", default="continuation", choices=("continuation", "letters"))
     parser.add_argument("--variant", default="sum", help="of a continuation: sum, per_token, per_char or pmi")
     parser.add_argument("--device", default="auto")
