@@ -16,6 +16,7 @@ from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
 from calibrant.scoring import load_model, score
 from calibrant.scoring import sensitivity as module
+from calibrant.scoring.run import OptionScorer
 from calibrant.scoring.sensitivity import score_formats, score_orders, sensitivity
 
 TEXTS = PromptStyle(reading="continuation")
@@ -118,11 +119,64 @@ def test_formats_that_do_not_exist_or_do_not_fit_are_refused_before_a_model_is_l
     for style, formats in ((PromptStyle(), ["raw", "chta"]), (TEXTS, ["raw", "release"])):
         with pytest.raises(ConfigError):
             sensitivity("no/such-model", questions, out=tmp_path / "run", shifts=1, style=style, formats=formats)
-    with pytest.raises(ConfigError, match="one order and one format"):
+    with pytest.raises(ConfigError, match="one order, one format and one variant"):
         sensitivity("no/such-model", questions, out=tmp_path / "run", shifts=1, formats=["raw"])
     with pytest.raises(ConfigError, match="one permutation to compare formats alone"):
-        sensitivity("no/such-model", questions, out=tmp_path / "run", style=TEXTS)
+        sensitivity("no/such-model", questions, out=tmp_path / "run", shifts=2, style=TEXTS)
+    for style, variants in ((PromptStyle(), ["sum", "pmi"]), (TEXTS, ["sum", "per_word"])):
+        with pytest.raises(ConfigError):
+            sensitivity("no/such-model", questions, out=tmp_path / "run", shifts=1, style=style, variants=variants)
     assert not (tmp_path / "run").exists()
+
+
+# ---- readings of option texts ---------------------------------------------------------------------------------------
+
+
+def test_each_variant_equals_scoring_with_it_and_costs_two_passes(model_folder, questions, tmp_path, monkeypatch):
+    joints = []
+    own = OptionScorer._joint
+
+    def counting(scorer, encoded, *rest):
+        joints.append(len(encoded))
+        return own(scorer, encoded, *rest)
+
+    monkeypatch.setattr(OptionScorer, "_joint", counting)
+    found = sensitivity(
+        model_folder(), questions, out=tmp_path, style=TEXTS, formats=["raw"], analysis=FEW, device="cpu"
+    )
+    assert joints.count(12) == 2  # the texts after the question, and after none
+    assert found.orders is None
+    assert found.formats is None
+    assert list(found.variants.numbers) == ["sum", "per_token", "per_char", "pmi"]
+    model = load_model(model_folder(), device="cpu")
+    for variant in found.variants.numbers:
+        kept = Scores.load(tmp_path / f"raw-{variant}.safetensors")
+        direct = score(model, questions, style=replace(TEXTS, variant=variant))
+        np.testing.assert_allclose(kept.logp_NK, direct.logp_NK, atol=1e-6)
+        assert kept.provenance["prompt_digest"] == direct.provenance["prompt_digest"]
+        assert found.variants.numbers[variant]["accuracy"].value == direct.correct_N.mean()
+    assert "Reading of the options' texts: 12 questions" in found.variants.to_text()
+    assert "of it is the reading's" in found.variants.to_text()
+    joints.clear()
+    (tmp_path / "raw-per_char.safetensors").unlink()
+    again = sensitivity(
+        model_folder(), questions, out=tmp_path, style=TEXTS, formats=["raw"], analysis=FEW, device="cpu"
+    )
+    assert joints.count(12) == 1
+    assert again.variants.to_json() == found.variants.to_json()
+
+
+def test_two_named_variants_and_no_formats_through_the_command(model_folder, questions, tmp_path, command):
+    file = questions.save(tmp_path / "questions.jsonl")
+    words = ["sensitivity", model_folder(), "--questions", file, "--out", tmp_path / "run", "--draws", 50, "--quiet"]
+    status, out, err = command(
+        *words, "--reading", "continuation", "--formats", "raw", "--variants", "sum,per_char", "--json"
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert (found["orders"], found["formats"]) == (None, None)
+    assert list(found["variants"]["numbers"]) == ["sum", "per_char"]
+    assert found["variants"]["aspect"] == "variant"
 
 
 # ---- the run in a folder ------------------------------------------------------------------------------------------
@@ -209,6 +263,6 @@ def test_the_command_compares_formats_alone_and_says_what_it_left_out(bare_folde
 def test_the_command_refuses_orders_of_a_continuation_in_three_lines(model_folder, questions, tmp_path, command):
     file = questions.save(tmp_path / "questions.jsonl")
     words = ["sensitivity", model_folder(), "--questions", file, "--out", tmp_path / "run", "--reading", "continuation"]
-    status, _, err = command(*words)
+    status, _, err = command(*words, "--permutations", 2)
     assert status == 2
     assert [line.partition(":")[0] for line in err.splitlines()] == ["asked", "found", "to do"]

@@ -1,4 +1,4 @@
-"""``calibrant sensitivity``: what the order of the options and the format of the prompt do to the numbers."""
+"""``calibrant sensitivity``: what the order of the options, the prompt's format and the reading do to the numbers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def run(
     formats: Annotated[
         str, typer.Option(help="Prompt formats to compare; a single one leaves this part out.")
     ] = "raw,chat,chat-prefix",
+    variants: Annotated[
+        str | None,
+        typer.Option(help="Readings of option texts to compare (continuation); all by default, one leaves it out."),
+    ] = None,
     split: o.Split = None,
     columns: o.Columns = None,
     skip_bad: o.SkipBad = False,
@@ -41,7 +45,7 @@ def run(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a model under other option orders (in --format) and other prompt formats; run again to go on."""
+    """Score a model under other option orders, prompt formats and readings of option texts; run again to go on."""
     from calibrant.scoring.sensitivity import sensitivity, to_json
 
     found = sensitivity(
@@ -51,6 +55,7 @@ def run(
         style=o.style_of(reading, format, variant, system),
         shifts=permutations,
         formats=[name.strip() for name in formats.split(",")],
+        variants=None if variants is None else [name.strip() for name in variants.split(",")],  # type: ignore[misc]
         batch_tokens=batch_tokens,
         progress=o.watching(quiet),
         command=o.command_line(),

@@ -1,11 +1,13 @@
-"""How much of the calibration error is the format of the prompt: raw text, chat template, chat with an answer prefix."""
+"""How much of the calibration error is the way of asking: the format of the prompt (raw text, chat template, chat with an
+answer prefix), or the variant in which the likelihoods of the options' texts are read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, estimate_text, numbers_lines
 from calibrant.errors import ConfigError
@@ -13,6 +15,10 @@ from calibrant.metrics.comparison import align
 from calibrant.metrics.measurement import Estimate, Measurement, measure
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
+
+Aspect = Literal["format", "variant"]
+HEADS: dict[Aspect, str] = {"format": "Format of the prompt", "variant": "Reading of the options' texts"}
+SHARES: dict[Aspect, str] = {"format": "format", "variant": "the reading's"}
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,12 @@ class FormatSensitivity:
     Parameters
     ----------
     n : questions.
-    numbers : accuracy, confidence, calibration errors with floors, and option mass of each format.
+    numbers : accuracy, confidence, calibration errors with floors, and option mass of each format (or variant).
     contrasts : each pair of formats, in accuracy, confidence and conf-ECE, corrected for looking at all pairs.
     agreement : share of questions with the same choice, by pair as in ``contrasts`` (Wilson's interval).
     best, worst : the formats of least and of largest conf-ECE.
     left_out : formats that could not be asked, with the reason.
+    aspect : what differs, ``"format"`` or ``"variant"``.
     """
 
     n: int
@@ -36,9 +43,10 @@ class FormatSensitivity:
     best: str
     worst: str
     left_out: Mapping[str, str]
+    aspect: Aspect = "format"
 
     @property
-    def format_part(self) -> Estimate | None:
+    def part(self) -> Estimate | None:
         """conf-ECE of the worst format minus that of the best, with its paired interval (not corrected for the choice of
         the two); ``None`` with one format only.
         """
@@ -52,21 +60,22 @@ class FormatSensitivity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
-        part = self.format_part
+        part = self.part
         pairs = zip(self.contrasts, self.agreement, strict=True)
         return {
+            "aspect": self.aspect,
             "n": self.n,
             "numbers": {name: m.to_json() for name, m in self.numbers.items()},
             "contrasts": [contrast.to_json() | {"agreement": same.to_json()} for contrast, same in pairs],
             "best": self.best,
             "worst": self.worst,
-            "format_part": None if part is None else part.to_json(),
+            "part": None if part is None else part.to_json(),
             "left_out": dict(self.left_out),
         }
 
     def to_text(self) -> str:
         """What the command prints."""
-        lines = [f"Format of the prompt: {self.n} questions", *numbers_lines(self.numbers)]
+        lines = [f"{HEADS[self.aspect]}: {self.n} questions", *numbers_lines(self.numbers)]
         for contrast, same in zip(self.contrasts, self.agreement, strict=True):
             lines.append(f"  {contrast.b} against {contrast.a}: same choice {estimate_text(same)}")
             for name, label in CONTRASTED.items():
@@ -78,16 +87,16 @@ class FormatSensitivity:
         return "\n".join(lines) + "\n"
 
     def _conclusion(self) -> str:
-        part = self.format_part
+        part = self.part
         if part is None:
-            return f"one format only ({self.best}): nothing to compare"
+            return f"one {self.aspect} only ({self.best}): nothing to compare"
         best, worst = (self.numbers[name]["conf_ece"].value for name in (self.best, self.worst))
         p = next(c.p_corrected["conf_ece"] for c in self.contrasts if {c.a, c.b} == {self.best, self.worst})
         level = self.numbers[self.best].level
         real = "" if p <= 1 - level else "; not distinguishable from no difference"
         return (
-            f"conf-ECE runs from {best:.4f} ({self.best}) to {worst:.4f} ({self.worst}): {part.value:.4f} of it is format, "
-            f"{100 * level:g} % interval {part.low:.4f} to {part.high:.4f}, corrected p = {p:.2g}{real}"
+            f"conf-ECE runs from {best:.4f} ({self.best}) to {worst:.4f} ({self.worst}): {part.value:.4f} of it is "
+            f"{SHARES[self.aspect]}, {100 * level:g} % interval {part.low:.4f} to {part.high:.4f}, corrected p = {p:.2g}{real}"
         )
 
 
@@ -95,12 +104,13 @@ def format_sensitivity(
     scores_by_format: Mapping[str, Scores],
     *,
     left_out: Mapping[str, str] | None = None,
+    aspect: Aspect = "format",
     n_bins: int = 10,
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> FormatSensitivity:
-    """Numbers of one model under several prompt formats, and their paired differences.
+    """Numbers of one model under several prompt formats, or variants of a continuation's score, and their paired differences.
 
     The best of several formats is flattered by having been chosen: measure it again on other questions.
 
@@ -110,6 +120,8 @@ def format_sensitivity(
         By name, on the same questions with the options in one order; one or more.
     left_out
         Formats that could not be asked, and why.
+    aspect
+        What differs between the scores, for the text.
     n_bins, n_boot, level, seed
         As for ``measure``.
 
@@ -120,7 +132,7 @@ def format_sensitivity(
     >>> answer = [0] * 30 + [1] * 20
     >>> raw, chat = Scores.from_probs([[0.62, 0.38]] * 50, answer), Scores.from_probs([[0.99, 0.01]] * 50, answer)
     >>> found = format_sensitivity({"raw": raw, "chat": chat})  # accuracy .6: |.6 - .62| against |.6 - .99|
-    >>> found.best, found.worst, round(found.format_part.value, 4), found.agreement[0].value
+    >>> found.best, found.worst, round(found.part.value, 4), found.agreement[0].value
     ('raw', 'chat', 0.37, 1.0)
     """
     if not scores_by_format:
@@ -140,4 +152,5 @@ def format_sensitivity(
         best=by_error[0],
         worst=by_error[-1],
         left_out=dict(left_out or {}),
+        aspect=aspect,
     )

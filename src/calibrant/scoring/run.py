@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from calibrant._version import __version__
 from calibrant.errors import ModelError, QuestionError
 from calibrant.progress import track
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.head import Head
@@ -73,6 +73,46 @@ def score(
     ConfigError : arguments of :func:`load_model` for a model that is already loaded.
     """
     style = style or PromptStyle()
+    return score_variants(
+        model,
+        questions,
+        style=style,
+        variants=(style.variant,),
+        adapter=adapter,
+        batch_tokens=batch_tokens,
+        split=split,
+        progress=progress,
+        command=command,
+        seed=seed,
+        **loading,
+    )[style.variant]
+
+
+def score_variants(
+    model: str | Path | LoadedModel,
+    questions: QuestionSet | Sequence[Question],
+    *,
+    style: PromptStyle,
+    variants: Sequence[Variant],
+    adapter: str | Path | None = None,
+    batch_tokens: int | None = None,
+    split: str = "",
+    progress: bool = False,
+    command: str | None = None,
+    seed: int | None = None,
+    **loading: Any,
+) -> dict[Variant, Scores]:
+    """Scores in several variants of ``style``, by variant: each equals :func:`score` with it.
+
+    The options' texts are scored once for all of them, and once more without the question for ``pmi``.
+
+    Parameters
+    ----------
+    style : its own variant does not matter.
+    variants : of :class:`calibrant.PromptStyle`.
+    Others, and errors : as for :func:`score`.
+    """
+    styles = {variant: replace(style, variant=variant) for variant in variants}
     questions = list(questions if isinstance(questions, QuestionSet) else QuestionSet("questions", tuple(questions)))
     if not questions:
         raise QuestionError(asked="scores", found="no questions", todo="give at least one")
@@ -83,11 +123,9 @@ def score(
     encoded = encode(model.tokenizer, questions, style, context_length=model.context_length)
     scorer = OptionScorer(model.model, style, batch_tokens)
     route, deviation = scorer.self_test(encoded)
-    logp_NK, logmass_N = scorer.run(encoded, progress="scoring" if progress else None)
+    joint_NK = scorer.joint(encoded, progress="scoring" if progress else None)
     facts = {
         **model.facts,
-        "prompt": asdict(style),
-        "prompt_digest": style.digest,
         "route": route,
         "batch_deviation": deviation,
         "versions": {
@@ -99,7 +137,12 @@ def score(
         "command": command,
         "seed": seed,
     }
-    return scores_of(questions, logp_NK, logmass_N, split=split, provenance=facts)
+    found = {}
+    for variant, one in styles.items():
+        logp_NK, logmass_N = scorer.read(joint_NK, encoded, variant)
+        own = {**facts, "prompt": asdict(one), "prompt_digest": one.digest}
+        found[variant] = scores_of(questions, logp_NK, logmass_N, split=split, provenance=own)
+    return found
 
 
 def scores_of(
@@ -155,17 +198,21 @@ class OptionScorer:
     @torch.inference_mode()
     def run(self, encoded: Sequence[Encoded], *, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """``(logp_NK, logmass_N)`` in float64, in the order given."""
-        k = max(len(e.options) for e in encoded)
-        joint_NK = self._joint(encoded, k, progress)
+        return self.read(self.joint(encoded, progress=progress), encoded, self.style.variant)
+
+    @torch.inference_mode()
+    def read(self, joint_NK: np.ndarray, encoded: Sequence[Encoded], variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+        """``(logp_NK, logmass_N)`` of a variant, from what :meth:`joint` gave."""
+        k = joint_NK.shape[1]
         with np.errstate(over="ignore"):
             logmass_N = np.minimum(np.logaddexp.reduce(joint_NK, axis=1), 0.0)
         score_NK = joint_NK
-        if self.style.variant == "pmi":
+        if variant == "pmi":
             bare = [e.without_question() for e in encoded]
             with np.errstate(invalid="ignore"):
                 score_NK = joint_NK - np.where(np.isneginf(joint_NK), 0.0, self._joint(bare, k, None))
-        elif self.style.variant != "sum":
-            sizes = [e.lengths(self.style.variant) for e in encoded]
+        elif variant != "sum":
+            sizes = [e.lengths(variant) for e in encoded]
             score_NK = joint_NK / np.array([[*row, *[1] * (k - len(row))] for row in sizes])
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 

@@ -1,11 +1,11 @@
-"""One model, one set of questions: other orders of the options, other prompt formats. Needs torch."""
+"""One model, one set of questions: other orders of the options, prompt formats, readings of option texts. Needs torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.files import claim_folder, write_json
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
 from calibrant.scoring.models import LoadedModel, fingerprint, load_model, refuse_loading
-from calibrant.scoring.run import score, scores_of
+from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 class FormatScores(NamedTuple):
@@ -34,6 +35,7 @@ class Sensitivity(NamedTuple):
 
     orders: OrderSensitivity | None
     formats: FormatSensitivity | None
+    variants: FormatSensitivity | None
 
 
 def score_orders(
@@ -99,6 +101,7 @@ def sensitivity(
     style: PromptStyle | None = None,
     shifts: int | None = None,
     formats: Sequence[str] = FORMATS,
+    variants: Sequence[Variant] | None = None,
     batch_tokens: int | None = None,
     progress: bool = False,
     command: str | None = None,
@@ -106,12 +109,13 @@ def sensitivity(
     analysis: Mapping[str, Any] | None = None,
     **loading: Any,
 ) -> Sensitivity:
-    """Order and format sensitivity of a model, in a folder; called again with the same arguments, it goes on.
+    """How much the way of asking does to a model's numbers, in a folder; called again with the same arguments, it goes on.
 
     ::
 
         OUT/run.json                       what this run is
         OUT/FORMAT-shift-S.safetensors     scores of one format and one order
+        OUT/FORMAT-VARIANT.safetensors     scores of one reading of the options' texts
         OUT/averaged.safetensors           probabilities averaged over the orders
         OUT/sensitivity.json               the numbers
 
@@ -120,10 +124,13 @@ def sensitivity(
     model : hub id, local folder or GGUF file.
     questions, style : as for :func:`score_orders`; the orders are asked in the format of ``style``.
     out : folder of the run.
-    shifts : number of orders; 1 leaves the orders out, ``None`` is the rule of :func:`score_orders`.
+    shifts : number of orders; 1 leaves the orders out, ``None`` is the rule of :func:`score_orders`, and none for a
+        continuation, whose options are not shown.
     formats : a single one leaves the comparison of formats out.
+    variants : readings of a continuation, in the format of ``style``; a single one leaves their comparison out. All by default,
+        from one pass and another without the question; letters have none.
     batch_tokens, progress, command, split : as for :func:`calibrant.score`.
-    analysis : ``n_bins``, ``n_boot``, ``level``, ``seed`` of the two analyses.
+    analysis : ``n_bins``, ``n_boot``, ``level``, ``seed`` of the analyses.
     loading : further arguments of :func:`calibrant.load_model`.
 
     Raises
@@ -131,25 +138,37 @@ def sensitivity(
     ConfigError : nothing to compare, or ``out`` holds another run. Otherwise as the two functions above.
     """
     style, folder, analysis = style or PromptStyle(), Path(out), dict(analysis or {})
-    by_order, by_format = shifts != 1, len(set(formats)) > 1
-    if not (by_order or by_format):
+    texts = style.reading == "continuation"
+    if variants is None:
+        variants = VARIANTS if texts else ()
+    by_order, by_format = shifts != 1 and not (texts and shifts is None), len(set(formats)) > 1
+    by_variant = len(set(variants)) > 1
+    if not (by_order or by_format or by_variant):
         raise ConfigError(
-            asked="sensitivity", found="one order and one format", todo="give two orders or two formats to compare"
+            asked="sensitivity",
+            found="one order, one format and one variant",
+            todo="give two orders, formats or variants to compare",
         )
     n_orders = _n_orders(style, questions, shifts) if by_order else 1
     _styles(style, formats)
-    claim_folder(folder, _identity(model, style, questions, n_orders, formats, loading), "sensitivity run")
+    for variant in variants:
+        replace(style, variant=variant)
+    identity = _identity(model, style, questions, n_orders, formats, loading)
+    claim_folder(folder, {**identity, "variants": list(dict.fromkeys(variants))}, "sensitivity run")
     settings = {**loading, "batch_tokens": batch_tokens, "progress": progress, "command": command, "split": split}
     scorer = _Scorer(model, style, folder, settings)
     orders = order_sensitivity(scorer.orders(questions, n_orders), **analysis) if by_order else None
-    found = None
+    asked = read = None
     if by_format:
         scores, left_out = scorer.formats(questions, formats)
-        found = format_sensitivity(scores, left_out=left_out, **analysis)
+        asked = format_sensitivity(scores, left_out=left_out, **analysis)
+    if by_variant:
+        read = format_sensitivity(scorer.variants(questions, variants), aspect="variant", **analysis)
     if orders is not None:
         orders.averaged.save(folder / "averaged.safetensors")
-    write_json(folder / "sensitivity.json", to_json(Sensitivity(orders, found)))
-    return Sensitivity(orders, found)
+    found = Sensitivity(orders, asked, read)
+    write_json(folder / "sensitivity.json", to_json(found))
+    return found
 
 
 def to_json(found: Sensitivity) -> dict[str, Any]:
@@ -195,6 +214,16 @@ class _Scorer:
                 todo="add the format raw, or use a tokenizer with a chat template",
             )
         return FormatScores(scores, left_out)
+
+    def variants(self, questions: QuestionSet, variants: Sequence[Variant]) -> dict[str, Scores]:
+        assert self.folder is not None
+        paths = {variant: self.folder / f"{self.style.format}-{variant}.safetensors" for variant in variants}
+        lacking = [variant for variant, path in paths.items() if not path.exists()]
+        if lacking:
+            made = score_variants(self._loaded(), questions, style=self.style, variants=lacking, **self.scoring)
+            for variant, scores in made.items():
+                scores.save(paths[variant])
+        return {str(variant): Scores.load(path) for variant, path in paths.items()}
 
     def _order(self, turned: QuestionSet, shift: int, done: Sequence[Scores]) -> Scores:
         """Scores of one shift: new orders by the model, orders that a question had from the shift that had them."""

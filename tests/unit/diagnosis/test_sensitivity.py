@@ -271,7 +271,7 @@ def test_formats_by_hand(three_formats):
         "chat-prefix": 0.12,
     }
     assert (found.best, found.worst) == ("raw", "chat")
-    assert found.format_part.value == pytest.approx(0.37)
+    assert found.part.value == pytest.approx(0.37)
     assert [(c.a, c.b) for c in found.contrasts] == [("raw", "chat"), ("raw", "chat-prefix"), ("chat", "chat-prefix")]
     assert [same.value for same in found.agreement] == pytest.approx([1.0, 0.9, 0.9])
     assert "0.3700 of it is format" in found.to_text()
@@ -291,21 +291,21 @@ def test_p_values_of_formats_are_corrected_for_the_three_pairs(three_formats):
 
 def test_the_same_scores_under_two_names_differ_in_nothing(three_formats):
     found = format_sensitivity({"a": three_formats["raw"], "b": three_formats["raw"]}, n_boot=100)
-    assert found.format_part.value == 0
+    assert found.part.value == 0
     assert "not distinguishable from no difference" in found.to_text()
 
 
 def test_the_worst_format_may_come_first(three_formats):
     found = format_sensitivity({"chat": three_formats["chat"], "raw": three_formats["raw"]}, n_boot=100)
     assert (found.best, found.worst) == ("raw", "chat")
-    part = found.format_part
+    part = found.part
     assert part.value == pytest.approx(0.37)
     assert part.low <= part.value <= part.high
 
 
 def test_one_format_and_formats_left_out_are_said(three_formats):
     found = format_sensitivity({"raw": three_formats["raw"]}, left_out={"chat": "the tokenizer has no chat template"})
-    assert found.format_part is None
+    assert found.part is None
     assert "one format only (raw)" in found.to_text()
     assert "left out: chat: the tokenizer has no chat template" in found.to_text()
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["left_out"]["chat"].endswith("no chat template")
