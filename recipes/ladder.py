@@ -2,7 +2,7 @@
 
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
-        [--fixes a,b,c] [--budget quick|standard|thorough]
+        [--micro-batch QUESTIONS] [--fixes a,b,c] [--budget quick|standard|thorough]
         [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
         [--preferences FILE --prompts FILE --max-new-tokens 64]
 
@@ -144,7 +144,7 @@ def parsed() -> argparse.Namespace:
 
 def style(options: argparse.Namespace) -> PromptStyle:
     """How questions are put: texts as in the demo, or letters."""
-    return replace(STYLE, variant=options.variant) if options.reading == "continuation" else PromptStyle()
+    return replace(STYLE if options.reading == "continuation" else PromptStyle(), variant=options.variant)
 
 
 def alignment(options: argparse.Namespace) -> dict[str, Any]:
@@ -174,19 +174,26 @@ def contest(options: argparse.Namespace) -> Sets:
     for name in far:
         found = some(load(options.data, name), options.ood, options.seed)
         exam[name] = drop_leaked(exam["test"], found)
-    seen = list(exam.values())
-    parts: dict[str, list[QuestionSet]] = {"train": [], "calibration": []}
-    for i, (files, _) in enumerate(sources):
+    seen, pools = list(exam.values()), []
+    for files, _ in sources:
         pool = merged(files[0], [load(options.data, name) for name in files])
         for kept in seen:
             pool = drop_leaked(kept, pool)
         seen.append(pool)
-        sizes = {name: part(getattr(options, name), i, len(sources)) for name in parts}
-        share = min(1.0, len(pool) / sum(sizes.values()))
-        wanted = {name: int(share * size) for name, size in sizes.items()}
-        for name, found in split_questions(pool, **wanted, test=0, seed=options.seed).items():
-            if name in parts:
-                parts[name].append(found)
+        pools.append(pool)
+    wanted = [
+        {n: part(getattr(options, n), i, len(pools)) for n in ("train", "calibration")} for i in range(len(pools))
+    ]
+    share = min(1.0, *(len(pool) / sum(sizes.values()) for pool, sizes in zip(pools, wanted, strict=True)))
+    if share < 1:
+        print(f"too few questions to train on: {share:.0%} of --train and --calibration are taken", file=sys.stderr)
+    parts: dict[str, list[QuestionSet]] = {"train": [], "calibration": []}
+    for pool, sizes in zip(pools, wanted, strict=True):
+        found_here = split_questions(
+            pool, **{n: int(share * size) for n, size in sizes.items()}, test=0, seed=options.seed
+        )
+        for name, into in parts.items():
+            into.append(found_here[name])
     return {**{name: joined(found) for name, found in parts.items()}, "test": exam.pop("test")}, exam
 
 
@@ -210,15 +217,15 @@ def some(questions: QuestionSet, n: int, seed: int) -> QuestionSet:
     """At most n of them, by SHA-256, under the name of the whole."""
     if n >= len(questions):
         return questions
-    part = split_questions(questions, train=0, calibration=0, test=n, seed=seed)["test"]
-    return QuestionSet(questions.name, part.questions)
+    found = split_questions(questions, train=0, calibration=0, test=n, seed=seed)["test"]
+    return QuestionSet(questions.name, found.questions)
 
 
 def merged(name: str, parts: list[QuestionSet]) -> QuestionSet:
     """Several files as one set; what stands in an earlier one is left out of a later one."""
     whole = QuestionSet(name, parts[0].questions)
-    for part in parts[1:]:
-        whole = QuestionSet(name, whole.questions + drop_leaked(whole, part).questions)
+    for other in parts[1:]:
+        whole = QuestionSet(name, whole.questions + drop_leaked(whole, other).questions)
     return whole
 
 

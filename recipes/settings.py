@@ -1,6 +1,6 @@
 """What the settings of CFT and RCFT are worth: one changed at a time, judged on questions that tuning never saw.
 
-    python recipes/settings.py [--only cft rcft] [--seed 0] [--out runs/settings]
+    python recipes/settings.py [--only cft rcft] [--seed 0] [--out runs/settings] [--numbers FILE]
 
 World-knowledge questions of the demo, three groups of entities: trained on; held out for the E-step and the choice of the
 epoch; for the judgement here (the demo's calibration split). The demo's test questions are not touched. Each cell is a
@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+from ladder import without_places
+
 from calibrant import PromptStyle, QuestionSet, Scores, TuneConfig, compare, measure, score, tune
 from calibrant.demo import demo_model_path, demo_questions
-from calibrant.files import write_json
+from calibrant.files import claim_folder, write_json
 from calibrant.tuning import TuneResult
 
 STYLE = PromptStyle(reading="continuation")
@@ -60,16 +64,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/settings"))
+    parser.add_argument("--numbers", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--entities", type=int, default=None, help="of each group, for a trial")
     options = parser.parse_args()
     options.model = str(options.model or demo_model_path())
-    sets = question_sets()
+    claim_folder(options.out, {"model": options.model, "seed": options.seed, "entities": options.entities}, "trial")
+    sets = question_sets(options.entities)
     for objective in options.only:
         for name, values in CHANGES[objective].items():
             run_cell(objective, name, values, sets, options)
             report(sets, options)
 
 
-def question_sets() -> dict[str, QuestionSet]:
+def question_sets(at_most: int | None = None) -> dict[str, QuestionSet]:
     """Entities of the training split to train on, others of it to hold out; the calibration split to judge by."""
     found = demo_questions()
     whole = found["train"]
@@ -81,11 +88,14 @@ def question_sets() -> dict[str, QuestionSet]:
     while len(held) < HELD_OUT:
         held += rows[order.pop()]
     kept = set(range(len(whole))) - set(held)
-    return {
-        "train": whole.subset(sorted(kept)),
-        "held out": whole.subset(sorted(held)),
-        "judged": found["calibration"],
-    }
+    sets = {"train": whole.subset(sorted(kept)), "held out": whole.subset(sorted(held)), "judged": found["calibration"]}
+    return sets if at_most is None else {name: fewer(one, at_most) for name, one in sets.items()}
+
+
+def fewer(questions: QuestionSet, n: int) -> QuestionSet:
+    """Those about the first n entities."""
+    first = set(list(dict.fromkeys(question.columns["entity"] for question in questions))[:n])
+    return questions.subset([i for i, question in enumerate(questions) if question.columns["entity"] in first])
 
 
 def run_cell(
@@ -131,9 +141,9 @@ def report(sets: dict[str, QuestionSet], options: argparse.Namespace) -> None:
                 "change": None if name == "base" else changes_of(base, scores),
             }
     write_json(
-        Path(__file__).with_suffix(".json"),
+        options.numbers,
         {
-            "command": f"python recipes/settings.py --seed {options.seed}",
+            "command": shlex.join(["python", "recipes/settings.py", *without_places(sys.argv[1:])]),
             "model": Path(options.model).name,
             "versions": untuned.provenance["versions"],
             "base": BASE,
@@ -146,7 +156,7 @@ def report(sets: dict[str, QuestionSet], options: argparse.Namespace) -> None:
 
 def cell(objective: str, name: str, options: argparse.Namespace) -> Path:
     """Folder of a cell."""
-    folder: Path = options.out / f"{objective} {name} seed {options.seed}".replace(" ", "-")
+    folder: Path = options.out / f"{objective} {name}".replace(" ", "-")
     return folder
 
 

@@ -8,19 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from calibrant.prompts import PromptStyle
 from calibrant.tuning import LoraSettings, TuneConfig, tune
 
 SCRIPT = """
 import json, sys
 import torch
 from calibrant.intake import load_questions
+from calibrant.prompts import PromptStyle
 from calibrant.tuning import TuneConfig, tune
 
 torch.set_num_threads(1)
 folder, model = sys.argv[1:3]
-for name, settings in json.loads(sys.argv[3]).items():
+for name, (settings, style) in json.loads(sys.argv[3]).items():
     sets = [load_questions(f"{folder}/{part}.jsonl") for part in ("train", "calibration")]
-    result = tune(model, *sets, out=f"{folder}/two-{name}", config=TuneConfig.make(settings), device="cpu")
+    result = tune(model, *sets, out=f"{folder}/two-{name}", config=TuneConfig.make(settings),
+                  style=PromptStyle(**style), device="cpu")
     assert (result.adapter / "adapter_model.safetensors").exists()  # on every process, once tune returns
 torch.distributed.destroy_process_group()
 """
@@ -32,8 +35,12 @@ COMMON = {
     "lora": LoraSettings(rank=4, alpha=8, dropout=0.0).model_dump(),
 }
 RUNS = {
-    "cft": {**COMMON, "micro_batch_size": 2},  # two forward passes a step on each process
-    "rcft": {**COMMON, "objective": "rcft", "micro_batch_size": 4},
+    "cft": ({**COMMON, "micro_batch_size": 2}, {}),  # two forward passes a step on each process
+    "rcft": ({**COMMON, "objective": "rcft", "micro_batch_size": 4}, {}),
+    "pmi": (  # a forward pass more for each backward one
+        {**COMMON, "over": "options", "micro_batch_size": 4},
+        {"reading": "continuation", "variant": "pmi"},
+    ),
 }
 
 
@@ -53,8 +60,9 @@ def test_two_processes_give_the_adapter_of_one(tmp_path, model_folder, make_ques
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    for name, settings in RUNS.items():
-        one = tune(model_folder(), *sets, out=tmp_path / name, config=TuneConfig.make(settings), device="cpu")
+    for name, (settings, style) in RUNS.items():
+        asked = {"config": TuneConfig.make(settings), "style": PromptStyle(**style)}
+        one = tune(model_folder(), *sets, out=tmp_path / name, **asked, device="cpu")
         result = json.loads((tmp_path / f"two-{name}" / "result.json").read_text())
         assert result["steps"] == one.steps == 6
         for point, other in zip(result["history"], one.history, strict=True):

@@ -116,3 +116,18 @@ def test_the_papers_protocol(room):
     assert "whole batch" in found["fixes"]["mmce"]["reason"]
     text = (room / "runs/paper/model/questions/train.jsonl").read_text()
     assert {json.loads(line)["id"].partition("-")[0] for line in text.splitlines()} == {"mmlu", "medmcqa", "openbookqa"}
+
+
+@pytest.mark.slow
+def test_settings_one_at_a_time(room):
+    where = ("--model", "model", "--device", "cpu", "--out", "out", "--numbers", "settings.json", "--entities", 3)
+    run("settings.py", *where, "--only", "cft", cwd=room)
+    found = json.loads((room / "settings.json").read_text())
+    assert list(found["cells"]) == ["cft"]
+    cells = found["cells"]["cft"]
+    assert len(cells) == 9
+    assert cells["base"]["change"] is None
+    assert cells["rank 4"]["change"]["nll"]["n"] == found["questions"]["judged"]["n"]
+    assert cells["8 questions a step"]["steps"] > cells["base"]["steps"]
+    assert {q["entities"] for q in found["questions"].values()} == {3}
+    assert found["command"] == "python recipes/settings.py --device cpu --entities 3 --only cft"

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from calibrant.errors import ConfigError, LeakageError, QuestionError
+from calibrant.errors import ConfigError, LeakageError, QuestionError, ScoresError
 from calibrant.ladder import FIXES, Ladder, ladder, read_table
 from calibrant.ladder.fixes import SETTINGS, by_name, missing, select
 from calibrant.metrics import compare, measure
 from calibrant.questions import Question, QuestionSet
+from calibrant.scalers import Vector
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig
 
@@ -157,8 +158,16 @@ def test_a_question_in_two_sets_is_refused_before_anything_is_written(make_ladde
 
 
 @pytest.mark.slow
-def test_an_error_in_one_cell_is_recorded_and_the_others_go_on(make_ladder, model_folder, make_questions):
-    """The reference is of another architecture, and the far questions have more options than the maps were fitted on."""
+def test_an_error_in_one_cell_is_recorded_and_the_others_go_on(make_ladder, model_folder, make_questions, monkeypatch):
+    """The reference is of another architecture, and one map is made to refuse the far questions, which have five options."""
+    own = Vector._rescaled
+
+    def refusing(scaler, scores):
+        if scores.k == 5:
+            raise ScoresError(asked="five", found="too many options", todo="none")
+        return own(scaler, scores)
+
+    monkeypatch.setattr(Vector, "_rescaled", refusing)
     far = {"far": make_questions("far", 20, ks=(5,))}
     made = make_ladder(fixes=["vector", "interpolation", "temperature"], reference=model_folder("qwen3"), ood=far)
     made.run()
@@ -172,6 +181,12 @@ def test_an_error_in_one_cell_is_recorded_and_the_others_go_on(make_ladder, mode
     assert "far" in standing["vector"].reason
     assert {"aligned", "pre-alignment", "vector", "temperature"} == set(table.sets[0].entries)
     assert {"aligned", "pre-alignment", "temperature"} == set(table.sets[1].entries)
+    monkeypatch.undo()
+    made.run()  # tries again what had failed
+    table = read_table(made.out, n_boot=50)
+    assert {"aligned", "pre-alignment", "vector", "temperature"} == set(table.sets[1].entries)
+    notes = json.loads((made.out / "cells/vector/default/seed-0/notes.json").read_text())
+    assert "positions from 5 on take the mean of the others" in notes["far"]
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_each_variant_equals_scoring_with_it_and_costs_two_passes(model_folder, 
     assert list(found.variants.numbers) == ["sum", "per_token", "per_char", "pmi"]
     model = load_model(model_folder(), device="cpu")
     for variant in found.variants.numbers:
-        kept = Scores.load(tmp_path / f"raw-{variant}.safetensors")
+        kept = Scores.load(tmp_path / f"raw-{'shift-0' if variant == 'sum' else variant}.safetensors")
         direct = score(model, questions, style=replace(TEXTS, variant=variant))
         np.testing.assert_allclose(kept.logp_NK, direct.logp_NK, atol=1e-6)
         assert kept.provenance["prompt_digest"] == direct.provenance["prompt_digest"]
@@ -164,6 +164,29 @@ def test_each_variant_equals_scoring_with_it_and_costs_two_passes(model_folder, 
     )
     assert joints.count(12) == 1
     assert again.variants.to_json() == found.variants.to_json()
+
+
+def test_formats_take_what_the_variants_scored(model_folder, questions, tmp_path, monkeypatch):
+    scored = []
+
+    def counting(model, some, *, style, **more):
+        scored.append(style.format)
+        return score(model, some, style=style, **more)
+
+    monkeypatch.setattr(module, "score", counting)
+    found = sensitivity(model_folder(), questions, out=tmp_path, style=TEXTS, analysis=FEW, device="cpu")
+    assert scored == ["chat", "chat-prefix"]
+    assert found.formats.numbers["raw"].to_json() == found.variants.numbers["sum"].to_json()
+
+
+def test_a_chat_format_without_a_template_has_no_variants_unless_they_are_named(bare_folder, questions, tmp_path):
+    asked = {"style": replace(TEXTS, format="chat"), "analysis": FEW, "device": "cpu"}
+    found = sensitivity(bare_folder, questions, out=tmp_path / "a", **asked)
+    assert found.variants is None
+    assert set(found.formats.left_out) == {"chat", "chat-prefix"}
+    for named in ({"variants": ["sum", "pmi"]}, {"formats": ["chat"]}):
+        with pytest.raises(ModelError, match="no chat template"):
+            sensitivity(bare_folder, questions, out=tmp_path / f"b{len(named)}{next(iter(named))}", **asked, **named)
 
 
 def test_two_named_variants_and_no_formats_through_the_command(model_folder, questions, tmp_path, command):

@@ -1,11 +1,14 @@
 """What tuning teaches over the options is what scoring reads, in every variant of a continuation's score."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from calibrant.errors import ConfigError
 from calibrant.metrics import nll
 from calibrant.prompts import PromptStyle
 from calibrant.scoring import LoadedModel, load_model, score
@@ -15,13 +18,18 @@ from calibrant.tuning import LoraSettings, TuneConfig, tune
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.objective import batch_loss, forward, joint_logp, read_logp
 from calibrant.tuning.rows import choose_rows
+from calibrant.tuning.start import smoothed
 from calibrant.tuning.targets import BinAccuracy
 
 VARIANTS = ("sum", "per_token", "per_char", "pmi")
-COMPARING = {
-    "cft-options": {"objective": "cft", "over": "options"},
-    **{name: {"objective": name} for name in ("rcft", "focal", "brier", "mmce", "soft_ece")},
+OVER_OPTIONS = {
+    f"{name}-options": {"objective": name, "over": "options"} for name in ("cft", "label_smoothing", "cogcalib")
 }
+COMPARING = {
+    **OVER_OPTIONS,
+    **{name: {"objective": name} for name in ("rcft", "focal", "brier", "mmce", "soft_ece", "distill")},
+}
+LABELS_ALONE = {name: {"objective": name} for name in ("cft", "sft", "label_smoothing", "cogcalib")}
 BINS = BinAccuracy(np.linspace(0.1, 0.9, 10), np.full(10, 20))
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -51,7 +59,10 @@ def cross_entropy(taught_NK, logp_NK):
 
 def examples_of(loaded, questions, variant):
     encoded = encode(loaded.tokenizer, questions, styled(variant))
-    return [Example(e, q.answer) for e, q in zip(encoded, questions, strict=True)]
+    return [
+        Example(e, q.answer, target=smoothed(q.answer, len(q.choices), 0.3))
+        for e, q in zip(encoded, questions, strict=True)
+    ]
 
 
 def test_lengths_by_hand():
@@ -101,14 +112,90 @@ def test_every_comparing_objective_depends_on_the_variant(double, questions, nam
     assert len({round(loss, 4) for loss in losses.values()}) == len(VARIANTS), losses
 
 
-def test_loss_over_the_vocabulary_does_not(double, questions):
-    config, head, losses = TuneConfig(objective="cft"), Head.of(double.model), set()
+@pytest.mark.parametrize("name", LABELS_ALONE)
+def test_loss_of_labels_over_the_vocabulary_does_not(double, questions, name):
+    """Even where the batch tells lengths and bare options."""
+    config, head, losses = TuneConfig(**LABELS_ALONE[name]), Head.of(double.model), []
+    assert not config.compares_options
     for variant in VARIANTS:
-        collate = Collator(letters=False, all_options=False, prompt_tokens=False, variant=variant)
+        collate = Collator(
+            letters=False, all_options=config.sees_all_options, prompt_tokens=config.predicts_prompt, variant=variant
+        )
         batch = collate(examples_of(double, questions, variant))
-        assert "bare" not in batch
-        losses.add(batch_loss(double.model, head, batch, config, None)[0].value.item())
-    assert len(losses) == 1
+        losses.append(batch_loss(double.model, head, batch, config, None)[0].value.item())
+    assert losses == pytest.approx([losses[0]] * len(VARIANTS), rel=1e-9)
+
+
+def test_only_the_term_of_brier_depends_on_the_variant_over_the_vocabulary(double, questions):
+    head, found = Head.of(double.model), {}
+    for lam in (0.0, 1.0):
+        config = TuneConfig(objective="brier", lam=lam)
+        for variant in ("sum", "per_char"):
+            batch = Collator(letters=False, all_options=True, prompt_tokens=False, variant=variant)(
+                examples_of(double, questions, variant)
+            )
+            found[lam, variant] = batch_loss(double.model, head, batch, config, None)[0].value.item()
+    assert found[0.0, "sum"] == pytest.approx(found[0.0, "per_char"], rel=1e-9)
+    assert abs(found[1.0, "sum"] - found[1.0, "per_char"]) > 1e-3
+
+
+class FirstLoss(TrainerCallback):
+    """Keeps the loss of the first logged step."""
+
+    def __init__(self):
+        self.loss = None
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if self.loss is None and logs and "loss" in logs:
+            self.loss = logs["loss"]
+
+
+@pytest.mark.parametrize("objective", ["cft", "label_smoothing"])
+@each_variant
+def test_a_runs_first_step_is_the_loss_of_its_reading(tmp_path, model_folder, make_questions, variant, objective):
+    """One step on all questions: over the options by the variant, over the vocabulary by none."""
+    train, calibration = make_questions("train", 8, ks=(4, 3)), make_questions("calibration", 6, ks=(4,))
+    first = FirstLoss()
+    over = "options" if objective == "cft" else "vocabulary"
+    config = TuneConfig(
+        objective=objective, over=over, epochs=1, batch_size=8, lora=LoraSettings(rank=4, dropout=0.0), train_sample=0
+    )
+    tune(
+        model_folder(),
+        train,
+        calibration,
+        out=tmp_path / "run",
+        style=styled(variant),
+        config=config,
+        callbacks=[first],
+        device="cpu",
+    )
+    style = styled(variant if over == "options" else "sum")
+    before = score(load_model(model_folder(), device="cpu"), train, style=style)
+    if over == "options":
+        wanted = loss_of(before)
+    else:
+        joint_NK = before.logp_NK + before.logmass_N[:, None]
+        target_NK = [smoothed(q.answer, len(q.choices), config.epsilon) for q in train]
+        wanted = -np.mean([np.dot(t, joint_K[: len(t)]) for t, joint_K in zip(target_NK, joint_NK, strict=True)])
+    assert first.loss == pytest.approx(wanted, abs=2e-3)
+
+
+def test_a_run_of_before_variants_were_taught_is_not_gone_on_with(tmp_path, model_folder, make_questions):
+    asked = {
+        "config": TuneConfig(objective="cft", over="options", epochs=1, batch_size=8, train_sample=0),
+        "style": styled("per_char"),
+        "out": tmp_path / "run",
+        "device": "cpu",
+    }
+    sets = make_questions("train", 8, ks=(4, 3)), make_questions("calibration", 6, ks=(4,))
+    tune(model_folder(), *sets, **asked)
+    known = tmp_path / "run" / "run.json"
+    before = json.loads(known.read_text())
+    del before["taught"]
+    known.write_text(json.dumps(before))
+    with pytest.raises(ConfigError, match="different taught"):
+        tune(model_folder(), *sets, **asked)
 
 
 def test_pmi_gradient_flows_through_both_passes(double, questions):

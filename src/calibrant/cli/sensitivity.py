@@ -14,7 +14,8 @@ def run(
     questions: o.Questions,
     out: o.OutFolder,
     permutations: Annotated[
-        int | None, typer.Option(help="Cyclic orders of the options; all by default, 1 leaves this part out.", min=1)
+        int | None,
+        typer.Option(help="Cyclic orders of the options; all by default for letters, 1 leaves this part out.", min=1),
     ] = None,
     formats: Annotated[
         str, typer.Option(help="Prompt formats to compare; a single one leaves this part out.")

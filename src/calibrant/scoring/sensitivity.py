@@ -115,7 +115,7 @@ def sensitivity(
 
         OUT/run.json                       what this run is
         OUT/FORMAT-shift-S.safetensors     scores of one format and one order
-        OUT/FORMAT-VARIANT.safetensors     scores of one reading of the options' texts
+        OUT/FORMAT-VARIANT.safetensors     scores of another reading of the options' texts
         OUT/averaged.safetensors           probabilities averaged over the orders
         OUT/sensitivity.json               the numbers
 
@@ -128,7 +128,7 @@ def sensitivity(
         continuation, whose options are not shown.
     formats : a single one leaves the comparison of formats out.
     variants : readings of a continuation, in the format of ``style``; a single one leaves their comparison out. All by default,
-        from one pass and another without the question; letters have none.
+        from one pass and another without the question; letters have none, nor has a chat format without a template.
     batch_tokens, progress, command, split : as for :func:`calibrant.score`.
     analysis : ``n_bins``, ``n_boot``, ``level``, ``seed`` of the analyses.
     loading : further arguments of :func:`calibrant.load_model`.
@@ -139,8 +139,8 @@ def sensitivity(
     """
     style, folder, analysis = style or PromptStyle(), Path(out), dict(analysis or {})
     texts = style.reading == "continuation"
-    if variants is None:
-        variants = VARIANTS if texts else ()
+    named = variants is not None
+    variants = variants if variants is not None else VARIANTS if texts else ()
     by_order, by_format = shifts != 1 and not (texts and shifts is None), len(set(formats)) > 1
     by_variant = len(set(variants)) > 1
     if not (by_order or by_format or by_variant):
@@ -153,17 +153,16 @@ def sensitivity(
     _styles(style, formats)
     for variant in variants:
         replace(style, variant=variant)
-    identity = _identity(model, style, questions, n_orders, formats, loading)
-    claim_folder(folder, {**identity, "variants": list(dict.fromkeys(variants))}, "sensitivity run")
+    claim_folder(folder, _identity(model, style, questions, n_orders, formats, loading), "sensitivity run")
     settings = {**loading, "batch_tokens": batch_tokens, "progress": progress, "command": command, "split": split}
     scorer = _Scorer(model, style, folder, settings)
     orders = order_sensitivity(scorer.orders(questions, n_orders), **analysis) if by_order else None
     asked = read = None
+    if by_variant and (named or not by_format or scorer.can_ask(style)):
+        read = format_sensitivity(scorer.variants(questions, variants), aspect="variant", **analysis)
     if by_format:
         scores, left_out = scorer.formats(questions, formats)
         asked = format_sensitivity(scores, left_out=left_out, **analysis)
-    if by_variant:
-        read = format_sensitivity(scorer.variants(questions, variants), aspect="variant", **analysis)
     if orders is not None:
         orders.averaged.save(folder / "averaged.safetensors")
     found = Sensitivity(orders, asked, read)
@@ -202,8 +201,7 @@ class _Scorer:
         scores: dict[str, Scores] = {}
         left_out: dict[str, str] = {}
         for style in _styles(self.style, formats):
-            known = self.folder is not None and self._path(style, 0).exists()
-            if not known and style.format.startswith("chat") and not self._has_template():
+            if not self.can_ask(style):
                 left_out[style.format] = "the tokenizer has no chat template"
             else:
                 scores[style.format] = self._kept(style, 0, lambda s=style: self._score(questions, s))  # type: ignore[misc]
@@ -215,9 +213,16 @@ class _Scorer:
             )
         return FormatScores(scores, left_out)
 
+    def can_ask(self, style: PromptStyle) -> bool:
+        """Whether the scores lie there, or the tokenizer has what the format needs."""
+        known = self.folder is not None and self._path(style, 0).exists()
+        return known or not style.format.startswith("chat") or self._has_template()
+
     def variants(self, questions: QuestionSet, variants: Sequence[Variant]) -> dict[str, Scores]:
         assert self.folder is not None
         paths = {variant: self.folder / f"{self.style.format}-{variant}.safetensors" for variant in variants}
+        if self.style.variant in paths:  # what the comparison of formats reads too
+            paths[self.style.variant] = self._path(self.style, 0)
         lacking = [variant for variant, path in paths.items() if not path.exists()]
         if lacking:
             made = score_variants(self._loaded(), questions, style=self.style, variants=lacking, **self.scoring)

@@ -141,6 +141,14 @@ class TuneConfig(Strict):
         return self.objective not in ("cft", "sft") or (self.objective == "cft" and self.over == "options")
 
     @property
+    def compares_options(self) -> bool:
+        """Whether the loss reads probabilities over the options, as the reading's variant has them, besides or in the place
+        of those over the vocabulary.
+        """
+        labels_alone = self.objective in ("label_smoothing", "cogcalib") and self.over == "vocabulary"
+        return self.sees_all_options and not labels_alone
+
+    @property
     def foreign(self) -> list[str]:
         """Settings that differ from their defaults although this objective has no use for them."""
         own = settings_of(self.objective, self.language)

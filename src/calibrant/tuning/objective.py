@@ -31,12 +31,13 @@ def batch_loss(
 ) -> tuple[Loss, Tensor]:
     """The objective's loss, summed over the batch's questions, and the options' joint log-probabilities (B, K).
 
-    One forward pass, through ``model`` as it is wrapped (so data parallelism sees it); logits only for the rows that are
-    read. ``bins`` is the E-step in force; needed by rcft alone. What is over the options is read as the batch's variant has it.
+    One forward pass (a second one without the questions for ``pmi``), through ``model`` as it is wrapped, so that data
+    parallelism sees it; logits only for the rows that are read. ``bins`` is the E-step in force; needed by rcft alone. What is
+    over the options is read as the batch's variant has it.
     """
     h_RTD = forward(model, head, batch)
     joint_BK = joint_logp(h_RTD, head, batch)
-    read_BK = read_logp(joint_BK, model, head, batch) if config.sees_all_options else joint_BK
+    read_BK = read_logp(joint_BK, model, head, batch) if config.compares_options else joint_BK
     if config.objective == "focal":
         return focal(read_BK, batch["answer_B"], config.gamma), joint_BK
     if config.objective in ("label_smoothing", "cogcalib", "distill"):

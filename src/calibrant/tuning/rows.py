@@ -47,7 +47,7 @@ def choose_rows(
     probe = _probe(examples)
     dtype = head.module.weight.dtype
     assert isinstance(dtype, torch.dtype)
-    plain = replace(collate, variant="sum")  # what the others make of these numbers is the same for both rows
+    plain = replace(collate, variant="sum")  # lengths divide the same numbers; pmi subtracts rows of the same kind
     truth = _measured(model, head, plain, probe)
     reason = ""
     for mask_dtype in (torch.bool, dtype):  # one implementation of attention takes the one, another the other

@@ -34,7 +34,7 @@ def with_targets(
 
     Parameters
     ----------
-    score : makes the untuned model's scores of ``"train"`` or ``"calibration"``, read as training reads them.
+    score : makes the untuned model's scores of ``"train"`` or ``"calibration"``, as the style reads them.
     folder : of the run.
 
     Returns

@@ -217,7 +217,7 @@ class _Run:
             letters=self.style.reading == "letters",
             all_options=self.config.sees_all_options,
             prompt_tokens=self.config.predicts_prompt,
-            variant=self.style.variant,
+            variant=self.style.variant if self.config.compares_options else "sum",
         )
 
     def _train_sample(self) -> HeldOut | None:
@@ -292,6 +292,7 @@ def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loade
         optim="adamw_torch",
         seed=config.seed,
         data_seed=config.seed,
+        ddp_broadcast_buffers=False,  # they are constants; copied in place between two passes they would break the backward
         bf16=device == "cuda" and loaded.facts["dtype"] == "bfloat16",
         use_cpu=device == "cpu",
         **({"activation_checkpointing": True} if config.gradient_checkpointing else {}),
@@ -355,7 +356,9 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
 def _identity(
     model: LoadedModel, style: PromptStyle, config: TuneConfig, train: QuestionSet, calibration: QuestionSet
 ) -> dict[str, Any]:
-    return {
+    # Until options were taught as the variant reads them, such runs taught the sum; their folders are not gone on with.
+    read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
+    return read | {
         "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
         "prompt": asdict(style),
         "prompt_digest": style.digest,
