@@ -58,7 +58,7 @@ class TuneConfig(Strict):
     micro_batch_size: int | None = Field(
         None, ge=1, description="questions a forward pass; batch_size must be a multiple"
     )
-    learning_rate: float = Field(1e-4, gt=0, description="peak, AdamW")
+    learning_rate: float = Field(3e-4, gt=0, description="peak, AdamW")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
