@@ -1,6 +1,6 @@
 """What merging, folding and casting cost in probabilities, on the demo's model: numbers of docs/serving.md.
 
-Restores SmolLM2-135M-Instruct on every fourth training question of the demo (letters, chat format, CFT, one epoch,
+Restores SmolLM2-135M-Instruct on every third training question of the demo (letters, chat format, CFT, one epoch,
 seed 0), then exports it in several precisions and reads off the drift check on the calibration questions. Needs the
 extra [demo]; about seven minutes on one CPU core. A run that is already in the folder is used again::
 
