@@ -48,6 +48,12 @@ class Encoded:
         return replace(self, prompt=self.unconditional)
 
 
+def padded_lengths(encoded: Sequence[Encoded], variant: Variant, k: int) -> list[list[int]]:
+    """:meth:`Encoded.lengths` of several questions, (N, K), 1 where there is no option."""
+    rows = [e.lengths(variant) for e in encoded]
+    return [[*row, *[1] * (k - len(row))] for row in rows]
+
+
 def encode(
     tokenizer: Any, questions: Sequence[Question], style: PromptStyle, *, context_length: int | None = None
 ) -> list[Encoded]:

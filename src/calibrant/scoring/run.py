@@ -28,7 +28,7 @@ from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.head import Head
 from calibrant.scoring.models import LoadedModel, load_model, refuse_loading
-from calibrant.scoring.options import Encoded, encode
+from calibrant.scoring.options import Encoded, encode, padded_lengths
 
 Route = Literal["shared", "plain", "single"]
 BATCH_TOKENS = {"cpu": 1024}
@@ -212,8 +212,7 @@ class OptionScorer:
             with np.errstate(invalid="ignore"):
                 score_NK = joint_NK - np.where(np.isneginf(joint_NK), 0.0, self._joint(bare, k, None))
         elif variant != "sum":
-            sizes = [e.lengths(variant) for e in encoded]
-            score_NK = joint_NK / np.array([[*row, *[1] * (k - len(row))] for row in sizes])
+            score_NK = joint_NK / np.array(padded_lengths(encoded, variant, k))
         return score_NK - np.logaddexp.reduce(score_NK, axis=1, keepdims=True), logmass_N
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from calibrant.prompts import Variant
-from calibrant.scoring.options import Encoded, Tokens
+from calibrant.scoring.options import Encoded, Tokens, padded_lengths
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ class Collator:
         if self.variant == "pmi":
             bare = [replace(e, encoded=e.encoded.without_question()) for e in examples]
             return {"bare": replace(self, variant="sum", prompt_tokens=False)(bare)}
-        lengths = [e.encoded.lengths(self.variant) for e in examples]
-        return {"length_BK": torch.tensor([[*sizes, *[1] * (k - len(sizes))] for sizes in lengths])}
+        return {"length_BK": torch.tensor(padded_lengths([e.encoded for e in examples], self.variant, k))}
 
 
 def _loss_tokens(example: Example, letters: bool) -> int:
