@@ -268,6 +268,7 @@ def test_the_command_writes_scores_and_prints_both_parts(model_folder, questions
     assert "Order of the options: 12 questions in 4 orders" in done.stdout
     assert "Format of the prompt: 12 questions" in done.stdout
     assert "chat-prefix against chat" in done.stdout
+    assert "After one temperature each" in done.stdout
     assert Scores.load(tmp_path / "run" / "raw-shift-3.safetensors").n == 12
     status, out, _ = command(*words, "--json")
     assert status == 0

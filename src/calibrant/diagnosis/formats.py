@@ -4,16 +4,19 @@ answer prefix), or the variant in which the likelihoods of the options' texts ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
+from calibrant.diagnosis.calibrator import Tempered, tempered
 from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, estimate_text, numbers_lines
+from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError
-from calibrant.metrics.comparison import align
-from calibrant.metrics.measurement import Estimate, Measurement, measure
+from calibrant.metrics.comparison import Difference, align, compare_many
+from calibrant.metrics.measurement import Estimate, Measurement, finite, measure
 from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.scalers.base import question_keys
 from calibrant.scores import Scores
 
 Aspect = Literal["format", "variant"]
@@ -34,6 +37,11 @@ class FormatSensitivity:
     best, worst : the formats of least and of largest conf-ECE.
     left_out : formats that could not be asked, with the reason.
     aspect : what differs, ``"format"`` or ``"variant"``.
+    tempered : each format after one temperature of its own, cross-validated (5 folds): what is left once the scale of
+        its scores does not matter. Those for which no temperature can be fitted are missing.
+    sharpest : of these, the one with the least log loss; ``None`` if there is none.
+    losses : log loss of each other one minus that of ``sharpest``, paired, and its p-value after Holm's correction
+        (not for the choice of ``sharpest``).
     """
 
     n: int
@@ -43,7 +51,10 @@ class FormatSensitivity:
     best: str
     worst: str
     left_out: Mapping[str, str]
-    aspect: Aspect = "format"
+    aspect: Aspect
+    tempered: Mapping[str, Tempered]
+    sharpest: str | None
+    losses: Mapping[str, tuple[Difference, float]]
 
     @property
     def part(self) -> Estimate | None:
@@ -71,6 +82,12 @@ class FormatSensitivity:
             "worst": self.worst,
             "part": None if part is None else part.to_json(),
             "left_out": dict(self.left_out),
+            "tempered": {
+                name: {"temperature": one.fitted.temperature_, **one.measured.to_json()}
+                for name, one in self.tempered.items()
+            },
+            "sharpest": self.sharpest,
+            "losses": {name: d.to_json() | {"p_corrected": finite(p)} for name, (d, p) in self.losses.items()},
         }
 
     def to_text(self) -> str:
@@ -83,8 +100,26 @@ class FormatSensitivity:
                 change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
                 lines.append(f"    {label:<15}  {change}  corrected p = {p:.2g}")
         lines.append(f"  {self._conclusion()}")
+        lines += self._after_temperature()
         lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines) + "\n"
+
+    def _after_temperature(self) -> Iterator[str]:
+        """The table of what one temperature each leaves, and which has the least log loss then."""
+        if self.sharpest is None or len(self.numbers) < 2:
+            return
+        width = max(len(name) for name in self.tempered)
+        yield "  After one temperature each, fitted on other questions (5 folds):"
+        yield f"  {'':<{width}}  {'temperature':<11}  {'conf-ECE':<20}  {'floor p95':<9}  log loss"
+        for name, one in self.tempered.items():
+            ece, loss = one.measured["conf_ece"], one.measured["nll"]
+            yield (
+                f"  {name:<{width}}  {one.fitted.temperature_:<11.3g}  {estimate_text(ece):<20}  {ece.floor_p95:<9.3f}  "
+                f"{estimate_text(loss)}"
+            )
+        for name, (d, p) in self.losses.items():
+            change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+            yield f"    log loss of {name} against {self.sharpest}: {change}, corrected p = {p:.2g}"
 
     def _conclusion(self) -> str:
         part = self.part
@@ -112,7 +147,9 @@ def format_sensitivity(
 ) -> FormatSensitivity:
     """Numbers of one model under several prompt formats, or variants of a continuation's score, and their paired differences.
 
-    The best of several formats is flattered by having been chosen: measure it again on other questions.
+    Twice: as they are, and after a cross-validated temperature each. Scores on another scale, such as a pointwise mutual
+    information, look far too sure as they are and may still tell right from wrong best. The best of several formats is
+    flattered by having been chosen: measure it again on other questions.
 
     Parameters
     ----------
@@ -134,6 +171,8 @@ def format_sensitivity(
     >>> found = format_sensitivity({"raw": raw, "chat": chat})  # accuracy .6: |.6 - .62| against |.6 - .99|
     >>> found.best, found.worst, round(found.part.value, 4), found.agreement[0].value
     ('raw', 'chat', 0.37, 1.0)
+    >>> round(found.tempered["chat"].fitted.temperature_, 1)  # logit(.99) / logit(.6)
+    11.3
     """
     if not scores_by_format:
         raise ConfigError(asked="sensitivity to the format", found="no scores", todo="give the scores of a format")
@@ -144,6 +183,9 @@ def format_sensitivity(
     numbers = {name: measure(s, **settings) for name, s in scores.items()}
     same = [float((scores[a].prediction_N == scores[b].prediction_N).mean()) for a, b in pairs]
     by_error = sorted(numbers, key=lambda name: numbers[name]["conf_ece"].value)
+    after = _tempered(scores, Sampling(n_boot, level, seed, n_bins))
+    sharpest = min(after, key=lambda name: after[name].measured["nll"].value, default=None)
+    others = {name: one.scores for name, one in after.items() if name != sharpest}
     return FormatSensitivity(
         n=first.n,
         numbers=numbers,
@@ -153,4 +195,15 @@ def format_sensitivity(
         worst=by_error[-1],
         left_out=dict(left_out or {}),
         aspect=aspect,
+        tempered=after,
+        sharpest=sharpest,
+        losses=compare_many(after[sharpest].scores, others, "nll", **settings) if sharpest else {},
     )
+
+
+def _tempered(scores: Mapping[str, Scores], how: Sampling) -> dict[str, Tempered]:
+    """Each with a temperature of its own, where one can be fitted on some questions and judged on others."""
+    if len(set(question_keys(next(iter(scores.values()))))) < 2:
+        return {}
+    found = {name: tempered(one, how) for name, one in scores.items()}
+    return {name: one for name, one in found.items() if one is not None}

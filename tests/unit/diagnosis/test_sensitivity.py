@@ -1,6 +1,7 @@
 """Sensitivity to the order of the options and to the prompt format: worked examples and models with a known bias."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -275,6 +276,41 @@ def test_formats_by_hand(three_formats):
     assert [(c.a, c.b) for c in found.contrasts] == [("raw", "chat"), ("raw", "chat-prefix"), ("chat", "chat-prefix")]
     assert [same.value for same in found.agreement] == pytest.approx([1.0, 0.9, 0.9])
     assert "0.3700 of it is format" in found.to_text()
+
+
+def test_a_temperature_each_shows_which_way_tells_right_from_wrong(world):
+    """``scaled`` holds the log-odds of ``plain`` times 8: too sure as it is, the same after a temperature 8 times as
+    large. ``blurred`` is calibrated from the start, and knows less: no temperature gives it what it lacks.
+    """
+    logit_NK, answer_N, p_NK = world
+    plain = Scores.from_logp(logit_NK, answer_N)
+    scaled = Scores.from_logp(8 * logit_NK, answer_N)
+    blurred = Scores.from_probs(np.full_like(p_NK, 1 / p_NK.shape[1]), answer_N)
+    plain, scaled, blurred = (replace(s, hashes=s.ids) for s in (plain, scaled, blurred))  # one question, one fold
+    found = format_sensitivity({"blurred": blurred, "scaled": scaled, "plain": plain}, n_boot=200)
+    assert found.best in {"plain", "blurred"}
+    assert found.worst == "scaled"
+    after = found.tempered
+    assert after["scaled"].fitted.temperature_ == pytest.approx(8 * after["plain"].fitted.temperature_)
+    assert after["scaled"].measured["nll"].value == pytest.approx(after["plain"].measured["nll"].value)
+    assert found.sharpest in {"scaled", "plain"}
+    difference, p = found.losses["blurred"]
+    assert difference.low > 0.1
+    assert p < 0.05
+    assert "log loss of blurred against" in found.to_text()
+
+
+def test_no_temperature_where_none_can_be_fitted(three_formats):
+    """Impossible answers, or one question alone: the rest is said all the same."""
+    impossible = Scores.from_probs([[0.0, 1.0]] * 60 + [[0.62, 0.38]] * 40, [0] * 60 + [1] * 40)
+    found = format_sensitivity({"raw": three_formats["raw"], "off": impossible}, n_boot=100)
+    assert list(found.tempered) == ["raw"]
+    assert (found.sharpest, dict(found.losses)) == ("raw", {})
+    json.dumps(found.to_json(), allow_nan=False)
+    one = Scores.from_probs([[0.6, 0.4]], [0])
+    alone = format_sensitivity({"a": one}, n_boot=100)
+    assert (dict(alone.tempered), alone.sharpest) == ({}, None)
+    assert "After one temperature" not in alone.to_text()
 
 
 def test_p_values_of_formats_are_corrected_for_the_three_pairs(three_formats):
