@@ -4,7 +4,7 @@
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
         [--micro-batch QUESTIONS] [--fixes a,b,c] [--budget quick|standard|thorough]
         [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
-        [--preferences FILE --prompts FILE --max-new-tokens 64]
+        [--preferences FILE --limit-pairs 150 --prompts FILE --limit-prompts 20 --max-new-tokens 64]
 
 ==================  ==================================  ===================  =========================
 contest             train, calibration                  test                 out of domain
@@ -121,6 +121,8 @@ def parsed() -> argparse.Namespace:
         "--preferences", default=None, help="preference pairs to compare each model with the aligned on"
     )
     parser.add_argument("--prompts", default=None, help="prompts to do so; the checkable instructions are left out")
+    parser.add_argument("--limit-pairs", type=int, default=None, help="the first so many pairs")
+    parser.add_argument("--limit-prompts", type=int, default=None, help="the first so many prompts")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="where answers to prompts are cut")
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--seeds", type=int, default=3)
@@ -149,8 +151,8 @@ def style(options: argparse.Namespace) -> PromptStyle:
 
 def alignment(options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of a ladder that checks alignment; none where no pairs and no prompts are named."""
-    pairs = None if options.preferences is None else load_preferences(options.preferences)
-    prompts = None if options.prompts is None else load_prompts(options.prompts)
+    pairs = options.preferences and load_preferences(options.preferences, limit=options.limit_pairs)
+    prompts = options.prompts and load_prompts(options.prompts, limit=options.limit_prompts)
     if pairs is None and prompts is None:
         return {}
     settings = AlignSettings(max_new_tokens=options.max_new_tokens, instructions=False, seed=options.seed)

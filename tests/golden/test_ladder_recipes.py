@@ -94,6 +94,20 @@ def test_the_mixture_takes_equal_parts_and_reads_texts_by_the_variant(room):
         names = [json.loads(line)["id"].partition("-")[0] for line in text.splitlines()]
         parts[split] = sorted(names.count(name) for name in set(names))
     assert parts == {"train": [6, 7, 7], "calibration": [4, 4, 5], "test": [10, 10, 10]}
+    folder = "runs/ladder/mixture"
+    which = ("--pairs", "temperature:cft-options", "aligned:aligned", "--data", "data", "--fresh", 10)
+    run("across.py", folder, folder, *which, "--sets", "arc_challenge-test", "--numbers", "across.json", cwd=room)
+    across = json.loads((room / "across.json").read_text())
+    stored = across["contest"]["test"]["temperature -> cft-options"]
+    for side, fix in (("a", "temperature"), ("b", "cft-options")):
+        in_table = found["sets"]["test"]["rows"][fix]
+        assert [stored[side][m]["value"] for m in ("accuracy", "nll")] == pytest.approx(
+            [in_table[m]["value"] for m in ("accuracy", "nll")], abs=1e-5
+        )
+    fresh = across["fresh"]["arc_challenge-test"]
+    assert fresh["temperature -> cft-options"]["a"]["nll"]["n"] == 10
+    assert fresh["aligned -> aligned"]["change"]["nll"]["value"] == 0
+    assert fresh["temperature -> cft-options"]["change"]["nll"]["value"] != 0
 
 
 @pytest.mark.slow
