@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from across import cell, unseen
-from ladder import load, without_places
+from ladder import load
 
 from calibrant import PromptStyle, QuestionSet, Scores, compare, load_questions, measure
 from calibrant.files import write_json
@@ -70,7 +70,7 @@ def main() -> None:
     write_json(
         options.numbers,
         {
-            "command": f"python recipes/fresh.py {' '.join(without_places([f'--n={options.n}', f'--fix={options.fix}']))}",
+            "command": f"python recipes/fresh.py --fix {options.fix} --n {options.n}",
             "contest": run["prompt"] | {"setting": cell(options.folder, options.fix).setting.name},
             "base": BASE,
             "sets": {name: numbers(found) for name, found in sides.items()},
