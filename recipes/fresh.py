@@ -1,4 +1,4 @@
-"""A contest's models in all four readings of option texts, on questions that nobody had seen: which reading for which fix?
+"""A contest's models in all four readings of option texts, on questions of no split of it: which reading for which fix?
 
     python recipes/fresh.py LADDER_FOLDER --data FOLDER [--fix cft] [--n 250] [--sets arc_easy-test qasc-validation ...]
         [--numbers FILE]
