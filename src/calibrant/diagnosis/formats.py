@@ -4,6 +4,7 @@ answer prefix), or the variant in which the likelihoods of the options' texts ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -118,8 +119,10 @@ class FormatSensitivity:
                 f"{estimate_text(loss)}"
             )
         for name, (d, p) in self.losses.items():
-            change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-            yield f"    log loss of {name} against {self.sharpest}: {change}, corrected p = {p:.2g}"
+            change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], corrected p = {p:.2g}"
+            if not math.isfinite(d.value):
+                change = "infinite, since some answers have probability 0"
+            yield f"    log loss of {name} against {self.sharpest}: {change}"
 
     def _conclusion(self) -> str:
         part = self.part

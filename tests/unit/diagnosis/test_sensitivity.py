@@ -307,6 +307,10 @@ def test_no_temperature_where_none_can_be_fitted(three_formats):
     assert list(found.tempered) == ["raw"]
     assert (found.sharpest, dict(found.losses)) == ("raw", {})
     json.dumps(found.to_json(), allow_nan=False)
+    some = Scores.from_probs([[0.0, 1.0]] * 20 + [[0.6, 0.4]] * 80, [0] * 60 + [1] * 40)
+    partly = format_sensitivity({"raw": three_formats["raw"], "some": some}, n_boot=100)
+    assert "log loss of some against raw: infinite, since some answers have probability 0" in partly.to_text()
+    json.dumps(partly.to_json(), allow_nan=False)
     one = Scores.from_probs([[0.6, 0.4]], [0])
     alone = format_sensitivity({"a": one}, n_boot=100)
     assert (dict(alone.tempered), alone.sharpest) == ({}, None)
