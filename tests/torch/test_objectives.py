@@ -275,9 +275,11 @@ def test_step_is_one_forward_pass_of_one_row_a_question_and_changes_the_weights(
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in ("cft", "rcft", *BATCHED)])
 def test_one_times_eight_equals_eight_times_one(run, name):
-    """The last step has 3 of 19 questions; every question must weigh the same however they are cut."""
+    """The last step has 3 of 19 questions; every question must weigh the same however they are cut. AdamW divides by the size
+    of a gradient, so rounding of one near 0 moves a weight, by up to 7e-6 as seen on one CPU; training moves them by 1e-3.
+    """
     results = [run(f"{micro}", style=TEXTS, micro_batch_size=micro, **VARIANTS[name]) for micro in (1, 8)]
-    assert_same(*results, 2e-5)  # AdamW divides by the size of a gradient: rounding of one near 0 moves a weight by 7e-6
+    assert_same(*results, 1e-5)
 
 
 class Broken(Exception):
