@@ -108,6 +108,16 @@ def test_the_mixture_takes_equal_parts_and_reads_texts_by_the_variant(room):
     assert fresh["temperature -> cft-options"]["a"]["nll"]["n"] == 10
     assert fresh["aligned -> aligned"]["change"]["nll"]["value"] == 0
     assert fresh["temperature -> cft-options"]["change"]["nll"]["value"] != 0
+    which = ("--fix", "cft-options", "--data", "data", "--n", 10, "--sets", "arc_challenge-test", "--device", "cpu")
+    run("fresh.py", folder, *which, "--numbers", "fresh.json", cwd=room)
+    read = json.loads((room / "fresh.json").read_text())["sets"]["arc_challenge-test"]
+    assert len(read) == 16  # two models, four readings, with and without a temperature
+    assert read["aligned, sum, temperature"]["change"]["nll"]["value"] == 0
+    for ours, theirs in (
+        ("aligned, per_char", "aligned -> aligned"),
+        ("cft-options, per_char", "temperature -> cft-options"),
+    ):
+        assert read[ours]["nll"]["value"] == pytest.approx(fresh[theirs]["b"]["nll"]["value"], abs=1e-5)
 
 
 @pytest.mark.slow
