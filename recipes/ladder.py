@@ -3,7 +3,7 @@
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
         [--micro-batch QUESTIONS] [--fixes a,b,c] [--budget quick|standard|thorough]
-        [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
+        [--settings a=lr-x3,b=default] [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
         [--preferences FILE --limit-pairs 150 --prompts FILE --limit-prompts 20 --max-new-tokens 64]
 
 ==================  ==================================  ===================  =========================
@@ -46,7 +46,7 @@ from calibrant.demo import demo_model_path
 from calibrant.demo.run import STYLE
 from calibrant.demo.worldknowledge import OUT_OF_DOMAIN, demo_questions
 from calibrant.files import write_json
-from calibrant.ladder import Ladder, Table, read_table, write_table
+from calibrant.ladder import Ladder, Table, read_table, settings_named, write_table
 from calibrant.questions import check_cluster, drop_leaked
 
 CONTESTS: dict[str, tuple[tuple[tuple[tuple[str, ...], str], ...], tuple[str, ...]]] = {
@@ -86,6 +86,7 @@ def main() -> None:
         fixes=options.fixes.split(",") if options.fixes else None,
         budget=options.budget,
         seeds=options.seeds,
+        settings=settings_named(options.settings),
         config=TuneConfig(
             epochs=options.epochs, learning_rate=options.lr, seed=options.seed, micro_batch_size=options.micro_batch
         ),
@@ -125,6 +126,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--limit-prompts", type=int, default=None, help="the first so many prompts")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="where answers to prompts are cut")
     parser.add_argument("--budget", default="standard")
+    parser.add_argument("--settings", default=None, help="instead of a sweep, as an earlier contest chose")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=2)

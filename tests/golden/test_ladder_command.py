@@ -120,6 +120,7 @@ def test_what_is_wrong_is_three_lines(room):
         "no ladder there": ("--out", "run", "--table"),
         "did you mean 'temperature'": (*ARGUMENTS, "--fixes", "temprature"),
         "budgets: quick, standard, thorough": (*ARGUMENTS, "--budget", "huge"),
+        "did you mean 'lr-x3'": (*ARGUMENTS, "--settings", "cft=lr-x4"),
         "no such file": (*ARGUMENTS, "--prompts", "absent.jsonl"),
         "of test": (*ARGUMENTS, "--ood", "capitals.jsonl"),
     }

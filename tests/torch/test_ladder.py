@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibrant.errors import ConfigError, LeakageError, QuestionError, ScoresError
-from calibrant.ladder import FIXES, Ladder, ladder, read_table
+from calibrant.ladder import FIXES, Ladder, ladder, read_table, settings_named, write_table
 from calibrant.ladder.fixes import SETTINGS, by_name, missing, select
 from calibrant.metrics import compare, measure
 from calibrant.questions import Question, QuestionSet
@@ -262,6 +262,45 @@ def test_fixes_and_seeds_are_added_to_a_folder_and_another_ladder_is_refused(mak
         make_ladder(budget="standard").run()
     with pytest.raises(ConfigError, match="different config"):
         make_ladder(config=CONFIG.model_copy(update={"epochs": 2.0})).run()
+
+
+@pytest.mark.slow
+def test_a_named_setting_is_run_with_every_seed_and_nothing_is_swept(make_ladder):
+    named = {"cft": "lr-x3", "histogram": "n-bins-5"}
+    made = make_ladder(fixes=["cft", "histogram", "focal"], budget="standard", settings=named)
+    jobs = [(job.cell, job.what) for job in made.plan().jobs if job.cell.startswith("cft/")]
+    assert jobs[0] == ("cft/lr-x3/seed-0", "sweep")
+    assert [what for _, what in jobs] == ["sweep", "score", "fit", "score"]
+    made.run()
+    folders = {path.parent.name for path in made.out.glob("cells/cft/*/seed-*")}
+    assert folders == {"lr-x3"}
+    cft, histogram, focal = (
+        json.loads((made.out / "cells" / name / "choice.json").read_text()) for name in ("cft", "histogram", "focal")
+    )
+    assert (cft["setting"], histogram["setting"]) == ("lr-x3", "n-bins-5")
+    assert cft["criterion"] == histogram["criterion"] == "none: named beforehand"
+    assert len(cft["candidates"]) == 1
+    assert len(focal["candidates"]) == 3, "a fix whose setting was not named has its sweep"
+    table = read_table(made.out, n_boot=50)
+    assert table.sets[0].entries["cft"].seeds == (0, 1)
+    text = write_table(table, made.out).with_suffix(".md").read_text()
+    assert "lr-x3 (named)" in text
+    assert "Named beforehand, with no sweep here: the setting of histogram, cft." in text
+    make_ladder(fixes=["cft"], budget="standard").run()  # the choice stays
+    with pytest.raises(ConfigError, match="chose 'lr-x3'"):
+        make_ladder(fixes=["cft"], budget="standard", settings={"cft": "default"}).run()
+
+
+def test_a_setting_or_a_fix_that_is_not_there_is_refused(make_ladder):
+    with pytest.raises(ConfigError, match="did you mean 'lr-x3'"):
+        make_ladder(settings={"cft": "lr-x4"})
+    with pytest.raises(ConfigError, match="a ladder without it: aligned, temperature, cft"):
+        make_ladder(settings={"focal": "default"})
+    assert settings_named(None) == settings_named("") == {}
+    assert settings_named("cft = lr-x3,rcft=default") == {"cft": "lr-x3", "rcft": "default"}
+    for wrong, found in (("cft", "'cft', which is not"), ("cft=", "not FIX=SETTING"), ("cft=a,cft=b", "cft twice")):
+        with pytest.raises(ConfigError, match=found):
+            settings_named(wrong)
 
 
 def test_the_plan_names_every_cell_and_a_dry_run_writes_nothing(make_ladder):

@@ -214,12 +214,12 @@ def test_the_map_never_rules_an_option_out_nor_topples_the_top():
 
 
 def test_the_map_calibrates_what_a_temperature_cannot():
-    """Confidence .95 right .7 of the time and .55 right .6: cross-validated conf-ECE falls to the folds' noise."""
+    """Confidence .95 right .75 of the time and .55 right .65, in the middle of a bin, which the folds' maps share."""
     p = [[0.95, 0.05]] * 1000 + [[0.55, 0.45]] * 1000
-    scores = Scores.from_probs(p, [0] * 700 + [1] * 300 + [0] * 600 + [1] * 400)
+    scores = Scores.from_probs(p, [0] * 750 + [1] * 250 + [0] * 650 + [1] * 350)
     after = cross_validated(Isotonic(), scores)
     assert conf_ece(scores.confidence_N, scores.correct_N) == pytest.approx(0.15)
-    assert conf_ece(after.confidence_N, after.correct_N) < 0.02
+    assert conf_ece(after.confidence_N, after.correct_N) < 0.005
 
 
 def test_the_map_refuses_its_fit_questions_and_to_work_unfitted():

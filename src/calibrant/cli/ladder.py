@@ -26,6 +26,9 @@ def run(
     fixes: Annotated[str | None, typer.Option(help="Names with commas between; all by default.")] = None,
     budget: Annotated[str, typer.Option(help="Settings a sweep: quick (1), standard (3), thorough (5).")] = "standard",
     seeds: Annotated[int, typer.Option(help="Trainings of the chosen setting.", min=1)] = 3,
+    settings: Annotated[
+        str | None, typer.Option(help="cft=lr-x3,focal=default: run these instead of a sweep, as an earlier one chose.")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="The model before its alignment.")] = None,
     alignment_adapter: Annotated[
         str | None, typer.Option(help="The LoRA adapter that makes the aligned model of --reference.")
@@ -74,7 +77,7 @@ def run(
             todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
         )
     from calibrant.alignment import AlignSettings
-    from calibrant.ladder import Ladder, read_table, write_table
+    from calibrant.ladder import Ladder, read_table, settings_named, write_table
 
     if model is not None and questions is not None and not table:
         chosen = t.settings(
@@ -101,7 +104,8 @@ def run(
         climb = Ladder(
             model, splits, out, ood=far, reference=reference, alignment_adapter=alignment_adapter,
             fixes=[name.strip() for name in fixes.split(",")] if fixes else None, budget=budget,  # type: ignore[arg-type]
-            seeds=seeds, config=chosen, style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
+            seeds=seeds, settings=settings_named(settings), config=chosen,
+            style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
             preferences=pairs, prompts=asked, align=align if pairs or asked else None,
             command=o.command_line(), batch_tokens=batch_tokens, loading=loading,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The ladder: every fix on equal data and splits, into one table. See ``docs/ladder.md``."""
 
 from calibrant.ladder.alignment import Alignment
-from calibrant.ladder.fixes import FIXES, Fix
+from calibrant.ladder.fixes import FIXES, Fix, settings_named
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan
 from calibrant.ladder.run import Ladder, ladder
@@ -24,5 +24,6 @@ __all__ = [
     "Table",
     "ladder",
     "read_table",
+    "settings_named",
     "write_table",
 ]

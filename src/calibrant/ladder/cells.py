@@ -24,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, ConfigError
 from calibrant.files import RUN_FILE, claim_folder, write_json
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
-from calibrant.tuning.sweep import Setting
+from calibrant.tuning.sweep import Budget, Setting
 
 CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
+NAMED = "none: named beforehand"
+"""Criterion of a choice that no sweep made."""
 RESULT, ERROR, NOTES = "result.json", "error.json", "notes.json"
 
 
@@ -106,11 +108,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of one fix; ``seeds`` are those that its chosen setting is run with."""
+    """The folder of one fix; ``seeds`` are those that its chosen setting is run with, ``named`` a setting to run instead of
+    a sweep.
+    """
 
     root: Path
     fix: Fix
     seeds: tuple[int, ...] = (0,)
+    named: str | None = None
+
+    def sweep(self, budget: Budget) -> tuple[Setting, ...]:
+        """What is tried: the setting that was named, or the candidates that a budget allows."""
+        return self.fix.sweep(budget) if self.named is None else (self.fix.candidate(self.named),)
 
     @property
     def folder(self) -> Path:
@@ -118,8 +127,14 @@ class Place:
         return self.root / CELLS / self.fix.name
 
     def claim(self, reason: str | None) -> None:
-        """Write down the fix, and why it cannot be run, if so; refuse a folder of a fix that was defined otherwise."""
-        plain = self.fix.to_json()
+        """Write down the fix, and why it cannot be run, if so; refuse a folder of another definition or choice."""
+        plain, choice = self.fix.to_json(), self.choice
+        if choice is not None and self.named not in (None, choice["setting"]):
+            raise ConfigError(
+                asked=f"{self.fix.name} at the setting {self.named!r}",
+                found=f"{self.folder} chose {choice['setting']!r}",
+                todo="leave it out of the settings, or give another folder",
+            )
         identity = {name: plain[name] for name in ("family", "values", "candidates", "of", "fit_on")}
         claim_folder(self.folder, identity, f"fix {self.fix.name!r}")
         write_json(self.folder / FIX, {"fix": plain, "seeds": list(self.seeds)})
@@ -148,7 +163,7 @@ class Place:
         choice = self.choice
         if choice is None or choice["setting"] is None:
             return None
-        return next(one for one in self.fix.candidates if one.name == choice["setting"])
+        return self.fix.candidate(choice["setting"])
 
     def cell(self, setting: Setting, seed: int) -> Cell:
         """One of its cells."""

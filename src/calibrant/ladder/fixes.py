@@ -52,6 +52,23 @@ class Fix:
         """The candidates that a budget allows."""
         return self.candidates[: SETTINGS[budget]]
 
+    def candidate(self, name: str) -> Setting:
+        """The candidate of that name.
+
+        Raises
+        ------
+        ConfigError : there is none.
+        """
+        for one in self.candidates:
+            if one.name == name:
+                return one
+        names = [one.name for one in self.candidates]
+        raise ConfigError(
+            asked=f"{self.name} at the setting {name!r}",
+            found=f"no such setting{did_you_mean(name, names)}",
+            todo=f"choose among {', '.join(names)}",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -236,6 +253,29 @@ def by_name(name: str) -> Fix:
         found=f"no such fix{did_you_mean(name, names)}",
         todo=f"choose among {', '.join(names)}",
     )
+
+
+def settings_named(text: str | None) -> dict[str, str]:
+    """Settings by fix, from what a command line says; none from nothing.
+
+    >>> settings_named("cft=lr-x3, rcft=default")
+    {'cft': 'lr-x3', 'rcft': 'default'}
+
+    Raises
+    ------
+    ConfigError : a part that is no pair, or a fix named twice.
+    """
+    out: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        fix, equals, setting = (piece.strip() for piece in part.partition("="))
+        if not (fix and equals and setting) or fix in out:
+            raise ConfigError(
+                asked=f"the settings {text!r}",
+                found=f"{fix} twice" if fix in out else f"{part.strip()!r}, which is not FIX=SETTING",
+                todo="write them as cft=lr-x3,rcft=default",
+            )
+        out[fix] = setting
+    return out
 
 
 def select(names: Sequence[str] | None = None) -> tuple[Fix, ...]:

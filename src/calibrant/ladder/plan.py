@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def _widest(self) -> tuple[object, ...]:
-        return max((place.fix.sweep(self.budget) for place in self.places), key=len)
+        return max((place.sweep(self.budget) for place in self.places), key=len)
 
 
 def plan_of(
@@ -110,13 +110,17 @@ def plan_of(
     *,
     budget: Budget,
     seeds: int,
+    settings: Mapping[str, str] | None = None,
     asked: Asked | None = None,
 ) -> Plan:
-    """The plan of a ladder, from what it shall run and check, and what lies in its folder already."""
+    """The plan of a ladder, from what it shall run and check, and what lies in its folder already; ``settings`` name, by fix,
+    one to run instead of a sweep.
+    """
     trained = tuple(range(bench.seed, bench.seed + seeds))
     by_name = {fix.name: fix for fix in fixes}
     ordered = sorted(fixes, key=lambda fix: _turn(fix, by_name))
-    places = tuple(Place(bench.root, fix, seeds_of(fix, by_name, trained)) for fix in ordered)
+    named = settings or {}
+    places = tuple(Place(bench.root, fix, seeds_of(fix, by_name, trained), named.get(fix.name)) for fix in ordered)
     not_run = {
         place.fix.name: reason
         for place in places
@@ -199,7 +203,7 @@ def _jobs(place: Place, bench: Bench, exam: Mapping[str, QuestionSet], budget: B
     first = place.seeds[0]
     jobs = [
         Job(place.cell(setting, first).name, "sweep", passes, chosen is not None or _fitted(place, setting, first))
-        for setting in fix.sweep(budget)
+        for setting in place.sweep(budget)
     ]
     name = "(chosen)" if chosen is None else chosen.name
     for seed in place.seeds:

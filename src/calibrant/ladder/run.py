@@ -25,7 +25,7 @@ from calibrant.errors import CalibrantError, ConfigError, ModelError, OutputErro
 from calibrant.files import claim_folder
 from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
 from calibrant.ladder.bench import Bench
-from calibrant.ladder.cells import Cell, Place
+from calibrant.ladder.cells import NAMED, Cell, Place
 from calibrant.ladder.families import DOERS, Changed, Doer
 from calibrant.ladder.fixes import select
 from calibrant.ladder.page import write_table
@@ -61,6 +61,7 @@ class Ladder:
     fixes : names (:data:`calibrant.ladder.FIXES`), all by default; those that cannot be run are listed with the reason.
     budget : ``"quick"``, ``"standard"`` or ``"thorough"``: 1, 3 or 5 settings a sweep.
     seeds : trainings of the chosen setting, with seeds ``config.seed``, ``config.seed + 1`` …
+    settings : by fix, a candidate's name to run instead of a sweep, as an earlier ladder chose it: ``{"cft": "lr-x3"}``.
     config : settings that all trained fixes start from; objective, patience and ``keep`` are the ladder's.
     style : how questions are put; letters in a raw prompt by default.
     preferences, prompts : pairs and prompts on which each fix that changes the model is compared with the aligned model,
@@ -72,7 +73,8 @@ class Ladder:
     Raises
     ------
     LeakageError : a question stands in two splits. QuestionError : a set without questions.
-    ConfigError : an unknown fix or budget, a set with the name of a split, or alignment settings with nothing to check on.
+    ConfigError : an unknown fix, setting or budget, a set with the name of a split, or alignment settings with nothing to
+    check on.
     """
 
     model: str | Path
@@ -84,6 +86,7 @@ class Ladder:
     fixes: Sequence[str] | None = None
     budget: Budget = "standard"
     seeds: int = 3
+    settings: Mapping[str, str] = field(default_factory=dict)
     config: TuneConfig = field(default_factory=TuneConfig)
     style: PromptStyle = field(default_factory=PromptStyle)
     preferences: Collected[PreferencePair] | None = None
@@ -134,6 +137,7 @@ class Ladder:
             self.exam,
             budget=self.budget,
             seeds=self.seeds,
+            settings=self.settings,
             asked=self.asked,
         )
 
@@ -217,7 +221,7 @@ class _Run:
         if place.choice is not None:
             return place.chosen
         tried: list[dict[str, Any]] = []
-        for setting in place.fix.sweep(self.plan.budget):
+        for setting in place.sweep(self.plan.budget):
             cell = place.cell(setting, place.seeds[0])
             result = self._fit(cell)
             loss = None if result is None else result["nll"]
@@ -227,7 +231,8 @@ class _Run:
         if not usable:
             return None  # tried again when the ladder is called again
         best = min(usable, key=lambda one: float("inf") if one["nll"] is None else one["nll"])
-        criterion = CRITERION[place.fix.family] if len(tried) > 1 else "none: one setting"
+        one = NAMED if place.named else "none: one setting"
+        criterion = CRITERION[place.fix.family] if len(tried) > 1 else one
         place.choose({"setting": best["setting"], "criterion": criterion, "nll": best["nll"], "candidates": tried})
         return place.chosen
 
@@ -349,7 +354,15 @@ def _check(asked: Ladder) -> None:
             found=f"budgets: {', '.join(SETTINGS)}; at least one seed",
             todo="choose one of these",
         )
-    select(asked.fixes)
+    chosen = {fix.name: fix for fix in select(asked.fixes)}
+    for name, setting in asked.settings.items():
+        if name not in chosen:
+            raise ConfigError(
+                asked=f"the setting {setting!r} of {name}",
+                found=f"a ladder without it: {', '.join(chosen)}",
+                todo="name it among the fixes, or leave out its setting",
+            )
+        chosen[name].candidate(setting)
     Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from calibrant.ladder import kept
+from calibrant.ladder.cells import NAMED
 from calibrant.ladder.fixes import ALIGNED
 from calibrant.ladder.plan import duration
 from calibrant.ladder.table import COMPLETE, Contrast, Entry, Standing, Standings, Table
@@ -105,7 +106,8 @@ def cost(standing: Standing) -> dict[str, str]:
     choice = standing.choice or {}
     tried = list(choice.get("candidates", ()))
     failed = [one["setting"] for one in tried if one["error"]]
-    settings = "" if not choice else f"{choice['setting']} (of {len(tried)})"
+    how = "named" if choice.get("criterion") == NAMED else f"of {len(tried)}"
+    settings = f"{choice['setting']} ({how})" if choice else ""
     if failed:
         settings += f"; failed: {', '.join(failed)}"
     return {
@@ -153,6 +155,7 @@ def protocol(table: Table) -> list[str]:
     trained = [s for s in table.fixes if s.fix.family == "tuning" and s.steps is not None]
     steps = sorted({s.steps for s in trained if s.steps is not None})
     tried = max((len((s.choice or {}).get("candidates", ())) for s in table.fixes), default=0)
+    named = [s.fix.name for s in table.fixes if (s.choice or {}).get("criterion") == NAMED]
     fit = f"{sets['train']['n']:,} training and {sets['calibration']['n']:,} calibration questions"
     out = [
         f"All fixes saw the same {fit}; none saw a test question. No question stands in two sets (checked by content hash).",
@@ -161,7 +164,8 @@ def protocol(table: Table) -> list[str]:
         "the evaluation that is kept, and for the E-step.",
         f"Budget {run['budget']!r}: a sweep tried up to {tried} settings, with the first seed, and took the one with the "
         "least held-out log loss on the calibration questions. Only then were test questions scored, by the chosen "
-        "setting alone.",
+        "setting alone."
+        + (f" Named beforehand, with no sweep here: the setting of {', '.join(named)}." if named else ""),
         f"{table.settings['level']:.0%} intervals, {table.settings['n_bins']} bins, {table.settings['n_boot']} draws. "
         + (
             f"Whole clusters ({table.settings['cluster']}) were resampled. "

@@ -138,11 +138,12 @@ class Scaler(ABC):
 
 def question_keys(scores: Scores) -> list[str]:
     """What tells one question from another: its content hash; where that is unknown, a digest of id, answer and
-    scores.
+    scores to six decimals, beyond which they depend on the processor.
     """
+    rounded_NK = np.round(scores.logp_NK, 6) + 0.0  # no -0
     return [
         known or hashlib.sha256(f"{name}\0{answer}\0".encode() + row_K.tobytes()).hexdigest()[:24]
-        for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, scores.logp_NK, strict=True)
+        for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, rounded_NK, strict=True)
     ]
 
 

@@ -88,13 +88,19 @@ def test_a_temperature_that_depends_on_a_feature_is_recovered():
 
 
 def test_where_one_temperature_is_the_truth_it_is_nearly_that():
-    """ln T spreads by less than .15 over the questions, and little is lost to the single temperature on new ones."""
-    fit, other = drawn(400, 2, 0.0), drawn(5_000, 3, 0.0)
-    scaler = AdaptiveTemperature().fit(fit)
-    assert scaler.features_ == ("entropy", "margin", "logmass")
-    assert np.log(scaler.temperatures(other)).std() < 0.15
-    single = Temperature().fit(fit).apply(other)
-    assert nll(scaler.apply(other).logp_NK, other.answer_N) < nll(single.logp_NK, other.answer_N) + 0.005
+    """Over ten fits of 400 questions ln T spreads by less than .05 on average, and less than .002 nats is lost to the single
+    temperature on new questions. Some fits take noise for a feature: a claim about one of them would be luck.
+    """
+    spreads, losses = [], []
+    for seed in range(2, 22, 2):
+        fit, other = drawn(400, seed, 0.0), drawn(5_000, seed + 1, 0.0)
+        scaler = AdaptiveTemperature().fit(fit)
+        assert scaler.features_ == ("entropy", "margin", "logmass")
+        spreads.append(np.log(scaler.temperatures(other)).std())
+        single = Temperature().fit(fit).apply(other)
+        losses.append(nll(scaler.apply(other).logp_NK, other.answer_N) - nll(single.logp_NK, other.answer_N))
+    assert np.mean(spreads) < 0.05
+    assert np.mean(losses) < 0.002
 
 
 def test_a_strong_penalty_is_a_single_temperature_and_no_feature_is_exactly_that(draw):

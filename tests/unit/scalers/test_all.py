@@ -207,6 +207,19 @@ def test_cross_validation_gives_each_question_the_scaler_of_the_other_folds(name
         assert np.array_equal(refitted.apply(scores.select(~fit_N)).logp_NK, after.logp_NK[~fit_N])
 
 
+def test_the_last_bits_of_a_score_which_differ_between_processors_change_no_fold():
+    p_NK = np.random.default_rng(5).dirichlet(np.ones(4), 400)
+    scores = Scores.from_probs(p_NK, [0] * 400)
+    assert set(scores.hashes) == {""}
+    for towards in (-np.inf, np.inf):
+        other = replace(scores, logp_NK=np.nextafter(scores.logp_NK, towards))
+        assert not np.array_equal(other.logp_NK, scores.logp_NK)
+        assert np.array_equal(fold_of(other, 5, 0, OUTER), fold_of(scores, 5, 0, OUTER))
+    certain = Scores.from_probs([[1.0, 0.0]] * 20, [0] * 20)
+    other = replace(certain, logp_NK=np.where(certain.logp_NK == 0, -0.0, certain.logp_NK))
+    assert np.array_equal(fold_of(other, 5, 0, OUTER), fold_of(certain, 5, 0, OUTER))
+
+
 def test_a_reference_of_other_questions_is_refused(draw):
     with pytest.raises(ScoresError, match="only in"):
         cross_validated(SCALERS["daca"](), draw(30), reference=draw(30, name="other"))

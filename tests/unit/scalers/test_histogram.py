@@ -52,11 +52,12 @@ def test_no_option_is_ruled_out_and_the_top_stays():
 
 @pytest.mark.parametrize("bins", ["equal-mass", "equal-width"])
 def test_cross_validated_it_calibrates_what_a_temperature_cannot(bins):
+    """Right .75 and .65 of the time, in the middle of a bin: the folds' maps, which differ by chance, share it and even out."""
     p = [[0.95, 0.05]] * 1000 + [[0.55, 0.45]] * 1000
-    scores = Scores.from_probs(p, [0] * 700 + [1] * 300 + [0] * 600 + [1] * 400)
+    scores = Scores.from_probs(p, [0] * 750 + [1] * 250 + [0] * 650 + [1] * 350)
     after = cross_validated(Histogram(bins=bins), scores)
     assert conf_ece(scores.confidence_N, scores.correct_N) == pytest.approx(0.15)
-    assert conf_ece(after.confidence_N, after.correct_N) < 0.02
+    assert conf_ece(after.confidence_N, after.correct_N) < 0.005
 
 
 def test_settings_without_meaning_are_refused():
