@@ -118,6 +118,15 @@ def test_the_mixture_takes_equal_parts_and_reads_texts_by_the_variant(room):
         ("cft-options, per_char", "temperature -> cft-options"),
     ):
         assert read[ours]["nll"]["value"] == pytest.approx(fresh[theirs]["b"]["nll"]["value"], abs=1e-5)
+    which = ("--fixes", "aligned", "cft-options", "--sizes", 4, "--draws", 3)
+    run("few_labels.py", folder, *which, "--numbers", "few.json", cwd=room)
+    few = json.loads((room / "few.json").read_text())["sets"]
+    assert set(few) == {"arc_challenge-test", "commonsenseqa-validation"}
+    for one in few.values():
+        assert {fix: (found["n"], found["seeds"]) for fix, found in one.items()} == {
+            "aligned": (20, [0]), "cft-options": (20, [0]),
+        }  # fmt: skip
+        assert list(one["aligned"]["by_size"]) == ["0", "4"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.sums import bootstrap_sums
-from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, wilson_interval
+from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def binned_errors(
         cells_NM = np.where(inside_NM, gap_N[:, None], 0.0)
         cell_M = cells_NM.mean(0)
         noise_BM = cell_noise(mean_draws(cells_NM, how), cell_M, thin_M[name], how.seed)
-        out[name] = Estimate(float(np.abs(cell_M).sum()), *error_interval(cell_M, noise_BM, how.level), len(cells_NM))
+        ends = possible(error_interval(cell_M, noise_BM, how.level), 0, 1)
+        out[name] = Estimate(float(np.abs(cell_M).sum()), *ends, len(cells_NM))
     return out
 
 

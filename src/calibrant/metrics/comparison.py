@@ -16,7 +16,13 @@ from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import finite
 from calibrant.metrics.planning import holm, n_to_decide
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.uncertainty import cell_noise, cluster_factor, error_difference_interval, percentile_interval
+from calibrant.metrics.uncertainty import (
+    cell_noise,
+    cluster_factor,
+    error_difference_interval,
+    percentile_interval,
+    possible,
+)
 from calibrant.scores import Scores
 
 LOWER_IS_BETTER = ("conf_ece", "cw_ece", "smooth_ece", "nll", "brier")
@@ -148,7 +154,12 @@ def compare(
     cluster_N = cluster_codes(a, cluster)
     split = sums_a.n_columns
     draws_BC = bootstrap_sums(
-        lambda rows: np.hstack([sums_a.columns(rows), sums_b.columns(rows)]), a.n, n_boot, seed, cluster_N
+        lambda rows: np.hstack([sums_a.columns(rows), sums_b.columns(rows)]),
+        a.n,
+        n_boot,
+        seed,
+        cluster_N,
+        parts=(split,),
     )
     pair = ((sums_a, draws_BC[:, :split]), (sums_b, draws_BC[:, split:]))
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
@@ -234,7 +245,7 @@ def _error_differences(pair: Pair, level: float, seed: int, wider: float) -> dic
         cells["cw_ece"].append((class_C, cell_noise(sums.class_cells(draws_BC), class_C, thin_C, seed) * wider))
     out = {}
     for name, ((cell_a, noise_a), (cell_b, noise_b)) in cells.items():
-        low, high = error_difference_interval(cell_a, noise_a, cell_b, noise_b, level)
+        low, high = possible(error_difference_interval(cell_a, noise_a, cell_b, noise_b, level), -1, 1)
         a, b = float(np.abs(cell_a).sum()), float(np.abs(cell_b).sum())
         out[name] = difference_of(name, a, b, low, high, n, level, n_boot)
     (conf_a, noise_a), (conf_b, noise_b) = cells["conf_ece"]
@@ -277,7 +288,7 @@ def compare_many(
     """Each of ``others`` against ``base`` on one metric, with Holm's correction for having looked at all of them.
 
     Returns the difference (its interval uncorrected) and the corrected p-value by name; call a difference real where
-    that is at most ``1 - level``. Further settings go to :func:`compare`.
+    that is below ``1 - level``. Further settings go to :func:`compare`.
 
     >>> answer = [0] * 30 + [1] * 20
     >>> base = Scores.from_probs([[0.99, 0.01]] * 50, answer)

@@ -30,6 +30,7 @@ from calibrant.metrics.uncertainty import (
     error_interval,
     noise_floor,
     percentile_interval,
+    possible,
     wilson_interval,
 )
 from calibrant.scores import Scores
@@ -48,7 +49,7 @@ class Contest:
     difference. A method's draws are the mean of its runs' draws; for calibration errors the runs' cells, each divided by
     S, are put side by side, since ``(1/S) Σ_s Σ_c |cell_sc| = Σ_sc |cell_sc / S|``: the inverted law of
     :func:`~calibrant.metrics.uncertainty.error_interval` applies as it stands. The floor is the mean over runs of the
-    floors, drawn with the same uniform for a question in every run.
+    floors, drawn with the same uniform for a question in every run (with clusters, with the same weights).
 
     **Runs.** With standard deviation s between the S runs' values the mean over all possible seeds is known to within
     ``e = t_{S-1} s / sqrt(S)``. The two are put together by the method of variance estimates recovery (Zou & Donner,
@@ -126,7 +127,7 @@ class Contest:
             low, high = self._interval(method, metric, value)
             if metric in ERRORS:
                 arm = run_arm(values_S, self.level)
-                low, high = _joined(value, low, high, arm, (0.0, np.inf))
+                low, high = _joined(value, low, high, arm, (0.0, 1.0))
                 out[metric] = self._with_floor(method, metric, value, low, high)
             else:
                 arm = run_arm(values_S, self.level)
@@ -159,9 +160,8 @@ class Contest:
         low = high = np.nan
         change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
         if metric in ERRORS:
-            low, high = error_difference_interval(
-                *one.cells_of(metric, other), *other.cells_of(metric, one), self.level
-            )
+            cells = *one.cells_of(metric, other), *other.cells_of(metric, one)
+            low, high = possible(error_difference_interval(*cells, self.level), -1, 1)
         elif np.isfinite(change):
             drawn_B = other.draws[metric] - one.draws[metric]
             low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
@@ -178,7 +178,7 @@ class Contest:
 
     def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
         if metric in ERRORS:
-            return error_interval(*method.cells[metric], self.level)
+            return possible(error_interval(*method.cells[metric], self.level), 0, 1)
         if not np.isfinite(value):
             return np.nan, np.nan
         draws_B = value + self._wider * (method.draws[metric] - value)
@@ -238,8 +238,11 @@ class _Run:
             cells[metric] = cell_C, wider * cell_noise(cells_of(draws_BC), cell_C, thin_C, seed)
             values[metric] = float(np.abs(cell_C).sum())
         values["auroc"], draws["auroc"], values["smooth_ece"], cells["smooth_ece"] = _unsummed(scores, weight_BN, wider)
-        conf_R, class_R = noise_floor(scores, n_bins, n_boot, seed)
-        return cls(values, draws, cells, {"conf_ece": conf_R, "cw_ece": class_R})
+        if cluster_N is None:
+            floors = dict(zip(("conf_ece", "cw_ece"), noise_floor(scores, n_bins, n_boot, seed), strict=True))
+        else:
+            floors = {metric: np.abs(cells[metric][1]).sum(1) for metric in ("conf_ece", "cw_ece")}
+        return cls(values, draws, cells, floors)
 
 
 @dataclass(frozen=True, eq=False)

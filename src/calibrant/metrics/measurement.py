@@ -20,6 +20,7 @@ from calibrant.metrics.uncertainty import (
     error_interval,
     noise_floor,
     percentile_interval,
+    possible,
     wilson_interval,
 )
 from calibrant.scores import Scores
@@ -39,7 +40,7 @@ class Estimate:
     low, high : ends of the interval; ``nan`` where no interval exists (one question, an infinite value).
     n : questions behind it.
     floor_mean, floor_p95 : mean and 95th percentile of the same statistic for a perfectly calibrated twin (errors
-        only).
+        only); with clusters, for a model that is calibrated over all clusters, though not in each.
     verdict : whether the value is above ``floor_p95``, in words (errors only).
     """
 
@@ -149,7 +150,7 @@ def measure(
     cluster_N = cluster_codes(scores, cluster)
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
     draws_BC = bootstrap_sums(sums.columns, scores.n, n_boot, seed, cluster_N)
-    floors = noise_floor(scores, n_bins, n_boot, seed)
+    floors = None if n_clusters else noise_floor(scores, n_bins, n_boot, seed)
     estimates = mean_estimates(sums, draws_BC, level, n_clusters)
     estimates |= error_estimates(sums, draws_BC, floors, level, seed, n_clusters)
     order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence", "option_mass")
@@ -198,27 +199,31 @@ def mean_estimates(
 def error_estimates(
     sums: QuestionSums,
     draws_BC: np.ndarray,
-    floors: tuple[np.ndarray, np.ndarray],
+    floors: tuple[np.ndarray, np.ndarray] | None,
     level: float,
     seed: int,
     n_clusters: int | None = None,
 ) -> dict[str, Estimate]:
-    """The calibration errors and the signed gap, from bootstrap sums (B, C) and floor draws of conf-ECE and cw-ECE."""
+    """The calibration errors and the signed gap, from bootstrap sums (B, C) and floor draws of conf-ECE and cw-ECE;
+    without these, the floor is the law of the errors under the resampled noise alone, ``sum |noise|``.
+    """
     n = sums.scores.n
     cells = (sums.conf_cells(sums.totals), sums.class_cells(sums.totals))
     drawn = (sums.conf_cells(draws_BC), sums.class_cells(draws_BC))
     out = {}
-    for name, cell_C, cells_BC, thin_C, floor_R in zip(
-        ("conf_ece", "cw_ece"), cells, drawn, sums.thin_variances, floors, strict=True
+    for name, cell_C, cells_BC, thin_C, redrawn_R in zip(
+        ("conf_ece", "cw_ece"), cells, drawn, sums.thin_variances, floors or (None, None), strict=True
     ):
         noise_BC = cell_noise(cells_BC, cell_C, thin_C, seed) * cluster_factor(n_clusters, level)
+        floor_R = np.abs(noise_BC).sum(1) if redrawn_R is None else redrawn_R
         value, p95 = float(np.abs(cell_C).sum()), float(np.quantile(floor_R, 0.95))
-        low, high = error_interval(cell_C, noise_BC, level) if n > 1 else (np.nan, np.nan)
+        low, high = possible(error_interval(cell_C, noise_BC, level), 0, 1) if n > 1 else (np.nan, np.nan)
         verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
         out[name] = Estimate(value, low, high, n, float(floor_R.mean()), p95, verdict)
         if name == "conf_ece":
             gap = -float(cell_C.sum())
-            low, high = percentile_interval(gap - noise_BC.sum(1), level) if n > 1 else (np.nan, np.nan)
+            drawn_B = gap - noise_BC.sum(1)
+            low, high = possible(percentile_interval(drawn_B, level), -1, 1) if n > 1 else (np.nan, np.nan)
             out["signed_gap"] = Estimate(gap, low, high, n)
     return out
 

@@ -23,7 +23,7 @@ from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Es
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
 from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of
-from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval
+from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible
 from calibrant.scores import Scores
 
 DRAWS_AT_ONCE = 250
@@ -119,7 +119,7 @@ def cell_interval(plain: Profile, drawn: Profile, bin_G: np.ndarray, n_bins: int
     n_M, hits_M, _ = plain.binned(bin_G, n_bins)
     thin_M = thin_variance(n_M, hits_M) / float(plain.n) ** 2
     noise_BM = cell_noise(share_BM * gap_BM, share_M * gap_M, thin_M, seed)
-    return error_interval(share_M * gap_M, noise_BM, level)
+    return possible(error_interval(share_M * gap_M, noise_BM, level), 0, 1)
 
 
 def _smooth_interval(plain: Profile, drawn: Profile, level: float) -> Interval:
@@ -129,7 +129,7 @@ def _smooth_interval(plain: Profile, drawn: Profile, level: float) -> Interval:
     cell_G = smooth_cells(grid.residual_G, sigma)
     noise = [(smooth_cells(grid_of(_part(drawn, rows)).residual_G, sigma) - cell_G)[:, keep] for rows in _chunks(drawn)]
     scale = float(np.abs(cell_G).sum()) / max(float(np.abs(cell_G[keep]).sum()), 1e-300)
-    return error_interval(cell_G[keep] * scale, np.concatenate(noise) * scale, level)
+    return possible(error_interval(cell_G[keep] * scale, np.concatenate(noise) * scale, level), 0, 1)
 
 
 def _ranking_intervals(values: Mapping[str, float], drawn: Profile, kept: Profile, level: float) -> dict[str, Interval]:

@@ -123,9 +123,15 @@ def blocks(n: int, size: int) -> list[slice]:
 
 
 def bootstrap_sums(
-    columns: Callable[[slice], np.ndarray], n: int, n_boot: int, seed: int, cluster_N: np.ndarray | None = None
+    columns: Callable[[slice], np.ndarray],
+    n: int,
+    n_boot: int,
+    seed: int,
+    cluster_N: np.ndarray | None = None,
+    parts: Sequence[int] = (),
 ) -> np.ndarray:
-    """Weighted column sums of B bootstrap draws, (B, C), in O(block) memory.
+    """Weighted column sums of B bootstrap draws, (B, C), in O(block) memory. The blocks of columns that begin at
+    ``parts`` are summed apart, so that equal blocks have equal sums to the last bit.
 
     Poisson bootstrap (Chamandy et al. 2012; Hanley & MacGibbon 2006): independent Poisson(1) weights, drawn by
     inversion of a 16-bit uniform; divided by the drawn total weight it has the law of the multinomial bootstrap up to
@@ -140,7 +146,10 @@ def bootstrap_sums(
     drawn_B = np.zeros(n_boot)
     for rows, weight_BN in _weight_blocks(n, n_boot, seed):
         block_NC = columns(rows)
-        total_BC = total_BC + (weight_BN @ block_NC.astype(np.float32)).astype(np.float64)
+        summed = [
+            weight_BN @ np.ascontiguousarray(part) for part in np.split(block_NC.astype(np.float32), parts, axis=1)
+        ]
+        total_BC = total_BC + np.concatenate(summed, axis=1).astype(np.float64)
         plain_C = plain_C + block_NC.sum(0)
         drawn_B += weight_BN.sum(1)
     return np.where(drawn_B[:, None] > 0, total_BC, plain_C)

@@ -54,7 +54,8 @@ def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95
     noise), for ``high`` no cell below one standard deviation. ``high`` is at least T, so an interval contains its own
     value, and at least the far end of the interval of ``sum cell`` (the signed gap), which no error can be below: noise
     common to all cells, as clusters make it, can cancel a gap in one sample. ``low = 0`` exactly when T is an ordinary
-    value under no miscalibration. Source: ours; coverage is simulated in ``benchmarks/coverage.py`` and tabled in
+    value under no miscalibration. The largest possible error, 1 for a calibration error, is not known here: see
+    :func:`possible`. Source: ours; coverage is simulated in ``benchmarks/coverage.py`` and tabled in
     ``docs/statistics.md``.
 
     Parameters
@@ -83,6 +84,16 @@ def error_interval(cell_C: np.ndarray, noise_BC: np.ndarray, level: float = 0.95
     high = _crossing(lambda t: _share(t * unit_C, noise_BC, total, above=False) < tail, total)
     reach = float(np.abs(percentile_interval(cell_C.sum() + noise_BC.sum(1), level)).max())
     return min(low, total), max(high, total, reach)
+
+
+def possible(ends: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """An interval cut at what the quantity can be: ``most = 1`` for a calibration error; nan stays.
+
+    >>> possible((0.7, 1.3), 0.0, 1.0)
+    (0.7, 1.0)
+    """
+    low, high = np.clip(ends, least, most)
+    return float(low), float(high)
 
 
 def error_difference_interval(
