@@ -347,12 +347,17 @@ def _fault(q: Any) -> tuple[str, str] | None:
     return None
 
 
+def groups_of(questions: QuestionSet, column: str) -> list[Any]:
+    """The group of each question: its subject, or a column's value; ``None`` where there is none."""
+    return [q.subject if column == "subject" else q.columns.get(column) for q in questions]
+
+
 def check_cluster(cluster: str | None, measured: Mapping[str, QuestionSet]) -> None:
     """Before hours are spent: each question must name its group."""
     if cluster is None:
         return
     for name, questions in measured.items():
-        unnamed = [q.id for q in questions if (q.subject if cluster == "subject" else q.columns.get(cluster)) is None]
+        unnamed = [q.id for q, group in zip(questions, groups_of(questions, cluster), strict=True) if group is None]
         if unnamed:
             raise ConfigError(
                 asked=f"intervals that resample whole groups by {cluster!r}",

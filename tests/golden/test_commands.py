@@ -300,6 +300,14 @@ BAD_INPUT = {
         ("tune", "model", "--questions", "far.jsonl", "--calibration", "far.jsonl", "--out", "x"),
         "20: ",
     ),
+    "an option without use for an import": (
+        ("score", "--from-lm-eval", "nothing", "--limit", "100", "--out", "x"),
+        "no use for that",
+    ),
+    "columns of something that has none": (
+        ("score", "--from-lm-eval", "nothing", "--columns", "{id: x}", "--out", "x"),
+        "no use for that",
+    ),
     "two sets of one name": (
         ("restore", "model", "--questions", "far.jsonl", "--ood", "odd.jsonl", "--ood", "sub/odd.jsonl", "--out", "x"),
         "'odd'",

@@ -60,6 +60,45 @@ def test_restore_by_label_smoothing_over_the_options(room):
 
 
 @pytest.mark.slow
+def test_restore_takes_the_objective_of_the_settings_and_holds_groups_out_together(room):
+    """Four questions each of 15 countries in one file: no country is in two splits, and the settings' objective is done."""
+    lines = [json.loads(line) for line in (room / "train.jsonl").read_text().splitlines()]
+    rows = [
+        {**lines[i % len(lines)], "id": f"{i}", "question": f"Number {i}?", "country": f"c{i % 15}"} for i in range(60)
+    ]
+    (room / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (room / "rcft.yaml").write_text(
+        (room / "settings.yaml").read_text().replace("epsilon: 0.2", "objective: rcft\nlam: 2")
+    )
+    how = ("--config", "rcft.yaml", "--cluster", "country", "--device", "cpu", "--out", "run", "--quiet")
+    run("restore", "model", "--questions", "all.jsonl", *how, cwd=room)
+    result = json.loads((room / "run" / "tuning" / "result.json").read_text())
+    assert (result["objective"], result["config"]["lam"]) == ("rcft", 2)
+    parts = {
+        name: [
+            json.loads(line)["columns"]["country"]
+            for line in (room / f"run/questions/{name}.jsonl").read_text().splitlines()
+        ]
+        for name in ("train", "calibration", "test")
+    }
+    assert {name: len(found) for name, found in parts.items()} == {"train": 36, "calibration": 12, "test": 12}
+    assert {name: len(set(found)) for name, found in parts.items()} == {"train": 9, "calibration": 3, "test": 3}
+    assert len(set().union(*parts.values())) == 15
+    assert "were trained on too" not in (room / "run" / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_tune_leaves_leaked_questions_out_of_training_where_asked(room):
+    leaked = (room / "held.jsonl").read_text().splitlines()[0]
+    (room / "more.jsonl").write_text((room / "train.jsonl").read_text() + leaked + "\n")
+    files = ("--questions", "more.jsonl", "--calibration", "held.jsonl", "--config", "settings.yaml", "--device", "cpu")
+    settings = ("--objective", "label_smoothing", "--out", "tuned", "--quiet")
+    assert "common question" in run("tune", "model", *files, *settings, cwd=room, code=2)
+    run("tune", "model", *files, *settings, "--skip-bad", cwd=room)
+    assert json.loads((room / "tuned" / "result.json").read_text())["questions"] == 16
+
+
+@pytest.mark.slow
 def test_setting_of_another_objective_is_three_lines_and_exit_code_2(room):
     files = ("--questions", "train.jsonl", "--calibration", "held.jsonl")
     error = run("tune", "model", *files, "--objective", "focal", "--lam", "2", "--out", "x", cwd=room, code=2)

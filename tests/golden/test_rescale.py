@@ -76,6 +76,7 @@ def test_without_a_method_it_is_one_temperature_as_ever(folder):
         ((), "neither --fit-on nor --scaler"),
         (("--fit-on", "fit.safetensors", "--scaler", "x.json"), "--scaler and what to fit on"),
         (("--scaler", "x.json"), "No such file"),
+        (("--scaler", "x.json", "--method", "isotonic"), "no use for that"),
     ],
 )
 def test_bad_input_is_three_lines_and_nothing_is_written(folder, arguments, found):
@@ -83,6 +84,14 @@ def test_bad_input_is_three_lines_and_nothing_is_written(folder, arguments, foun
     assert [line.partition(":")[0] for line in lines] == ["asked", "found", "to do"]
     assert found in lines[1]
     assert not (folder / "never").exists()
+
+
+def test_a_temperature_at_the_end_of_its_range_is_warned_of(folder):
+    Scores.from_probs([[0.6, 0.4]] * 40, [0] * 40, ids=[f"sure {i}" for i in range(40)]).save(folder / "right")
+    command = [str(COMMAND), "rescale", "test.safetensors", "--fit-on", "right", "--out", "cold"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert "too few right or too few wrong answers" in done.stderr
+    assert "temperature 0.0100" in done.stdout
 
 
 def test_other_numbers_of_options_are_warned_of(folder):

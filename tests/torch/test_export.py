@@ -192,6 +192,9 @@ def test_scores_of_another_model_or_prompt_are_refused(source, check, before, tm
             export(source, out=tmp_path / "out", config=config, check=check)
         with pytest.raises(ConfigError, match=named):
             export(dataclasses.replace(source, test=foreign), out=tmp_path / "out", check=check)
+    rescaled = Temperature().fit(before).apply(before, allow_fit_rows=True)
+    with pytest.raises(ConfigError, match=r"rescaled already \(temperature\)"):
+        export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=rescaled), check=check)
     found = export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=before), check=check)
     assert found.scaler.temperature_ == Temperature().fit(before).temperature_
     assert json.loads((found.folder / "scaler.json").read_text())["fit_keys"] == sorted(check_keys(before))

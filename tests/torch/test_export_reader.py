@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from calibrant.exporting import Export, ServeConfig, Source, export, reader
 from calibrant.exporting.portable import portable_prompt
@@ -16,6 +19,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import Question
 from calibrant.scalers import Temperature
 from calibrant.scoring import score
+from calibrant.scoring.models import quiet_peft
 
 STYLES = [
     PromptStyle(),
@@ -94,6 +98,24 @@ def test_half_precision_is_read_with_float32_logits(exported, questions):
     scores = score(made.load(device="cpu"), questions)
     assert scores.provenance["dtype"] == "bfloat16"
     assert_same(read(made, questions), scores, atol=5e-3)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Setting `save_embedding_layers`", "ignore:`is_gradient_checkpointing` is deprecated"
+)
+def test_an_adapter_on_the_head_is_read_with_it(model_folder, make_questions, questions, tmp_path):
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with quiet_peft():
+        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
+    tuned.save_pretrained(tmp_path / "adapter")
+    source = Source(str(model_folder()), str(tmp_path / "adapter"), loading={"device": "cpu"})
+    config = ServeConfig(merge=False)
+    made = export(source, out=tmp_path / "out", config=config, check=make_questions("check", 6))
+    scores = score(model_folder(), questions, adapter=tmp_path / "adapter", device="cpu")
+    plain = score(model_folder(), questions, device="cpu")
+    assert np.abs(scores.p_NK - plain.p_NK).max() > 0.01
+    assert_same(read(made, questions), scores)
 
 
 def test_the_file_runs_alone_without_calibrant(exported, model_folder, questions, tmp_path):

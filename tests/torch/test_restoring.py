@@ -11,7 +11,7 @@ from calibrant import Question, QuestionSet, Scores, Temperature, diagnose
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import assemble, restore
 from calibrant.restoring.run import last_temperature
-from calibrant.restoring.words import better_than_start
+from calibrant.restoring.words import better_than_start, shared_groups
 from calibrant.scoring import score
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
@@ -55,6 +55,20 @@ def test_without_dropping_a_leak_stops_the_run(tmp_path):
     with pytest.raises(LeakageError, match=r"all-5|exam-5"):
         restore("no-model-is-read", splits, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_groups_are_held_out_together():
+    rows = [Question(f"{i}", f"what is {i}?", (str(i), str(i + 1)), 0, columns={"country": i % 20}) for i in range(200)]
+    splits, _ = assemble(QuestionSet("all", tuple(rows)), group="country")
+    groups = {name: {q.columns["country"] for q in part} for name, part in splits.items()}
+    assert {name: len(found) for name, found in groups.items()} == {"train": 12, "calibration": 4, "test": 4}
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values()))
+    sets = {**splits, "far": QuestionSet("far", (*splits["train"].questions[:5], *splits["test"].questions[:5]))}
+    shared = {q.columns["country"] for q in splits["train"].questions[:5]}
+    every = shared | {q.columns["country"] for q in splits["test"].questions[:5]}
+    assert shared_groups(sets, None) == []
+    (note,) = shared_groups(sets, "country")
+    assert note.startswith(f"{len(shared)} of the {len(every)} groups of 'far' (by country) were trained on too")
 
 
 def test_an_empty_split_is_named(tmp_path):

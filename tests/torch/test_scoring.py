@@ -159,6 +159,15 @@ def test_no_forward_pass_puts_more_than_one_position_through_the_head(loaded, qu
     assert {shape[1] for shape in in_passes} == {1}
 
 
+def test_self_test_of_one_question_is_a_test(loaded, questions):
+    encoded = encode(loaded().tokenizer, list(questions)[:1], TEXTS)
+    scorer = OptionScorer(loaded().model, TEXTS)
+    assert scorer.self_test(encoded)[0] == "shared"
+    own = scorer._shared
+    scorer._shared = lambda rows: own(rows).flip(0)
+    assert scorer.self_test(encoded)[0] == "plain"
+
+
 def test_self_test_leaves_a_route_that_disagrees_with_single_sequences(loaded, questions):
     """A cache whose copies are shuffled gives wrong continuations; the plain way is right, and is taken."""
     encoded = encode(loaded().tokenizer, list(questions), TEXTS)

@@ -53,7 +53,7 @@ def run(
     bins: o.Bins = 10,
     draws: o.Draws = 1000,
     level: o.Level = 0.95,
-    cluster: o.Cluster = None,
+    cluster: o.SplitCluster = None,
     columns: o.Columns = None,
     skip_bad: o.SkipBad = False,
     limit: o.Limit = None,
@@ -87,7 +87,7 @@ def run(
 
         splits, far = r.sets_of(
             lambda source: o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit),
-            questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad,
+            questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad, group=cluster,
         )  # fmt: skip
         loading = o.loading_of(
             revision=revision,

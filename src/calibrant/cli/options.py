@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +60,10 @@ OutOfDomain = Annotated[
     list[str] | None, typer.Option("--ood", help="Out-of-domain test questions; may be given again.")
 ]
 Cluster = Annotated[str | None, typer.Option(help="Resample whole clusters: subject, or a column's name.")]
+SplitCluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Resample whole clusters, and hold them out together: subject, or a column's name."),
+]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
 ScoresFile = Annotated[Path, typer.Argument(help="Scores file, made by `calibrant score`.", show_default=False)]
@@ -103,6 +107,12 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Whether the user typed an option, rather than left it at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_unused(context: typer.Context, names: Iterable[str], beside: str) -> None:
+    """Raise :class:`ConfigError` where an option was typed that another one leaves without use."""
+    if typed := [f"--{name.replace('_', '-')}" for name in names if is_given(context, name)]:
+        raise ConfigError(asked=f"{', '.join(typed)} with {beside}", found="no use for that", todo="leave it out")
 
 
 def command_line() -> str:

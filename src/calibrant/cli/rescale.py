@@ -16,6 +16,7 @@ from calibrant.scores import Scores
 
 
 def run(
+    context: typer.Context,
     scores: o.ScoresFile,
     out: o.OutFile,
     fit_on: Annotated[
@@ -38,6 +39,7 @@ def run(
         )
     if fit_on is None:
         assert scaler is not None
+        o.refuse_unused(context, ("method",), "--scaler, which names its method itself")
         chosen = load_scaler(scaler)
         _apply(chosen, scores, out)
         typer.echo(f"{out}: rescaled by {scaler} ({chosen.name}, fitted on {chosen.n_fit_} questions)")
@@ -46,6 +48,12 @@ def run(
     chosen = scaler_named(method)().fit(Scores.load(fit_on), reference=base)
     _apply(chosen, scores, out)
     note = write_json(out.with_suffix(f".{method}.json"), chosen.to_json())
+    if chosen.described().get("at_bound"):
+        typer.echo(
+            f"warning: the temperature is at the end of its range: {fit_on} has too few right or too few wrong answers "
+            "to fit one on",
+            err=True,
+        )
     fitted = chosen.described().get("temperature")
     what = method if fitted is None else f"{method} {fitted:.4f}"
     typer.echo(f"{out}: {what}, fitted on {fit_on}; kept in {note}")

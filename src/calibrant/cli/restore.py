@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ def sets_of(
     *,
     seed: int,
     drop: bool,
+    group: str | None = None,
 ) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
     """The splits and the out-of-domain sets that the options name."""
     from calibrant.restoring import assemble
@@ -43,6 +45,7 @@ def sets_of(
         ood={questions.name: questions for questions in far},
         seed=seed,
         drop=drop,
+        group=group,
     )
 
 
@@ -63,8 +66,12 @@ def run(
     max_new_tokens: a.NewTokens = 256,
     instructions: a.Instructions = True,
     objective: Annotated[
-        str, typer.Option(help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help=f"auto (the diagnosis chooses cft or rcft), or one of: {', '.join(OBJECTIVES)}. Without it, what --config "
+            "names, else auto."
+        ),
+    ] = None,
     config: t.Config = None,
     budget: t.Budget = "quick",
     epochs: t.Epochs = None,
@@ -90,14 +97,14 @@ def run(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
     batch_tokens: o.BatchTokens = None,
-    cluster: o.Cluster = None,
+    cluster: o.SplitCluster = None,
     temperature: Annotated[
         bool, typer.Option(help="After tuning, one temperature from the calibration questions where it helps.")
     ] = True,
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
-    _refuse_unknown(objective)
+    objective = _objective(objective, config)
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
@@ -119,7 +126,7 @@ def run(
     from calibrant.alignment import AlignSettings
     from calibrant.restoring import restore
 
-    splits, sets = sets_of(load, questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad)
+    splits, sets = sets_of(load, questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad, group=cluster)
     restore(
         model,
         splits,
@@ -151,9 +158,16 @@ def run(
     typer.echo(str(out / "report" / "index.html"))
 
 
-def _refuse_unknown(objective: str) -> None:
+def _objective(typed: str | None, config: Path | None) -> str:
+    """What was typed, else what the file of settings names, else auto."""
+    if typed is None:
+        from calibrant.tuning import load_config
+
+        chosen = None if config is None else load_config(config)
+        return chosen.objective if chosen is not None and "objective" in chosen.model_fields_set else "auto"
     known = ("auto", *OBJECTIVES)
-    if objective not in known:
+    if typed not in known:
         raise ConfigError(
-            asked=f"objective {objective!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
+            asked=f"objective {typed!r}", found=f"known are {', '.join(known)}", todo="choose one of these"
         )
+    return typed

@@ -10,8 +10,15 @@ import typer
 from calibrant.cli import options as o
 from calibrant.errors import ConfigError
 
+MODEL_ONLY = (
+    "questions", "skip_bad", "limit", "reading", "format", "system", "revision", "adapter", "adapter_revision", "dtype",
+    "device", "trust_remote_code", "allow_pickle", "batch_tokens",
+)  # fmt: skip
+"""Options without use for scores that are imported."""
+
 
 def run(
+    context: typer.Context,
     out: o.OutFile,
     model: Annotated[str | None, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)] = None,
     questions: Annotated[str | None, typer.Option(help="Questions: a file, folder, or hub data set.")] = None,
@@ -53,16 +60,19 @@ def run(
             todo="give MODEL with --questions, or one of --from-lm-eval and --from-table",
         )
     if from_lm_eval:
+        o.refuse_unused(context, (*MODEL_ONLY, "columns"), "--from-lm-eval")
         from calibrant.importing import import_lm_eval
 
         scores = import_lm_eval(from_lm_eval, variant=variant, tasks=tasks, split=split or "")  # type: ignore[arg-type]
     elif from_table:
+        o.refuse_unused(context, (*MODEL_ONLY, "variant", "tasks"), "--from-table")
         from calibrant.importing import import_table
 
         scores = import_table(from_table, split=split or "", **o.table_columns(columns))
     else:
         assert model is not None
         assert questions is not None
+        o.refuse_unused(context, ("tasks",), "a model to score with")
         style = o.style_of(reading, format, variant, system)
         loaded = o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit)
         from calibrant.scoring import score  # takes seconds; a wrong question is told before

@@ -86,6 +86,8 @@ def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, floa
 
 
 def _change(d: Difference) -> tuple[str, str]:
+    if math.isnan(d.value):
+        return "none", "an answer has probability 0"
     return f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]"
 
 

@@ -9,6 +9,7 @@ import typer
 
 from calibrant.cli import options as o
 from calibrant.objectives import OBJECTIVES
+from calibrant.questions import drop_leaked
 
 Budget = Annotated[
     str, typer.Option(help="Settings to try, best by held-out log loss: quick (1), standard (3) or thorough (5).")
@@ -96,10 +97,13 @@ def run(
         seed=seed,
         report_to=report_to,
     )
+    train, held_out = (
+        o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit) for source in (questions, calibration)
+    )
     result = sweep(
         model,
-        o.questions_of(questions, columns=columns, skip_bad=skip_bad, limit=limit),
-        o.questions_of(calibration, columns=columns, skip_bad=skip_bad),
+        drop_leaked(held_out, train) if skip_bad else train,
+        held_out,
         out=out,
         budget=budget,  # type: ignore[arg-type]
         config=chosen,

@@ -96,11 +96,19 @@ def expected(test: Scores, scaler: Temperature | None) -> dict[str, Any]:
 
 
 def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle, name: str) -> None:
-    """Raise :class:`ConfigError` for scores that another model, adapter or prompt made, as far as their provenance tells."""
+    """Raise :class:`ConfigError` for scores that another model, adapter or prompt made, or that were rescaled, as far as
+    their provenance tells.
+    """
     wanted = {**{key: facts.get(key) for key in ("weights", "adapter_weights")}, "prompt_digest": style.digest}
     if facts.get("weights") is None:  # on the hub, a commit stands for the weights
         wanted |= {key: facts.get(key) for key in ("model", "revision")}
     known = scores.provenance
+    if "scaler" in known:
+        raise ConfigError(
+            asked=f"{name} from scores of the exported model",
+            found=f"scores that were rescaled already ({known['scaler'].get('name', 'by a scaler')})",
+            todo="give the model's scores as they are; a run of restore keeps them in scores/tuned",
+        )
     differs = [key for key, value in wanted.items() if key in known and known[key] != value]
     if differs:
         raise ConfigError(

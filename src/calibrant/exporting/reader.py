@@ -38,7 +38,9 @@ class Reader:
 
             model = PeftModel.from_pretrained(model, str(folder))
         self.model = model.to(device).eval()
-        self.model.get_output_embeddings().register_forward_hook(_float32_head)
+        head = self.model.get_output_embeddings()
+        if type(head) is torch.nn.Linear:  # an adapter on the head has weights of its own
+            head.register_forward_hook(_float32_head)
 
     def answer(self, question: str, choices: list[str]) -> dict[str, Any]:
         """The most probable choice, its confidence, all probabilities, and whether to abstain."""

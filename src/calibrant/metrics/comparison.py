@@ -91,6 +91,9 @@ class Comparison:
         if d.value == 0:
             return f"{name}: {a} and {b} do not differ on these {d.n} questions"
         change = f"{name}: from {d.a:.4f} ({a}) to {d.b:.4f} ({b}), {d.value:+.4f}"
+        if np.isnan(d.value):
+            infinite = " and ".join(word for word, value in ((a, d.a), (b, d.b)) if np.isinf(value))
+            return f"{name}: infinite ({infinite}), since some answers have probability 0; no change to speak of, n = {d.n}"
         if d.verdict != UNDECIDED:
             word = {"a": a, "b": b}[d.verdict[0]] + d.verdict[1:]
             return f"{change}; {word}, {share}"

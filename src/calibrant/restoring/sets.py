@@ -20,12 +20,14 @@ def assemble(
     ood: Mapping[str, QuestionSet] | None = None,
     seed: int = 0,
     drop: bool = False,
+    group: str | None = None,
 ) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
     """The splits and out-of-domain sets that :func:`restore` takes, from what is at hand.
 
     What is not given is held out of ``questions``: a fifth each for calibration and test, three fifths to train, in these
     proportions. With ``drop``, a question that stands in two sets stays in the first of test, out-of-domain sets,
-    calibration, training, and the others list it as skipped; without, :func:`restore` refuses it.
+    calibration, training, and the others list it as skipped; without, :func:`restore` refuses it. Questions of one
+    ``group`` (a column, or ``"subject"``) are held out together, so that the sizes are approximate.
     """
     ood = dict(ood or {})
     given = {name: q for name, q in (("test", test), *ood.items(), ("calibration", calibration)) if q is not None}
@@ -40,7 +42,12 @@ def assemble(
     wanted = {name: share for name, share in SHARES.items() if name not in given}
     share = {name: wanted.get(name, 0.0) / sum(wanted.values()) for name in SHARES}
     parts = split_questions(
-        questions, train=share["train"], calibration=share["calibration"], test=share["test"], seed=seed
+        questions,
+        train=share["train"],
+        calibration=share["calibration"],
+        test=share["test"],
+        seed=seed,
+        group=group if len(wanted) > 1 else None,
     )
     splits = {name: given.get(name, parts[name]) for name in SPLITS}
     splits["train"] = replace(splits["train"], skipped=questions.skipped)

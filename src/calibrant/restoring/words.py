@@ -11,7 +11,7 @@ from typing import Any
 from calibrant._version import __version__
 from calibrant.metrics import measure
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet
+from calibrant.questions import QuestionSet, groups_of
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig, TuneResult
@@ -104,7 +104,24 @@ def notes(
         found.append(
             "No evaluation had a lower held-out log loss than the untuned model: the adapter is no improvement."
         )
+    if tuning is not None:
+        found += shared_groups(sets, cluster)
     return found + without_temperature(without, cluster)
+
+
+def shared_groups(sets: Mapping[str, QuestionSet], cluster: str | None) -> list[str]:
+    """Groups of test questions that were trained on too."""
+    if cluster is None:
+        return []
+    trained, found = set(map(str, groups_of(sets["train"], cluster))), []
+    for name, questions in sets.items():
+        groups = set(map(str, groups_of(questions, cluster)))
+        if name not in ("train", "calibration") and groups & trained:
+            found.append(
+                f"{len(groups & trained)} of the {len(groups)} groups of {name!r} (by {cluster}) were trained on too: "
+                "its numbers say nothing about other groups."
+            )
+    return found
 
 
 def without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> list[str]:

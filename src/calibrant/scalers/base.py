@@ -62,7 +62,7 @@ class Scaler(ABC):
 
     @final
     def apply(self, scores: Scores, *, allow_fit_rows: bool = False) -> Scores:
-        """A rescaled copy of other scores; what the scaler is goes into the provenance.
+        """A rescaled copy of other scores; what the scaler is goes into the provenance, with what was applied before it.
 
         Raises
         ------
@@ -81,7 +81,9 @@ class Scaler(ABC):
                 found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",
                 todo="fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation",
             )
-        provenance = {**scores.provenance, "scaler": self.described()}
+        earlier = scores.provenance.get("scaler")
+        described = self.described() if earlier is None else {**self.described(), "after": earlier}
+        provenance = {**scores.provenance, "scaler": described}
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
 
     @final

@@ -230,10 +230,10 @@ class OptionScorer:
         the tolerance, for texts so long that rounding adds up. Returns the route and the largest difference of a
         log-probability that was seen on it.
         """
-        if len(encoded) < 2:
+        if not encoded:
             return self.route, 0.0
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
-        picks = [encoded[order[len(order) // 4]], encoded[order[(3 * len(order)) // 4]]]  # of two lengths
+        picks = [encoded[i] for i in sorted({order[len(order) // 4], order[(3 * len(order)) // 4]})]  # of two lengths
         k = max(len(e.options) for e in picks)
         tolerance = slack * TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
         self.route = "single"

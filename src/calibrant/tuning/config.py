@@ -52,9 +52,7 @@ class TuneConfig(Strict):
 
     objective: Objective = "cft"
     epochs: float = Field(2, gt=0, description="passes over the training questions")
-    batch_size: int = Field(
-        16, ge=1, description="questions an optimiser step, over all devices' accumulation on one device"
-    )
+    batch_size: int = Field(16, ge=1, description="questions an optimiser step, over all forward passes and devices")
     micro_batch_size: int | None = Field(
         None, ge=1, description="questions a forward pass; batch_size must be a multiple"
     )

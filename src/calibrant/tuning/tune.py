@@ -23,7 +23,7 @@ from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
 from calibrant.tuning.targets import folds_of
@@ -316,10 +316,11 @@ def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loade
         arguments._n_gpu = 1  # several GPUs are driven by accelerate launch or torchrun, one process each
     processes = arguments.world_size  # known only now: the library joins the process group when it makes its settings
     if config.batch_size % (config.accumulation_unit * processes):
+        smaller = "set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes"
         raise ConfigError(
-            asked=f"batch_size {config.batch_size} over {processes} processes",
+            asked=f"{config.objective} with batch_size {config.batch_size} over {processes} processes",
             found=f"a forward pass takes {config.accumulation_unit} questions on each",
-            todo="set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes",
+            todo="start one process, which sees the whole batch" if config.objective in BATCH_STATISTICS else smaller,
         )
     arguments.gradient_accumulation_steps = config.batch_size // (config.accumulation_unit * processes)
     return arguments

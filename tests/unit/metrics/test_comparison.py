@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calibrant.cli.tables import comparison_text
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import compare, compare_many, measure
 from calibrant.scores import Scores
@@ -89,6 +91,15 @@ def test_other_questions_answers_options_or_repeated_ids_are_refused():
         compare(a.select([0]), b.select([0]))
     with pytest.raises(ConfigError, match="conf_ece"):
         compare(a, b)["ece"]
+
+
+def test_an_infinite_loss_is_said_in_words():
+    fair, sure = (Scores.from_probs([p] * 20, [0] * 10 + [1] * 10) for p in ([0.6, 0.4], [1.0, 0.0]))
+    said = compare(sure, fair).sentence("nll", "before", "after")
+    assert said == "nll: infinite (before), since some answers have probability 0; no change to speak of, n = 20"
+    table = comparison_text(Path("a"), Path("b"), compare(sure, fair))
+    assert "an answer has probability 0" in table
+    assert "nan" not in table
 
 
 def test_json_has_no_nan_even_where_nll_is_infinite():

@@ -220,6 +220,15 @@ def test_the_last_bits_of_a_score_which_differ_between_processors_change_no_fold
     assert np.array_equal(fold_of(other, 5, 0, OUTER), fold_of(certain, 5, 0, OUTER))
 
 
+def test_what_was_applied_before_stays_in_the_provenance(draw):
+    fit, other = draw(200, power=2.0), draw(100, power=2.0, name="other")
+    once = fitted("temperature", fit).apply(other)
+    twice = fitted("isotonic", fit).apply(once)
+    assert "after" not in once.provenance["scaler"]
+    assert twice.provenance["scaler"]["name"] == "isotonic"
+    assert twice.provenance["scaler"]["after"] == once.provenance["scaler"]
+
+
 def test_a_reference_of_other_questions_is_refused(draw):
     with pytest.raises(ScoresError, match="only in"):
         cross_validated(SCALERS["daca"](), draw(30), reference=draw(30, name="other"))
