@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coverage import moved
 
 from calibrant import Scores, measure
 from calibrant.files import write_json
@@ -35,7 +34,9 @@ def sample(rng: np.random.Generator, clusters: int, size: int, spread: float, of
     p_NK = rng.dirichlet(np.ones(K), len(cluster_N))
     c_N = p_NK.max(1)
     offset_N = rng.uniform(-spread, spread, clusters)[cluster_N]
-    truth_NK = moved(p_NK, offset_N * np.minimum(c_N, 1 - c_N) - off)
+    right_N = np.clip(c_N + offset_N * np.minimum(c_N, 1 - c_N) - off, 0, 1)
+    truth_NK = p_NK * ((1 - right_N) / np.maximum(1 - c_N, 1e-12))[:, None]
+    truth_NK[np.arange(len(c_N)), p_NK.argmax(1)] = right_N
     answer_N = (rng.random((len(c_N), 1)) > np.cumsum(truth_NK, 1)[:, :-1]).sum(1)
     return Scores.from_probs(p_NK, answer_N), cluster_N
 
@@ -61,6 +62,23 @@ def simulate(reps: int) -> list[dict[str, Any]]:
             )  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: shares in per cent, and what the floors were on average."""
+    head = (
+        "clusters × questions", "± in a cluster", "off everywhere", "above the floor of questions", "of clusters",
+        "interval above 0", "floors (p95)",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in result["rows"]:
+        shares = (row[name] for name in ("above_label_floor", "above_clustered_floor", "interval_leaves_0_out"))
+        lines.append(
+            f"| {row['clusters']} × {row['questions_each']} | {row['spread']:g} | {row['off']:g} | "
+            + " | ".join(f"{100 * share:.0f}" for share in shares)
+            + f" | {row['label_p95']:.3f}, {row['clustered_p95']:.3f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:

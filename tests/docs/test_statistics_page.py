@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["coverage", "difference_coverage"])
+@pytest.mark.parametrize("name", ["coverage", "difference_coverage", "clustered_floor"])
 def test_the_tables_of_coverage_are_those_of_the_committed_simulations(name):
     spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
@@ -19,7 +19,7 @@ def test_the_tables_of_coverage_are_those_of_the_committed_simulations(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
-    mark = name.removesuffix("_coverage")
+    mark = name.removesuffix("_coverage").replace("_", " ")
     shown = re.search(rf"<!-- {mark} table -->\n(.*?)\n<!-- end of {mark} table -->", PAGE, re.DOTALL)
     assert shown is not None
     assert shown.group(1) == module.table(result)
