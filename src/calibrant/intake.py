@@ -9,7 +9,7 @@ from typing import Any
 
 from calibrant.errors import LeakageError, QuestionError
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
-from calibrant.sources import answer_index, fields_of, numeral, rename
+from calibrant.sources import answer_index, fields_of, is_text_of, missing, numeral, rename
 from calibrant.sources.layouts import MAPPING_KEYS
 from calibrant.sources.readers import Rows, read_file, read_folder, read_hub, read_list
 
@@ -140,11 +140,14 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
         raise row
     if isinstance(row, Question):
         return row
+    if isinstance(row, Mapping):
+        row = {name: None if missing(value) else value for name, value in row.items()}
     base = columns.get("answer_base")
     renamed, taken = rename(row, columns)
     fields = fields_of(renamed)
     if base is None and not fields.labels and (number := numeral(fields.answer)) is not None:
-        from_one.see(number, len(fields.choices))
+        if not is_text_of(fields.answer, fields.choices):
+            from_one.see(number, len(fields.choices))
         if fields.unsure:
             raise QuestionError(
                 asked="one correct option",

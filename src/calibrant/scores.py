@@ -231,12 +231,12 @@ class Scores:
             "answer_N": np.ascontiguousarray(self.answer_N),
             "k_N": np.ascontiguousarray(self.k_N),
             "logmass_N": np.ascontiguousarray(self.logmass_N),
-            "text": np.frombuffer(json.dumps(text, ensure_ascii=False).encode(), dtype=np.uint8).copy(),
+            "text": np.frombuffer(json.dumps(text, default=_plain).encode(), dtype=np.uint8).copy(),
         }
         head = {"version": FORMAT_VERSION, "split": self.split, "provenance": dict(self.provenance)}
         head["sha256"] = _checksum(tensors, head)
         # one entry, because safetensors writes several in any order: equal scores are equal bytes
-        metadata = {FORMAT: json.dumps(head, ensure_ascii=False, sort_keys=True)}
+        metadata = {FORMAT: json.dumps(head, sort_keys=True)}
         write_atomically(path, safetensors.numpy.save(tensors, metadata=metadata))
         return path
 
@@ -253,11 +253,13 @@ class Scores:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (safetensors.SafetensorError, OSError) as error:
             raise ScoresError(asked=asked, found=f"not a readable scores file ({error})", todo="score again") from error
-        head = json.loads(metadata.get(FORMAT, "{}"))
+        head = _head(metadata, asked)
         if not 0 < head.get("version", 0) <= FORMAT_VERSION:
             raise ScoresError(
                 asked=asked,
-                found=f"{FORMAT} version {head['version']}" if head else f"metadata {sorted(metadata)}, no {FORMAT}",
+                found=f"{FORMAT} version {head.get('version')}"
+                if head
+                else f"metadata {sorted(metadata)}, no {FORMAT}",
                 todo=f"give a file that calibrant wrote, of version {FORMAT_VERSION} or older, or upgrade calibrant",
             )
         wanted = head.pop("sha256", "")
@@ -276,6 +278,27 @@ class Scores:
             split=head["split"],
             provenance=head["provenance"],
         )
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar of a column as a number."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ScoresError(
+        asked="columns that can be kept",
+        found=f"{value!r}, a {type(value).__name__}",
+        todo="give texts, numbers, truth values or None",
+    )
+
+
+def _head(metadata: Mapping[str, str], asked: str) -> dict[str, Any]:
+    try:
+        head = json.loads(metadata.get(FORMAT, "{}"))
+        if isinstance(head, dict) and isinstance(head.get("version", 0), int):
+            return head
+    except ValueError:
+        pass
+    raise ScoresError(asked=asked, found="damaged metadata", todo="score again")
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> str:
@@ -335,6 +358,9 @@ def _validate(s: Scores) -> None:
         )
     _as_matrix(s.logp_NK, "logp_NK")
     _refuse_rows(np.isnan(s.logp_NK), s.logp_NK, "log-probabilities that are numbers")
+    _refuse_rows(
+        s.logmass_N > 1e-6, s.logmass_N, "the log of the options' probability, 0 or less, or nan where unknown"
+    )
     _refuse_rows((s.k_N < 2) | (s.k_N > s.k), s.k_N, "at least two options, at most one a column")
     absent_NK = np.arange(s.k) >= s.k_N[:, None]
     _refuse_rows(absent_NK & ~np.isneginf(s.logp_NK), s.logp_NK, "-inf where a question has no such option")

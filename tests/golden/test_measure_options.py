@@ -52,6 +52,29 @@ def test_the_battery_is_added(folder):
     assert "smooth ece" in run("measure", "sharp", "--battery", cwd=folder)
 
 
+def test_what_knows_of_no_clusters_is_said(folder):
+    for option in (("--battery",), ("--by", "answer"), ("--target-accuracy", "0.6")):
+        assert "Only the first table knows of the clusters" in run(
+            "measure", "flat", *option, "--cluster", "subject", cwd=folder
+        )
+    found = json.loads(run("measure", "flat", "--battery", "--cluster", "subject", "--json", cwd=folder))
+    assert any("takes questions as independent" in note for note in found["notes"])
+    assert "independent" not in run("measure", "flat", "--cluster", "subject", cwd=folder)
+    assert "in 2 clusters" in run("diagnose", "flat", "--cluster", "subject", cwd=folder)
+    assert "no use for that" in run("compare", "sure", "sharp", "--metric", "nll", cwd=folder, code=2)
+
+
+def test_a_refused_copy_is_told_what_decided(folder):
+    """Near ties of a fifth of the questions turn over: it hardly moved, and it is right less often."""
+    answer = [0] * 300 + [1] * 200
+    before = [[0.7, 0.3]] * 200 + [[0.502, 0.498]] * 100 + [[0.7, 0.3]] * 200
+    after = [[0.7, 0.3]] * 200 + [[0.498, 0.502]] * 100 + [[0.7, 0.3]] * 200
+    for name, p in (("before", before), ("after", after)):
+        Scores.from_probs(p, answer).save(folder / name)
+    assert "found: accuracy got worse by 0.2, beyond chance" in run("drift", "before", "after", cwd=folder, code=2)
+    assert "found: it moved by" in run("drift", "flat", "sure", cwd=folder, code=2)
+
+
 def test_several_are_compared_with_a_correction(folder):
     found = json.loads(run("compare", "sure", "sharp", "flat", "sure", "--json", cwd=folder))
     assert found["sharp"]["value"] == pytest.approx(-0.29)  # |.7 − .99| = .29 to 0: .9 and .5 are met exactly

@@ -1,9 +1,11 @@
 """The ladder on tiny models: protocol, cells, errors, resumption; and a table against measure and compare."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from calibrant.errors import ConfigError, LeakageError, QuestionError, ScoresError
 from calibrant.ladder import FIXES, Ladder, ladder, read_table, settings_named, write_table
@@ -301,6 +303,18 @@ def test_a_setting_or_a_fix_that_is_not_there_is_refused(make_ladder):
     for wrong, found in (("cft", "'cft', which is not"), ("cft=", "not FIX=SETTING"), ("cft=a,cft=b", "cft twice")):
         with pytest.raises(ConfigError, match=found):
             settings_named(wrong)
+
+
+def test_a_folder_does_not_go_on_with_another_model_in_the_place_of_its_own(make_ladder, model_folder, tmp_path):
+    shutil.copytree(model_folder(), tmp_path / "model")
+    made = make_ladder(model=tmp_path / "model", fixes=["temperature"])
+    made.run()
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file(
+        {name: w * 1.01 for name, w in weights.items()}, tmp_path / "model" / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ConfigError, match="different weights"):
+        made.run()
 
 
 def test_the_plan_names_every_cell_and_a_dry_run_writes_nothing(make_ladder):

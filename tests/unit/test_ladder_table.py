@@ -139,8 +139,12 @@ def test_too_few_draws_for_any_verdict_are_said(lay):
 def test_a_contest_that_nobody_wins_and_one_that_harms(lay):
     out = lay({"aligned": {"test": [world(sharp=1.0)]}, "isotonic": {"test": [world(sharp=1.0, jitter=0.1)]}})
     words = headline(read_table(out, n_boot=200))
-    assert words.headline.startswith("isotonic has the lowest calibration error, but not detectably")
+    assert words.headline == "No fix is detectably better calibrated than the aligned model"
     assert words.tone == "neutral"
+    lower = lay({"aligned": {"test": [world(sharp=1.0, jitter=0.1)]}, "isotonic": {"test": [world(sharp=1.0)]}})
+    assert headline(read_table(lower, n_boot=200)).headline.startswith(
+        "isotonic has the lowest calibration error, but not detectably"
+    )
     assert "the only fix" in words.sentences[1]
 
 
@@ -175,6 +179,20 @@ def test_clusters_are_passed_on(lay):
     assert ends[0].low != ends[1].low
     with pytest.raises(ConfigError, match="clusters by column"):
         read_table(out, cluster="nothing")
+
+
+def test_chance_is_said_to_be_that_of_clusters_where_they_are_resampled(lay):
+    out = contest(lay)
+    for cluster, said in ((None, "labels are drawn from the model"), ("subject", "over all clusters")):
+        assert said in write_table(read_table(out, n_boot=100, cluster=cluster), out).read_text()
+
+
+def test_sets_whose_names_differ_in_signs_only_have_pictures_of_their_own(lay):
+    names = ("test", "arc-easy", "arc_easy", "ARC easy")
+    out = lay({"aligned": {name: [world(sharp=2.0)] for name in names}}, sets=names)
+    page = write_table(read_table(out, n_boot=100), out)
+    pictures = sorted(path.stem for path in page.parent.glob("accuracy-error-*.svg"))
+    assert pictures == [f"accuracy-error-set-{n}" for n in ("arc-easy", "arc-easy-3", "arc-easy-4", "test")]
 
 
 def test_no_ladder_no_table(tmp_path):

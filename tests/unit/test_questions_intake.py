@@ -21,6 +21,7 @@ from calibrant.intake import load_questions
 from calibrant.questions import Question, QuestionSet, Skipped
 from calibrant.sources.readers import read_hub
 
+NAN = float("nan")
 GOOD: list[dict[str, Any]] = [
     {"id": "a", "question": "Sky?", "choices": ["red", "blue"], "answer": 1, "subject": "colour", "year": 2020},
     {"id": "b", "question": "Grass?", "choices": ["green", "blue", "red"], "answer": 0, "subject": None, "year": 2021},
@@ -322,3 +323,25 @@ def test_every_row_becomes_a_question_or_a_named_reason(kinds: list[int]) -> Non
     assert len(loaded) == wanted
     assert len(loaded) + len(loaded.skipped) == len(rows)
     assert len({s.where for s in loaded.skipped}) == len(loaded.skipped)
+
+
+def test_a_missing_cell_of_a_table_of_floats_is_no_text():
+    """As ``pandas.read_csv(...).to_dict("records")`` gives rows of two and of three options."""
+    rows = [
+        {"id": "a", "question": "Up?", "A": "x", "B": "y", "C": "z", "answer": "C", "subject": "s", "year": 1.0},
+        {"id": NAN, "question": "Iron?", "A": "no", "B": "yes", "C": NAN, "answer": "B", "subject": NAN, "year": NAN},
+    ]
+    one, two = load_questions(rows)
+    assert one.choices == ("x", "y", "z")
+    assert (two.choices, two.answer, two.subject) == (("no", "yes"), 1, None)
+    assert "nan" not in two.id
+    assert two.columns["year"] is None
+    with pytest.raises(QuestionError, match="empty"):
+        load_questions([{"question": "Up?", "choices": ["a", NAN], "answer": 0}])
+
+
+def test_a_number_as_text_that_can_only_be_an_options_text_is_that():
+    row = {"question": "2+2?", "choices": ["3", "4", "5", "6"], "answer": "4"}
+    assert load_questions([row])[0].answer == 1
+    with pytest.raises(QuestionError, match="count from 1"):
+        load_questions([{**row, "answer": 4}])

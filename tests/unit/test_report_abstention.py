@@ -29,8 +29,8 @@ def test_numbers_are_those_of_the_metrics_and_the_sentences_say_them():
         assert one.decision == threshold_for(scores.confidence_N, scores.correct_N, 0.9)
         assert one.aurc == battery(scores, n_boot=BOOT)["aurc"]
     assert found.sentences[:2] == [
-        "Before, answering where confidence is at least 97.00% keeps 50.0% of the questions, 96.0% of them right.",
-        "After, answering where confidence is at least 90.00% keeps 50.0% of the questions, 96.0% of them right.",
+        "Before, answering where confidence is at least 0.97 keeps 50.0% of the questions, 96.0% of them right.",
+        "After, answering where confidence is at least 0.9 keeps 50.0% of the questions, 96.0% of them right.",
     ]
     assert f"{found.after.aurc.value:.3f}" in found.sentences[2]
 
@@ -55,7 +55,7 @@ def test_where_nothing_can_be_promised_it_says_why_and_draws_no_disc():
 
 def test_the_page_shows_it_and_the_target_can_be_another_or_none(tmp_path):
     domain = told_apart()
-    for target, words in ((0.9, "97.00%"), (0.99, "promise 99% right"), (None, None)):
+    for target, words in ((0.9, "at least 0.97 keeps"), (0.99, "promise 99% right"), (None, None)):
         out = tmp_path / str(target)
         html = report([domain], out=out, n_boot=BOOT, target_accuracy=target).read_text()
         values = json.loads((out / "report.json").read_text())["domains"][0]["abstention"]

@@ -56,6 +56,35 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         Scores.load(path)
 
 
+def test_columns_of_numpy_values_and_broken_text_are_kept_and_what_cannot_be_is_named(tmp_path):
+    p, answer = [[0.6, 0.4]] * 3, [0, 1, 0]
+    kept = Scores.from_probs(p, answer, columns={"x": np.arange(3), "y": ["a", "\ud83d", None]})
+    again = Scores.load(kept.save(tmp_path / "kept"))
+    assert again.columns == {"x": (0, 1, 2), "y": ("a", "\ud83d", None)}
+    with pytest.raises(ScoresError, match="a set"):
+        Scores.from_probs(p, answer, columns={"x": [{1}, {2}, {3}]}).save(tmp_path / "set")
+
+
+def test_damaged_metadata_is_refused_in_words(tmp_path):
+    content = Scores.from_probs([[0.6, 0.4]] * 3, [0, 1, 0]).save(tmp_path / "whole").read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    refused = 0
+    for place in range(8, 8 + len(header)):
+        damaged = bytearray(content)
+        damaged[place] ^= 2
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            Scores.load(tmp_path / "damaged")
+        except ScoresError:
+            refused += 1
+    assert refused > 0.9 * len(header)
+
+
+def test_a_logmass_that_is_a_probability_is_refused():
+    with pytest.raises(ScoresError, match="0 or less"):
+        Scores.from_logp([[-0.7, -0.7]], [0], logmass=[0.9])
+
+
 def test_a_cut_file_a_foreign_file_and_no_file_are_refused(tmp_path):
     path = some().save(tmp_path / "a.scores")
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-40])

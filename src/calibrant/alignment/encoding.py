@@ -74,10 +74,13 @@ class Encoder:
             return self._ended(prompt_tokens, before, spaced)
         messages = [*(t._asdict() for t in prompt.turns), {"role": "assistant", "content": response}]
         full = self._templated(messages, prompt.id, add_generation_prompt=False)
-        at = full.rfind(response.strip())
+        said = response.strip()
+        at = full.find(said, len(before))
+        if full[len(before) : at].strip():  # the template opens a turn with more, such as an empty thought
+            at = full.rfind(said)
         if full.startswith(before) and at >= len(before):
-            text = full[len(before) : at + len(response.strip())]
-            closing = full[at + len(response.strip()) :]
+            text = full[len(before) : at + len(said)]
+            closing = full[at + len(said) :]
             text += closing.rstrip() or closing
             whole = tokens_of(self.tokenizer, [before + text], False)[0]
             return tokens_after(self.tokenizer, prompt_tokens, whole, text)

@@ -39,7 +39,7 @@ Verdict: tie"""
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0
 
-_VERDICT = re.compile(r"verdict\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+)?(A|B|tie)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"verdict\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+|an?\s+(?=tie))?(A|B|tie)\b", re.IGNORECASE)
 _BARE = re.compile(r"[*_`\"'\[(]*(A|B|tie)[*_`\"'\])]*\.?", re.IGNORECASE)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.scoring.models import LoadedModel, fingerprint, load_model
+from calibrant.scoring.models import LoadedModel, fingerprints, load_model
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")
@@ -89,7 +89,7 @@ class ModelPair:
         named = {"model": self.model, "adapter": self.adapter, "tuned": self.tuned}
         return {
             **{name: None if at is None else str(at) for name, at in named.items()},
-            "weights": {n: fingerprint(Path(at)) for n, at in named.items() if at is not None and Path(at).exists()},
+            "weights": fingerprints(**named),
             "loading": {name: str(value) for name, value in self.loading.items()},
         }
 

@@ -14,6 +14,7 @@ from calibrant.scores import Scores
 
 
 def run(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(help="Scores before.", show_default=False)],
     b: Annotated[
         list[Path], typer.Argument(help="Scores after, of the same questions; one or more.", show_default=False)
@@ -29,6 +30,7 @@ def run(
     """The change from A to B in each metric, with paired intervals; several B on one metric, corrected for their number."""
     base = Scores.load(a)
     if len(b) == 1:
+        o.refuse_unused(context, ("metric",), "one B, which is compared on every metric")
         found = compare(base, Scores.load(b[0]), n_bins=bins, n_boot=draws, level=level, seed=seed, cluster=cluster)
         if json:
             o.print_json(found.to_json())

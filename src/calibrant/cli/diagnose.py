@@ -27,6 +27,7 @@ def run(
     ] = None,
     seed: o.Seed = 0,
     draws: o.Draws = 1000,
+    cluster: o.Cluster = None,
     json: o.Json = False,
 ) -> None:
     """Over- or underconfident, in which regime, by which evidence, and what to do: nothing, temperature, CFT or RCFT."""
@@ -38,6 +39,7 @@ def run(
         preferences=None if preferences is None else read_preferences(preferences, seed=seed, n_boot=draws),
         seed=seed,
         n_boot=draws,
+        cluster=cluster,
     )
     if json:
         o.print_json(found.to_json())

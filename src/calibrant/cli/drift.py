@@ -9,6 +9,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.cli.tables import drift_text
 from calibrant.errors import ModelError
+from calibrant.metrics import Drift
 
 Side = "Scores file, export folder, model (hub id or folder), or GGUF file."
 
@@ -61,6 +62,15 @@ def run(
     if not found.is_faithful:
         raise ModelError(
             asked=f"{b} within {found.tolerance:g} of {a}",
-            found=f"it moved by {found.movement:.3g} on {found.n} questions",
+            found=f"{_moved(found)} on {found.n} questions",
             todo="use a finer precision, or measure, rescale and set thresholds again with this copy",
         )
+
+
+def _moved(found: Drift) -> str:
+    """What was too much of a change."""
+    if found.movement > found.tolerance:
+        return f"it moved by {found.movement:.3g}"
+    changes = {"accuracy": -found.accuracy.value, "conf-ECE": found.conf_ece.value}
+    worst = max(changes, key=lambda name: changes[name])
+    return f"{worst} got worse by {changes[worst]:.3g}, beyond chance, though it moved by {found.movement:.3g} only"

@@ -38,8 +38,12 @@ def run(
     decision = None
     if target_accuracy is not None:
         decision = threshold_for(s.confidence_N, s.correct_N, target_accuracy, level)
+    others = full or by is not None or target_accuracy is not None
+    note = [f"Only the first table knows of the clusters ({cluster}): the rest takes questions as independent."]
+    note = note if others and cluster is not None else []
     if json:
         out = found.to_json()
+        out["notes"] += note
         if further is not None:
             out["battery"] = {name: estimate.to_json() for name, estimate in further.items()}
         if parts is not None:
@@ -55,3 +59,5 @@ def run(
         typer.echo("\n" + slices_text(by or "", parts))
     if decision is not None:
         typer.echo("\n" + decision_text(decision))
+    for line in note:
+        typer.echo(f"\n{line}")

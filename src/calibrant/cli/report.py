@@ -54,7 +54,7 @@ def run(
     facts = pairs[0][0].provenance
     page = report(
         domains,
-        diagnosis=diagnose(pairs[0][0]),
+        diagnosis=diagnose(pairs[0][0], cluster=cluster),
         alignment=None if alignment is None else read_json(alignment),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         target_accuracy=target_accuracy,

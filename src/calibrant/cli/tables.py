@@ -46,7 +46,7 @@ def decision_text(d: Decision) -> str:
     if d.threshold is None:
         return f"accuracy {d.target:g} cannot be guaranteed at {d.level:.0%} by any threshold: {d.note}"
     return (
-        f"answer where confidence >= {d.threshold:.4f}: accuracy is at least {d.target:g} with {d.level:.0%} confidence "
+        f"answer where confidence >= {float(d.threshold)!r}: accuracy is at least {d.target:g} with {d.level:.0%} confidence "
         f"(seen {d.accuracy:.4f}); answered {d.coverage:.1%}, abstained {d.abstention:.1%} of {d.n}"
     )
 

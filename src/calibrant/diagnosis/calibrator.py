@@ -48,4 +48,4 @@ def calibrated(scores: Scores, own: Tempered | None, how: Sampling) -> tuple[Sco
 
 def remeasure(scores: Scores, how: Sampling) -> Measurement:
     """:func:`~calibrant.metrics.measure` with the settings of the diagnosis."""
-    return measure(scores, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed)
+    return measure(scores, n_bins=how.n_bins, n_boot=how.n_boot, level=how.level, seed=how.seed, cluster=how.cluster)

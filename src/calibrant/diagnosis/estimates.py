@@ -13,25 +13,42 @@ import numpy as np
 
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.sums import bootstrap_sums
-from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible, wilson_interval
+from calibrant.metrics.uncertainty import (
+    cell_noise,
+    cluster_factor,
+    error_interval,
+    percentile_interval,
+    possible,
+    wilson_interval,
+)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How intervals are made: B draws, level, seed, and M bins for binned errors."""
+    """How intervals are made: B draws, level, seed, M bins for binned errors; and one label a question where whole clusters
+    are resampled.
+    """
 
     n_boot: int
     level: float
     seed: int
     n_bins: int
+    cluster: tuple[str, ...] | None = None
+
+    @property
+    def n_clusters(self) -> int | None:
+        """G, or ``None`` where questions are resampled."""
+        return None if self.cluster is None else len(set(self.cluster))
 
 
 def mean_draws(columns_NC: np.ndarray, how: Sampling) -> np.ndarray:
     """Bootstrap means of C columns, (B, C); the questions of a draw are the same for all columns."""
     n = len(columns_NC)
     weighted_NC = np.column_stack([np.ones(n), columns_NC])
-    draws_BC = bootstrap_sums(weighted_NC.__getitem__, n, how.n_boot, how.seed)
-    return np.asarray(draws_BC[:, 1:] / draws_BC[:, :1])
+    cluster_N = None if how.cluster is None else np.unique(np.array(how.cluster), return_inverse=True)[1]
+    draws_BC = bootstrap_sums(weighted_NC.__getitem__, n, how.n_boot, how.seed, cluster_N)
+    mean_C = columns_NC.mean(0)
+    return np.asarray(mean_C + cluster_factor(how.n_clusters, how.level) * (draws_BC[:, 1:] / draws_BC[:, :1] - mean_C))
 
 
 def mean_estimates(columns: Mapping[str, np.ndarray], how: Sampling) -> dict[str, Estimate]:

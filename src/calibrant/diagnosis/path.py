@@ -163,7 +163,8 @@ def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple
             )
     if _off_balance(last) and any(p.gap is not None and not _off_balance(p) for p in points[:-1]):
         signs.append("mean confidence and accuracy of the last checkpoint differ, with an interval that excludes 0")
-    if last.floor_p95 is not None and not last.calibrated and any(p.calibrated for p in points[:-1]):
+    beyond = last.floor_p95 is not None and last.conf_ece > last.floor_p95
+    if beyond and any(p.calibrated for p in points[:-1]):
         signs.append(
             f"conf-ECE was within its floor earlier and is {last.conf_ece:.3f} at the last checkpoint "
             f"(floor {last.floor_p95:.3f}, n = {last.n})"

@@ -43,7 +43,7 @@ def read_preferences(file: str | Path, **settings: Any) -> PreferenceDrift:
     """
     asked = f"log-probabilities of preference pairs from {file}"
     rows = []
-    for number, line in enumerate(_text(Path(file), asked).splitlines(), 1):
+    for number, line in enumerate(_text(Path(file), asked).split("\n"), 1):
         if not line.strip():
             continue
         row = _json(line, f"{asked}, line {number}")
@@ -79,7 +79,7 @@ def _points(place: Path) -> Sequence[Point]:
             todo="give the folder of a tuning run or of a trainer that has saved a checkpoint",
         )
     if place.suffix == ".jsonl":
-        lines = [line for line in _text(place, asked).splitlines() if line.strip()]
+        lines = [line for line in _text(place, asked).split("\n") if line.strip()]
         return _of_json([_json(line, f"{asked}, line {i}") for i, line in enumerate(lines, 1)], asked)
     if place.suffix == ".json":
         return _of_json(_json(_text(place, asked), asked), asked)

@@ -64,7 +64,7 @@ class Diagnosis:
     option_mass, letter_prior, collapse, preferences : see their classes; preferences is ``None`` without pairs.
     path, critical_checkpoint : checkpoints of a tuning run, and the most accurate one within its floor.
     reading : ``"letters"``, ``"continuation"``, or ``None`` where the scores do not say.
-    n_bins, n_boot, level, seed, tolerance : how it was found.
+    n_bins, n_boot, level, seed, tolerance, n_clusters : how it was found.
     """
 
     verdict: Verdict
@@ -90,11 +90,12 @@ class Diagnosis:
     level: float
     seed: int
     tolerance: float
+    n_clusters: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is unknown, infinite or not a number is ``None``. ``target_accuracy`` is A* once more."""
         plain = ("verdict", "action", "target_kind", "target_name", "n", "chance", "at_chance", "collapsed", "reading")
-        how = ("n_bins", "n_boot", "level", "seed", "tolerance")
+        how = ("n_bins", "n_boot", "level", "seed", "tolerance", "n_clusters")
         critical = self.critical_checkpoint
         out: dict[str, Any] = {name: getattr(self, name) for name in (*plain, *how)}
         return out | {
@@ -113,6 +114,7 @@ class Diagnosis:
 
     def to_text(self) -> str:
         """What the command prints."""
+        resampled = "" if self.n_clusters is None else f" in {self.n_clusters} clusters"
         lines = [
             f"Verdict: {self.verdict}, relative to {self.target_name}",
             f"Action:  {self.action}: {ACTIONS[self.action]}",
@@ -122,7 +124,7 @@ class Diagnosis:
             *(("", "Warnings") if self.warnings else ()),
             *(f"- {sentence}" for sentence in self.warnings),
             "",
-            f"Numbers (n = {self.n}, {100 * self.level:g} % intervals, {self.n_bins} bins)",
+            f"Numbers (n = {self.n}{resampled}, {100 * self.level:g} % intervals, {self.n_bins} bins)",
             *self._number_lines(),
             "",
             "Options and sharpness",

@@ -16,6 +16,7 @@ from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.comparison import align
+from calibrant.metrics.sums import cluster_codes
 from calibrant.scores import Scores
 
 
@@ -31,6 +32,7 @@ def diagnose(
     n_bins: int = 10,
     level: float = 0.95,
     tolerance: float = TOLERANCE,
+    cluster: str | Sequence[Any] | None = None,
 ) -> Diagnosis:
     """Explain the calibration of ``scores`` and recommend an action; the rule stands in docs/regimes.md.
 
@@ -49,8 +51,8 @@ def diagnose(
         floor_p95, nll, train_accuracy, train_n, step, epoch, signed_gap. :func:`read_path` reads one from files.
     preferences
         What :func:`preference_drift` found on preference pairs under the aligned and the reference model.
-    seed, n_boot, n_bins, level
-        As for ``measure``.
+    seed, n_boot, n_bins, level, cluster
+        As for ``measure``; the checkpoints of ``path`` and the preference pairs are no part of the clusters.
     tolerance
         Excess of accuracy over the critical accuracy, in shares, that is taken as none.
 
@@ -72,7 +74,9 @@ def diagnose(
         raise ConfigError(
             asked="a tolerance", found=f"{tolerance}", todo=f"give a share in (0, 1), usually {TOLERANCE}"
         )
-    how = Sampling(n_boot, level, seed, n_bins)
+    codes = cluster_codes(scores, cluster)
+    labels = None if codes is None else tuple(f"{code:09d}" for code in codes)  # in the order that measure gives them
+    how = Sampling(n_boot, level, seed, n_bins, labels)
     reference = None if reference is None else align(scores, reference)[0]
     target = None if target is None else align(scores, target)[0]
     points = checkpoints(path, how)
@@ -105,6 +109,7 @@ def diagnose(
         level=level,
         seed=seed,
         tolerance=tolerance,
+        n_clusters=how.n_clusters,
     )
 
 

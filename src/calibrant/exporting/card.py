@@ -61,7 +61,7 @@ def abstention_words(facts: Mapping[str, Any]) -> str:
     if a is None:
         return "No threshold was asked for."
     text = (
-        f"Answer where the confidence is at least {a['threshold']:.4f}: accuracy among the answered is then at least "
+        f"Answer where the confidence is at least {float(a['threshold'])!r}: accuracy among the answered is then at least "
         f"{a['target']:g}, with probability {a['level']:.0%} over the drawing of the {a['n']:,} calibration questions, for "
         f"questions like them. {a['coverage']:.1%} of them are answered."
     )

@@ -234,6 +234,8 @@ FIXES: tuple[Fix, ...] = (
     _then_temperature("cft"),
     _then_temperature("cft-options"),
     _then_temperature("rcft"),
+    _then_temperature("label-smoothing"),
+    _then_temperature("focal"),
 )
 
 

@@ -45,6 +45,7 @@ def write_table(table: Table, out: str | Path) -> Path:
         "unfinished": words.unfinished(table),
         "protocol": words.protocol(table),
         "facts": words.facts(table),
+        "chance": words.chance(table),
     }
     values = {"verdict": verdict.to_json(), **table.to_json(), "figures": [p.file for p in pictures.values()]}
     write_json(folder / "table.json", values)
@@ -56,8 +57,8 @@ def _rows(table: Table, one: Standings, pictures: dict[str, Picture]) -> dict[st
     ordered = sorted(one.entries.values(), key=lambda entry: entry.estimates["conf_ece"].value)
     return {
         "title": words.title_of(one),
-        "key": _key(one),
-        "picture": pictures[_key(one)],
+        "key": _key(table, one),
+        "picture": pictures[_key(table, one)],
         "rows": [
             {
                 "name": entry.name,
@@ -86,7 +87,8 @@ def _pictures(table: Table) -> dict[str, Picture]:
         figure = figure_of(accuracy_error_plot(some))
         caption = "A hollow point cannot be told from calibrated. Lower and further right is better."
         alt = f"Accuracy and calibration error of each fix on {one.title}: {said}."
-        out[_key(one)] = Picture(figure, f"accuracy-error-{_key(one)}", alt, caption)
+        key = _key(table, one)
+        out[key] = Picture(figure, f"accuracy-error-{key}", alt, caption)
     for column in words.COLUMNS if sets else ():
         figure = metric_plot(
             sets,
@@ -102,5 +104,8 @@ def _pictures(table: Table) -> dict[str, Picture]:
     return out
 
 
-def _key(one: Standings) -> str:
-    return "set-" + "".join(c if c.isalnum() else "-" for c in one.name.lower())
+def _key(table: Table, one: Standings) -> str:
+    """Of a set's section and file: its name, with a number where an earlier set's comes out alike."""
+    slugs = ["".join(c if c.isalnum() else "-" for c in other.name.lower()) for other in table.sets]
+    at = next(i for i, other in enumerate(table.sets) if other is one)
+    return f"set-{slugs[at]}" + (f"-{at + 1}" if slugs[at] in slugs[:at] else "")

@@ -34,6 +34,7 @@ from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
 from calibrant.scores import Scores
+from calibrant.scoring.models import fingerprints
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
@@ -169,7 +170,8 @@ def ladder(
 
     Resumable: called again with the same arguments it goes on where it stopped, however it stopped. More fixes and more
     seeds may be added to a folder; model, prompt, questions, base settings and budget may not change. An error in one
-    cell is recorded there, and the other cells go on; a later call tries that cell again.
+    cell is recorded there, and the other cells go on; a later call tries that cell again, but for a setting of a sweep
+    that has chosen another.
 
     Parameters
     ----------
@@ -371,6 +373,7 @@ def _claim(asked: Ladder) -> None:
     config = asked.config.model_dump(mode="json")
     identity = {
         "model": str(asked.model),
+        "weights": fingerprints(model=asked.model, reference=asked.reference, adapter=asked.alignment_adapter),
         "loading": {name: str(value) for name, value in asked.loading.items()},
         "prompt": asdict(asked.style),
         "prompt_digest": asked.style.digest,

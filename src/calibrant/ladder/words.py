@@ -55,7 +55,7 @@ def headline(table: Table) -> Verdict:
     e, before = best.estimates["conf_ece"], start.estimates["conf_ece"]
     cut = "" if best.cut is None else f", {best.cut.value:.0f} % of the excess over the noise floor cut"
     first = (
-        f"On {main.n:,} questions of {main.title} (in domain), {winner} has the lowest calibration error: "
+        f"On {main.n:,} questions of {main.title} (in domain), {winner} has the lowest calibration error of the fixes: "
         f"{_said(e)}, against {_said(before)} of the aligned model{cut}; its accuracy is "
         f"{_said(best.estimates['accuracy'], COLUMNS[1])} against {_said(start.estimates['accuracy'], COLUMNS[1])}."
     )
@@ -69,7 +69,9 @@ def headline(table: Table) -> Verdict:
     words = {
         "better": f"{winner} is best calibrated",
         "worse": f"No fix helps; {winner} harms least",
-        "undecided": f"{winner} has the lowest calibration error, but not detectably below the aligned model's",
+        "undecided": f"{winner} has the lowest calibration error, but not detectably below the aligned model's"
+        if e.value < before.value
+        else "No fix is detectably better calibrated than the aligned model",
     }[moved]
     if moved == "better" and level:
         words += ", level with others"
@@ -99,6 +101,13 @@ def losses(table: Table) -> list[str]:
             said = ". ".join(f"{text[0].upper()}{text[1:]}" for text in found) if found else "Nowhere detectably worse"
             out.append(f"{name}: {said}.")
     return out
+
+
+def chance(table: Table) -> str:
+    """What the column *chance* is the 95th percentile of."""
+    if table.settings["cluster"] is None:
+        return "when labels are drawn from the model's own probabilities"
+    return "of a model that is calibrated over all clusters, though not in each, under the noise of whole clusters"
 
 
 def cost(standing: Standing) -> dict[str, str]:
@@ -204,11 +213,7 @@ def too_few_draws(table: Table) -> bool:
 
 def unfinished(table: Table) -> list[str]:
     """Fixes that were not run, failed, or are under way."""
-    return [
-        f"{s.fix.name}: {s.state}{': ' + s.reason if s.reason else ''}"
-        for s in table.fixes
-        if s.state != COMPLETE or s.reason
-    ]
+    return [f"{s.fix.name}: {s.state}{': ' + s.reason if s.reason else ''}" for s in table.fixes if s.state != COMPLETE]
 
 
 def total_time(table: Table) -> str:

@@ -166,8 +166,10 @@ def _ranges(values: Sequence[Any]) -> list[str]:
     known = number_N[~np.isnan(number_N)]
     edges = np.unique(np.quantile(known, np.arange(1, QUANTILES) / QUANTILES))
     part_N = np.searchsorted(edges, number_N, side="left")
-    names = {}
-    for part in np.unique(part_N[~np.isnan(number_N)]):
-        inside = number_N[(part_N == part) & ~np.isnan(number_N)]
-        names[int(part)] = f"{inside.min():g} to {inside.max():g}"
+    inside = {int(part): number_N[part_N == part] for part in np.unique(part_N[~np.isnan(number_N)])}
+    ends = {part: (np.nanmin(values), np.nanmax(values)) for part, values in inside.items()}
+    for digits in (6, 9, 12, 17):  # as many as tell the parts apart
+        names = {part: f"{low:.{digits}g} to {high:.{digits}g}" for part, (low, high) in ends.items()}
+        if len(set(names.values())) == len(names):
+            break
     return ["(none)" if np.isnan(x) else names[int(p)] for x, p in zip(number_N, part_N, strict=True)]

@@ -99,14 +99,14 @@ def promise(d: Decision, when: str = "") -> str:
     """The threshold in a sentence; ``when`` is before, after or nothing.
 
     >>> promise(threshold_for([0.9] * 100 + [0.4] * 100, [1] * 99 + [0] + [1, 0] * 50, target_accuracy=0.9))
-    'Answering where confidence is at least 90.00% keeps 50.0% of the questions, 99.0% of them right.'
+    'Answering where confidence is at least 0.9 keeps 50.0% of the questions, 99.0% of them right.'
     """
     start = f"{when.capitalize()}, answering" if when else "Answering"
     if d.threshold is None:
         said = f"{when.capitalize()}, no" if when else "No"
         return f"{said} confidence is high enough to promise {d.target:.0%} right: {d.note}."
     return (
-        f"{start} where confidence is at least {d.threshold:.2%} keeps {d.coverage:.1%} of the questions, "
+        f"{start} where confidence is at least {float(d.threshold)!r} keeps {d.coverage:.1%} of the questions, "
         f"{d.accuracy:.1%} of them right."
     )
 

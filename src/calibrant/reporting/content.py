@@ -131,11 +131,16 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
             "interval leaves 0 out. The number of questions that would settle an undecided one is for 80% power.",
         )
     ]
+    alone = "" if m.n_clusters is None else ", questions taken as independent"
+    redrawn = f"when labels are drawn anew {m.n_boot:,} times from the model's own probabilities"
+    resampled = (
+        f"of a model that is calibrated over all {m.n_clusters} clusters, not in each ({m.n_boot:,} draws of them)"
+    )
     return [
         (
             "Chance (noise floor)",
-            f"the same error when labels are drawn anew {m.n_boot:,} times from the model's own probabilities: its mean and "
-            "95th percentile. A perfectly calibrated model does not score 0.",
+            f"the same error {redrawn if m.n_clusters is None else resampled}: its mean and 95th percentile. A perfectly "
+            "calibrated model does not score 0.",
         ),
         (
             "Interval",
@@ -143,10 +148,10 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
             "biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
         ),
         *(changes if part.after is not None else []),
-        ("Bars in the diagram", "Clopper-Pearson 95% intervals of each group's accuracy."),
+        ("Bars in the diagram", f"Clopper-Pearson 95% intervals of each group's accuracy{alone}."),
         (
             "Grey boxes in the diagram",
-            "the middle 95% of Binomial(nₘ, confₘ)/nₘ: accuracies of a group whose confidence is true.",
+            f"the middle 95% of Binomial(nₘ, confₘ)/nₘ: accuracies of a group whose confidence is true{alone}.",
         ),
     ]
 

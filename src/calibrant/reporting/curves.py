@@ -242,7 +242,7 @@ def _draw_estimates(ax: Axes, y: np.ndarray, estimates: Sequence[Estimate], colo
         capsize=2.5,
         zorder=3,
         clip_on=False,
-        label=label or "value, 95% interval",
+        label=label or "value, interval",
     )
     return float(np.nanmax(np.concatenate([value, high, floor])))
 

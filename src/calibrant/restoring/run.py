@@ -134,7 +134,7 @@ def restore(
 
     base = None if reference is None else stage.reference(reference, splits["calibration"])
     before = stage.scores("before", held_out)
-    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed)
+    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed, cluster=cluster)
     write_json(out / "diagnosis.json", diagnosis.to_json())
     stage.say(diagnosis.to_text())
     chosen = _chosen(objective, diagnosis)

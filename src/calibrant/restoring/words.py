@@ -14,6 +14,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, groups_of
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
+from calibrant.scoring.models import fingerprints
 from calibrant.tuning import TuneConfig, TuneResult
 
 
@@ -32,6 +33,7 @@ def identity(
     return {
         "reference": None if reference is None else str(reference),
         "model": str(model),
+        "weights": fingerprints(model=model, reference=reference),
         "loading": {name: str(value) for name, value in loading.items()},
         "prompt": asdict(style),
         "prompt_digest": style.digest,

@@ -187,6 +187,11 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprints(**places: str | Path | None) -> dict[str, str]:
+    """:func:`fingerprint` of those that are local, by name: what tells a model from another that took its place."""
+    return {name: fingerprint(Path(at)) for name, at in places.items() if at is not None and Path(at).exists()}
+
+
 def _split_gguf(name: str) -> tuple[str, str | None]:
     if not name.lower().endswith(".gguf"):
         return name, None

@@ -16,7 +16,7 @@ from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
-from calibrant.scoring.models import LoadedModel, fingerprint, load_model, refuse_loading
+from calibrant.scoring.models import LoadedModel, fingerprints, load_model, refuse_loading
 from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")
@@ -303,10 +303,9 @@ def _identity(
     formats: Sequence[str],
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
-    local = {"model": model, "adapter": loading.get("adapter")}
     return {
         "model": str(model),
-        "weights": {name: fingerprint(Path(at)) for name, at in local.items() if at is not None and Path(at).exists()},
+        "weights": fingerprints(model=model, adapter=loading.get("adapter")),
         "loading": {name: str(value) for name, value in loading.items()},
         "prompt": asdict(style),
         "prompt_digest": style.digest,

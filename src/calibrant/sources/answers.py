@@ -23,6 +23,15 @@ def numeral(answer: Any) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_text_of(answer: Any, choices: Sequence[str]) -> bool:
+    """Whether an answer that is text reads like an option.
+
+    >>> is_text_of("4", ["3", "4"]), is_text_of(4, ["3", "4"])
+    (True, False)
+    """
+    return isinstance(answer, str) and clean(answer) in map(clean, choices)
+
+
 def answer_index(answer: Any, choices: Sequence[str], labels: Sequence[str] = (), base: int | None = None) -> int:
     """The 0-based index of the correct option.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -215,9 +216,14 @@ def _bad_options(value: Any) -> QuestionError:
     )
 
 
+def missing(value: Any) -> bool:
+    """Whether a cell is the NaN that tables of floats have for nothing."""
+    return isinstance(value, float) and math.isnan(value)
+
+
 def _text(value: Any) -> str:
     """A cell as text; a missing one is empty, a number is spelt."""
-    if value is None:
+    if value is None or missing(value):
         return ""
     if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return str(value)

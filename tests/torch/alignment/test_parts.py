@@ -1,5 +1,7 @@
 """Alignment checks on tiny models: parity with the model's own forward, known answers, and what must not matter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,8 @@ def test_white_space_after_a_templates_end_marker_is_no_part_of_the_response(mak
     e = Encoder(tokenizer).pair(pairs.items[0])
     assert e.options[0][0][-1] == tokenizer.eos_token_id
     assert tokenizer.decode(e.options[0][0]) == "Paris</s>"
+    inside = Encoder(tokenizer).pair(replace(pairs.items[0], chosen="s"))  # which stands in the end marker too
+    assert tokenizer.decode(inside.options[0][0]) == "s</s>"
 
 
 @pytest.mark.parametrize("eos_at_end", [False, True])

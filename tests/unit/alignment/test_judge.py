@@ -171,6 +171,8 @@ def test_a_missing_client_names_the_install_command(tmp_path, monkeypatch):
         ("Verdict: Answer B", "second"),
         ("B", "second"),
         ("`tie`.", "tie"),
+        ("Verdict: a tie.", "tie"),
+        ("Verdict: A tie", "tie"),
         ("A better answer would be longer.", None),
         ("Verdict: Apple", None),
         ("", None),

@@ -102,8 +102,9 @@ def test_each_sign_is_seen_alone(path, sign):
         [point(nll=0.9), point(nll=0.905)],
         [point(nll=0.9), point(accuracy=0.8, nll=0.95)],
         [point(conf_ece=0.2, mean_confidence=0.8), point(conf_ece=0.1, mean_confidence=0.7)],
+        [point(conf_ece=0.05, floor_p95=0.095), point(conf_ece=0.05, floor_p95=0.105)],
     ],
-    ids=["none", "one", "improving", "NLL within noise", "accuracy pays for NLL", "never calibrated"],
+    ids=["none", "one", "improving", "NLL within noise", "accuracy pays for NLL", "never calibrated", "a wider floor"],
 )
 def test_no_sign_where_there_is_none(path):
     assert signs_of_leaving(checkpoints(path, HOW)) == ()

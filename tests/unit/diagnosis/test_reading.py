@@ -109,6 +109,14 @@ def test_pairs_from_a_file(tmp_path, draw):
     assert "needs preference pairs" in without.to_text()
 
 
+def test_lines_end_with_a_line_feed_alone(tmp_path):
+    lines = [
+        json.dumps({"prompt": "x\u2028y", **dict(zip(COLUMNS, p, strict=True))}, ensure_ascii=False) for p in PAIRS
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert read_preferences(tmp_path / "pairs.jsonl", n_boot=50).n == len(PAIRS)
+
+
 def test_that_both_fell_is_said_where_both_intervals_are_below_zero(draw):
     down = preference_drift([-12.0] * 20, [-10.0] * 20, [-15.0] * 20, [-11.0] * 20, n_boot=100)
     apart = preference_drift([-9.0] * 20, [-10.0] * 20, [-15.0] * 20, [-11.0] * 20, n_boot=100)

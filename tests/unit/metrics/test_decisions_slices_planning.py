@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from calibrant.cli.tables import decision_text
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import (
     Estimate,
@@ -19,6 +20,7 @@ from calibrant.metrics import (
     verification_rate,
 )
 from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE
+from calibrant.reporting.abstention import promise
 from calibrant.scores import Scores
 
 
@@ -117,6 +119,24 @@ def test_numbers_are_cut_in_four_and_nothing_is_dropped():
     parts = slices(s, values, n_boot=50)
     assert {part.name: part.n for part in parts}["(none)"] == 2
     assert sum(part.n for part in parts) == s.n
+
+
+def test_parts_of_numbers_that_look_alike_in_six_digits_stay_apart():
+    s = hidden()
+    parts = slices(s, [1.7e9 + i for i in range(s.n)], n_boot=50)
+    assert sorted(part.n for part in parts) == [s.n // 4] * 4
+    assert len({part.name for part in parts}) == 4
+
+
+def test_a_threshold_is_said_in_full():
+    """.90002 and 1 - 2.5e-5 would be said as .9 and 1: more, or none, of the questions, and another accuracy."""
+    for sure, half in ((0.90002, 0.9), (1 - 2.5e-5, 1 - 3e-5)):
+        c = [sure] * 100 + [half] * 100
+        decision = threshold_for(c, [1] * 99 + [0] + [1, 0] * 50, target_accuracy=0.9)
+        assert decision.coverage == 0.5
+        for text in (decision_text(decision), promise(decision)):
+            said = float(next(number for number in text.split() if number[:2] == "0.").rstrip(":,"))
+            assert half < said <= sure
 
 
 @pytest.mark.parametrize(
