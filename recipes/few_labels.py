@@ -51,6 +51,7 @@ def main() -> None:
         options.numbers,
         {
             "command": f"python recipes/few_labels.py --draws {options.draws} --seed {options.seed}",
+            "cluster": options.cluster,
             "prompt": run["prompt"],
             "sets": {
                 name: {
