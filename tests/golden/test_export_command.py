@@ -131,7 +131,7 @@ def test_threshold_and_temperature_stand_on_different_calibration_questions(room
     assert threshold["target"] == 0.5
     assert threshold["on_test"]["n"] == 84
     assert "not strict" in threshold["note"]
-    assert f"at least {threshold['threshold']:.4f}" in out
+    assert f"at least {threshold['threshold']!r}" in out
 
 
 def test_the_code_of_the_card_runs(served, monkeypatch):
