@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, ModelError
 from calibrant.files import claim_folder
 from calibrant.ladder import read_table, write_table
-from calibrant.ladder.cells import Place
+from calibrant.ladder.cells import Place, places
 from calibrant.ladder.families import concatenated
 from calibrant.ladder.fixes import by_name
-from calibrant.ladder.words import headline, losses, too_few_draws
+from calibrant.ladder.words import headline, losses, too_few_draws, unfinished
 from calibrant.metrics import holm, tukey
 from calibrant.reporting.contest import Contender, accuracy_error_plot, metric_plot
 from calibrant.scores import Scores
@@ -179,6 +179,19 @@ def test_clusters_are_passed_on(lay):
     assert ends[0].low != ends[1].low
     with pytest.raises(ConfigError, match="clusters by column"):
         read_table(out, cluster="nothing")
+
+
+def test_a_setting_that_failed_in_a_sweep_is_no_failure_of_the_fix(lay):
+    out = contest(lay)
+    place = next(one for one in places(out) if one.fix.name == "cft")
+    other = next(one for one in place.fix.candidates if one != place.chosen)
+    for setting, found in ((other, []), (place.chosen, ["cft: complete: "])):
+        cell = place.cell(setting, 0)
+        if cell.result is None:
+            cell.claim({})
+        cell.fail(ModelError(asked="a", found="not finite", todo="b"), "score")
+        said = [line for line in unfinished(read_table(out, n_boot=50)) if line.startswith("cft:")]
+        assert [line[: len("cft: complete: ")] for line in said] == found
 
 
 def test_chance_is_said_to_be_that_of_clusters_where_they_are_resampled(lay):

@@ -372,8 +372,10 @@ def _state(place: Place) -> tuple[str, str]:
     """How far a fix has come, and what is in the way."""
     if place.not_run is not None:
         return "not run", place.not_run
-    errors = [f"{cell.name}, {what}: {error['found']}" for cell in place.cells() for what, error in cell.errors.items()]
-    chosen, reason = place.chosen, "; ".join(errors)
+    chosen = place.chosen  # what failed in a sweep that chose another setting stands beside the choice
+    cells = [cell for cell in place.cells() if chosen is None or cell.setting == chosen]
+    errors = [f"{cell.name}, {what}: {error['found']}" for cell in cells for what, error in cell.errors.items()]
+    reason = "; ".join(errors)
     run = read_json(place.root / RUN_FILE) or {"questions": {}}
     wanted = [name for name in run["questions"] if name not in ("train", "calibration")]
     if chosen is None:

@@ -213,7 +213,11 @@ def too_few_draws(table: Table) -> bool:
 
 def unfinished(table: Table) -> list[str]:
     """Fixes that were not run, failed, or are under way."""
-    return [f"{s.fix.name}: {s.state}{': ' + s.reason if s.reason else ''}" for s in table.fixes if s.state != COMPLETE]
+    return [
+        f"{s.fix.name}: {s.state}{': ' + s.reason if s.reason else ''}"
+        for s in table.fixes
+        if s.state != COMPLETE or s.reason
+    ]
 
 
 def total_time(table: Table) -> str:
