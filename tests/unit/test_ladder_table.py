@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -192,6 +193,12 @@ def test_a_setting_that_failed_in_a_sweep_is_no_failure_of_the_fix(lay):
         cell.fail(ModelError(asked="a", found="not finite", todo="b"), "score")
         said = [line for line in unfinished(read_table(out, n_boot=50)) if line.startswith("cft:")]
         assert [line[: len("cft: complete: ")] for line in said] == found
+
+
+def test_every_call_that_a_table_came_from_is_named(lay):
+    runs = [replace(world(sharp=2.0, run=s), provenance={"command": f"call {max(s, 1)}"}) for s in range(3)]
+    table = read_table(lay({"aligned": {"test": runs[:1]}, "cft": {"test": runs}}), n_boot=50)
+    assert table.facts["command"] == "call 1; call 2"
 
 
 def test_chance_is_said_to_be_that_of_clusters_where_they_are_resampled(lay):

@@ -221,15 +221,19 @@ def read_table(
     settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     sets: list[Standings] = []
     facts: dict[str, Any] = {}
+    commands: dict[str, None] = {}  # in order: a folder may have come about by several calls
     for name in run["questions"]:
         if name in ("train", "calibration"):
             continue
         scored = {place.fix.name: _scores(place, name) for place in found}
         scored = {fix: runs for fix, runs in scored.items() if runs}
+        every = [scores.provenance for runs in scored.values() for scores in runs.values()]
+        commands |= dict.fromkeys(one["command"] for one in every if one.get("command"))
         if scored:
             facts = facts or dict(next(iter(next(iter(scored.values())).values())).provenance)
             sets.append(_standings(name, run["questions"][name], found, scored, settings))
-    kept = {key: facts.get(key) for key in ("dtype", "device", "revision", "weights", "command", "versions")}
+    kept = {key: facts.get(key) for key in ("dtype", "device", "revision", "weights", "versions")}
+    kept["command"] = "; ".join(commands) or None
     asked = asked_in(out)
     return Table(run, settings, [_standing(place, found, asked) for place in found], sets, kept, asked)
 
