@@ -71,6 +71,7 @@ def _moved(found: Drift) -> str:
     """What was too much of a change."""
     if found.movement > found.tolerance:
         return f"it moved by {found.movement:.3g}"
-    changes = {"accuracy": -found.accuracy.value, "conf-ECE": found.conf_ece.value}
-    worst = max(changes, key=lambda name: changes[name])
-    return f"{worst} got worse by {changes[worst]:.3g}, beyond chance, though it moved by {found.movement:.3g} only"
+    accuracy, ece = found.accuracy, found.conf_ece
+    fell = accuracy.high < 0 and accuracy.value < -found.tolerance
+    what = f"accuracy fell by {-accuracy.value:.3g}" if fell else f"conf-ECE rose by {ece.value:.3g}"
+    return f"{what}, beyond chance, though it moved by {found.movement:.3g} only,"
