@@ -3,7 +3,7 @@
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
         [--micro-batch QUESTIONS] [--fixes a,b,c] [--budget quick|standard|thorough]
-        [--settings a=lr-x3,b=default] [--seeds 3] [--cluster COLUMN] [--dry] [--out runs/ladder]
+        [--settings a=lr-x3,b=default] [--seeds 3] [--cluster COLUMN] [--dry] [--no-table] [--out runs/ladder]
         [--preferences FILE --limit-pairs 150 --prompts FILE --limit-prompts 20 --max-new-tokens 64]
 
 ==================  ==================================  ===================  =========================
@@ -94,13 +94,15 @@ def main() -> None:
         **alignment(options),
         progress=True,
         command=shlex.join(["python", "recipes/ladder.py", *without_places(sys.argv[1:])]),
-        loading={"device": options.device},
+        loading={"device": options.device, "dtype": options.dtype},
     )
     if options.dry:
         print(climb.dry_run().to_text())
         return
     check_cluster(options.cluster, climb.exam)
     climb.run()
+    if options.no_table:
+        return
     table = read_table(out, n_boot=options.draws, cluster=options.cluster)
     write_table(table, out)
     write_json(options.numbers or Path(__file__).with_name(f"ladder-{options.contest}.json"), summarise(table))
@@ -135,11 +137,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--reading", default="continuation", choices=("continuation", "letters"))
     parser.add_argument("--variant", default="sum", help="of a continuation: sum, per_token, per_char or pmi")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--cluster", default=None, help="column whose groups are resampled whole (demo: entity)")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     parser.add_argument("--numbers", type=Path, default=None, help="file for the numbers")
     parser.add_argument("--dry", action="store_true")
+    parser.add_argument("--no-table", action="store_true", help="fill the folder alone; another call writes the table")
     options = parser.parse_args()
     if options.contest != "demo" and options.data is None:
         parser.error(f"--contest {options.contest} needs --data FOLDER")
