@@ -49,6 +49,7 @@ from calibrant import (
 )
 from calibrant.demo import demo_model_path, demo_questions
 from calibrant.files import write_json
+from calibrant.tuning.trainer import sound_attention
 
 STYLE = PromptStyle(reading="continuation")
 METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
@@ -319,7 +320,8 @@ class Run:
 
 def _train(trainer: Any, out: Path) -> None:
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
-    trainer.train()
+    with sound_attention():
+        trainer.train()
     write_json(out / "log.json", trainer.state.log_history)
 
 

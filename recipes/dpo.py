@@ -25,6 +25,7 @@ from datasets import Dataset
 from calibrant import __version__, load_model
 from calibrant.alignment import PreferencePair, load_preferences
 from calibrant.files import write_json
+from calibrant.tuning.trainer import sound_attention
 
 
 def main() -> None:
@@ -44,7 +45,8 @@ def main() -> None:
             r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
-    trainer.train()
+    with sound_attention():
+        trainer.train()
     trainer.model.merge_and_unload().save_pretrained(options.out)
     loaded.tokenizer.save_pretrained(options.out)
     modules = (torch, transformers, peft, trl)

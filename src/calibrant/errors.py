@@ -56,3 +56,30 @@ class MissingExtraError(CalibrantError, ImportError):
 
 class OutputError(CalibrantError, OSError):
     """The result could not be written."""
+
+
+FULL = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+"""What torch and the libraries under it write when memory is full."""
+
+
+def memory_full(error: BaseException, asked: str) -> ModelError | None:
+    """An error as one of ours where it says that memory is full, else ``None``.
+
+    torch raises an error of its own kind for what it allocates on a GPU, and a plain ``RuntimeError`` for what cuBLAS and
+    cuDNN allocate there and for the CPU.
+
+    >>> print(memory_full(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "tuning"))
+    asked: tuning
+    found: memory is full (CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`)
+    to do: lower micro_batch_size or batch_tokens, or set gradient_checkpointing, and see what else takes it; then run again
+    >>> memory_full(RuntimeError("shapes do not match"), "tuning") is None
+    True
+    """
+    if not isinstance(error, RuntimeError) or not any(sign in str(error) for sign in FULL):
+        return None
+    return ModelError(
+        asked=asked,
+        found=f"memory is full ({str(error).splitlines()[0]})",
+        todo="lower micro_batch_size or batch_tokens, or set gradient_checkpointing, and see what else takes it; "
+        "then run again",
+    )

@@ -10,6 +10,7 @@ from calibrant import PromptStyle, TuneConfig, load_model, score, tune
 from calibrant.alignment import align_check, load_preferences, load_prompts
 from calibrant.alignment.run import AlignSettings
 from calibrant.ladder import ladder
+from calibrant.tuning.trainer import sound_attention
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -103,3 +104,17 @@ def test_generation_leaves_the_random_state_of_the_gpu_alone(model_folder, tmp_p
     settings = AlignSettings(max_new_tokens=6, instructions=False, temperature=1.0)
     align_check(model_folder(), tuned=model_folder(), prompts=prompts, out=tmp_path, settings=settings)
     torch.testing.assert_close(torch.rand(3, device="cuda"), expected)
+
+
+def test_attention_has_finite_gradients_at_every_length():
+    """A head whose scores are all low, as Qwen2.5 has them: through cuDNN some lengths gave NaN (torch 2.11 to 2.13)."""
+    for length in (63, 64, 65, 128, 192, 320, 321):
+        q, k, v = (torch.randn(1, 1, length, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+        q[..., 0], k[..., 0] = 1.0, -960.0
+        mask = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
+        with sound_attention():
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), attn_mask=mask
+            )
+            out.sum().backward()
+        assert all(torch.isfinite(x.grad).all() for x in (q, k, v)), length

@@ -25,7 +25,7 @@ from calibrant.cli import (
     tune,
 )
 from calibrant.cli.interrupts import firm
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, memory_full
 
 app = typer.Typer(
     name="calibrant",
@@ -64,8 +64,13 @@ def main() -> None:
     try:
         with firm():
             app()
-    except CalibrantError as error:
-        typer.echo(str(error), err=True)
+    except (CalibrantError, RuntimeError) as error:
+        known = (
+            error if isinstance(error, CalibrantError) else memory_full(error, f"calibrant {' '.join(sys.argv[1:2])}")
+        )
+        if known is None:
+            raise
+        typer.echo(str(known), err=True)
         sys.exit(2)
     except SystemExit as stop:  # an interruption arrives here as exit code 130
         if stop.code == 130:

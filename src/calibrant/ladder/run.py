@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt
-from calibrant.errors import CalibrantError, ConfigError, ModelError, OutputError, QuestionError
+from calibrant.errors import CalibrantError, ConfigError, OutputError, QuestionError, memory_full
 from calibrant.files import claim_folder
 from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
 from calibrant.ladder.bench import Bench
@@ -171,7 +169,7 @@ def ladder(
     Resumable: called again with the same arguments it goes on where it stopped, however it stopped. More fixes and more
     seeds may be added to a folder; model, prompt, questions, base settings and budget may not change. An error in one
     cell is recorded there, and the other cells go on; a later call tries that cell again, but for a setting of a sweep
-    that has chosen another.
+    that has chosen another. Where memory was too small for a setting, nothing is chosen until a later call has tried it.
 
     Parameters
     ----------
@@ -198,6 +196,7 @@ class _Run:
     plan: Plan
     asked: Asked | None = None
     _doers: dict[str, Doer] = field(default_factory=dict)
+    _short: set[str] = field(default_factory=set)  # cells that memory was too small for in this call
     _clock: _Clock | None = None
 
     def go(self) -> None:
@@ -229,6 +228,11 @@ class _Run:
             loss = None if result is None else result["nll"]
             error = cell.errors.get("fit", {}).get("found") if result is None else None
             tried.append({"setting": setting.name, "values": dict(setting.values), "nll": loss, "error": error})
+            if cell.name in self._short:
+                self.bench.say(
+                    f"{place.fix.name}: not chosen; memory was too small for a setting, which is no fault of it"
+                )
+                return None
         usable = [one for one in tried if one["error"] is None]
         if not usable:
             return None  # tried again when the ladder is called again
@@ -285,9 +289,14 @@ class _Run:
             yield
         except OutputError:
             raise
-        except (CalibrantError, torch.OutOfMemoryError) as error:
-            cell.fail(_three_parts(error, cell), what)
-            self._say(f"{cell.name}: {_three_parts(error, cell).found}; recorded, going on")
+        except (CalibrantError, RuntimeError) as error:
+            known = error if isinstance(error, CalibrantError) else memory_full(error, cell.name)
+            if known is None:
+                raise
+            if known is not error:
+                self._short.add(cell.name)
+            cell.fail(known, what)
+            self._say(f"{cell.name}: {known.found}; recorded, going on")
         finally:
             self._passed(passes, start)
 
@@ -322,16 +331,6 @@ class _Clock:
         left = max(self.total - self.passes, 0.0)
         time_left = f", about {duration(left * self.seconds / self.passes)} left" if self.passes and left else ""
         return f"[{min(self.done + 1, self.jobs)}/{self.jobs}{time_left}]"
-
-
-def _three_parts(error: CalibrantError | torch.OutOfMemoryError, cell: Cell) -> CalibrantError:
-    if isinstance(error, CalibrantError):
-        return error
-    return ModelError(
-        asked=cell.name,
-        found=f"the accelerator's memory is full ({str(error).splitlines()[0]})",
-        todo="lower micro_batch_size or batch_tokens, or set gradient_checkpointing; then run again",
-    )
 
 
 def _check(asked: Ladder) -> None:

@@ -21,7 +21,7 @@ import transformers
 from torch import Tensor
 
 from calibrant._version import __version__
-from calibrant.errors import ModelError, QuestionError
+from calibrant.errors import ModelError, QuestionError, memory_full
 from calibrant.progress import track
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import Question, QuestionSet
@@ -244,8 +244,8 @@ class OptionScorer:
             self.route = route
             try:
                 batch_NK = self._joint(picks, k, None)
-            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError):
-                if route == "plain":
+            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError) as error:
+                if route == "plain" or memory_full(error, "scoring") is not None:
                     raise
                 continue  # a cache that cannot be copied: this architecture goes the plain way
             both = np.isfinite(truth_NK) & np.isfinite(batch_NK)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calibrant.errors import memory_full
 from calibrant.scoring.head import Head
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.losses import option_logp
@@ -55,6 +56,8 @@ def choose_rows(
         try:
             logp_deviation, gradient_deviation = _deviations(truth, _measured(model, head, packed, probe))
         except REFUSALS as error:
+            if memory_full(error, "tuning") is not None:
+                raise
             reason = f"the model refuses packed rows ({' '.join(str(error).split())[:200]})"
             continue
         if logp_deviation <= LOGP_TOLERANCE.get(dtype, 0.5) and gradient_deviation <= GRADIENT_TOLERANCE.get(

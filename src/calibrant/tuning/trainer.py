@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +58,37 @@ class EmState(TrainerCallback, ExportableState):
         if bins is not None:
             bins = (CrossFitted if "folds" in bins else BinAccuracy).from_json(bins)
         return cls(bins, kept["history"], kept["seconds"])
+
+
+class FiniteGradients(TrainerCallback):
+    """Stops before a step whose gradient is not finite: it would spoil all weights, and be seen only at the next evaluation."""
+
+    def __init__(self, objective: str) -> None:
+        self.objective = objective
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """Raise :class:`ModelError` with the step."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
+            raise diverged(self.objective, state.global_step + 1, "the gradient is NaN or infinite")
+
+
+@contextmanager
+def sound_attention() -> Iterator[None]:
+    """While active, attention does not run through cuDNN, whose backward pass gives NaN for some lengths.
+
+    With torch 2.11 to 2.13 on an H100 or H200, in half precision and with a mask, the gradient of the queries is NaN where a
+    sequence has 64 tokens more than a multiple of 128 and a head attends to nothing much (pytorch issue 196678; Qwen2.5 has
+    such heads). The memory-efficient kernel, torch's choice before 2.11, is used instead.
+    """
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
 class HeldOut:
@@ -113,7 +145,7 @@ class CalibrationTrainer(Trainer):
             train_dataset=list(examples),
             eval_dataset=held_out.encoded,  # evaluate() reads held_out itself; the library asks for it
             data_collator=collate,
-            callbacks=[em, *callbacks],
+            callbacks=[em, FiniteGradients(config.objective), *callbacks],
         )
         self.remove_callback(PrinterCallback)
         self._sums: dict[str, Tensor] = {}

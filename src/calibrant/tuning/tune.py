@@ -13,21 +13,30 @@ from typing import Any
 
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from calibrant.errors import ConfigError, ModelError, OutputError, QuestionError
+from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.run import OptionScorer
+from calibrant.tuning.arguments import training_arguments
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig
+from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
 from calibrant.tuning.targets import folds_of
-from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, diverged, e_step
+from calibrant.tuning.trainer import (
+    CalibrationTrainer,
+    EmState,
+    HeldOut,
+    ProgressBar,
+    diverged,
+    e_step,
+    sound_attention,
+)
 
 RESULT, CHECKPOINTS = "result.json", "checkpoints"
 
@@ -169,6 +178,7 @@ class _Run:
     encoded: list[Encoded]
     held_out: HeldOut
 
+    @sound_attention()
     def go(self, progress: bool, callbacks: Sequence[TrainerCallback]) -> TuneResult:
         checkpoint = _last_checkpoint(self.out / CHECKPOINTS)
         em = _restored_state(checkpoint)
@@ -242,7 +252,6 @@ class _Run:
             self._save(kind)
         trained = [point for point in em.history if point["step"] > 0]
         best = min(trained, key=lambda point: point["nll"]) if self.config.keep == "best" else None
-        early = trainer.state.global_step < trainer.state.max_steps
         result = TuneResult(
             objective=self.config.objective,
             adapter=self.out / kind if kind == "adapter" else None,
@@ -252,7 +261,9 @@ class _Run:
             total_parameters=sum(p.numel() for p in self.tuned.parameters()),
             questions=len(self.train),
             steps=trainer.state.global_step,
-            stopped="held-out NLL no longer fell" if early else "all epochs done",
+            stopped="held-out NLL no longer fell"
+            if trainer.state.global_step < trainer.state.max_steps
+            else "all epochs done",
             best_epoch=None if best is None else best["epoch"],
             config=self.config.model_dump(mode="json"),
             history=tuple(em.history),
@@ -273,57 +284,6 @@ class _Run:
         self.loaded.tokenizer.save_pretrained(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-
-
-def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loaded: LoadedModel) -> TrainingArguments:
-    """The library's settings that ours stand for."""
-    device = loaded.device.type
-    steps_an_epoch = math.ceil(n_questions / config.batch_size)
-    every = max(1, math.ceil(steps_an_epoch / config.evaluations_per_epoch))
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.accumulation_unit,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch",
-        seed=config.seed,
-        data_seed=config.seed,
-        ddp_broadcast_buffers=False,  # they are constants; copied in place between two passes they would break the backward
-        bf16=device == "cuda" and loaded.facts["dtype"] == "bfloat16",
-        use_cpu=device == "cpu",
-        **({"activation_checkpointing": True} if config.gradient_checkpointing else {}),
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=config.keep == "best",
-        metric_for_best_model="nll",
-        greater_is_better=False,
-        logging_steps=max(1, every // 5),
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
-        report_to=config.report_to,
-        remove_unused_columns=False,
-        dataloader_pin_memory=device == "cuda",
-        disable_tqdm=True,
-        log_level="error",
-    )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # several GPUs are driven by accelerate launch or torchrun, one process each
-    processes = arguments.world_size  # known only now: the library joins the process group when it makes its settings
-    if config.batch_size % (config.accumulation_unit * processes):
-        smaller = "set micro_batch_size so that batch_size is a multiple of micro_batch_size × processes"
-        raise ConfigError(
-            asked=f"{config.objective} with batch_size {config.batch_size} over {processes} processes",
-            found=f"a forward pass takes {config.accumulation_unit} questions on each",
-            todo="start one process, which sees the whole batch" if config.objective in BATCH_STATISTICS else smaller,
-        )
-    arguments.gradient_accumulation_steps = config.batch_size // (config.accumulation_unit * processes)
-    return arguments
 
 
 def _prepare(model: Any, config: TuneConfig) -> Any:
