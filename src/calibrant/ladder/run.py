@@ -230,7 +230,7 @@ class _Run:
             tried.append({"setting": setting.name, "values": dict(setting.values), "nll": loss, "error": error})
             if cell.name in self._short:
                 self.bench.say(
-                    f"{place.fix.name}: not chosen; memory was too small for a setting, which is no fault of it"
+                    f"{place.fix.name}: nothing chosen; that {setting.name!r} ran out of memory decides nothing"
                 )
                 return None
         usable = [one for one in tried if one["error"] is None]

@@ -252,6 +252,7 @@ class _Run:
             self._save(kind)
         trained = [point for point in em.history if point["step"] > 0]
         best = min(trained, key=lambda point: point["nll"]) if self.config.keep == "best" else None
+        early = trainer.state.global_step < trainer.state.max_steps
         result = TuneResult(
             objective=self.config.objective,
             adapter=self.out / kind if kind == "adapter" else None,
@@ -261,9 +262,7 @@ class _Run:
             total_parameters=sum(p.numel() for p in self.tuned.parameters()),
             questions=len(self.train),
             steps=trainer.state.global_step,
-            stopped="held-out NLL no longer fell"
-            if trainer.state.global_step < trainer.state.max_steps
-            else "all epochs done",
+            stopped="held-out NLL no longer fell" if early else "all epochs done",
             best_epoch=None if best is None else best["epoch"],
             config=self.config.model_dump(mode="json"),
             history=tuple(em.history),
