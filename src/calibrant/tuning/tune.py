@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,7 +32,6 @@ from calibrant.tuning.trainer import (
     EmState,
     HeldOut,
     ProgressBar,
-    diverged,
     e_step,
     sound_attention,
 )
@@ -242,11 +240,6 @@ class _Run:
     def _finish(
         self, trainer: CalibrationTrainer, em: EmState, rows: dict[str, Any], start: dict[str, Any]
     ) -> TuneResult:
-        losses = [
-            entry[name] for entry in trainer.state.log_history for name in ("loss", "train_loss") if name in entry
-        ]
-        if not all(math.isfinite(loss) for loss in losses):
-            raise diverged(self.config.objective, trainer.state.global_step, "the loss became NaN or infinite")
         kind = "model" if self.config.lora is None else "adapter"
         if trainer.is_world_process_zero():
             self._save(kind)
