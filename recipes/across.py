@@ -1,12 +1,14 @@
 """Two contests on the same questions against each other, such as two readings; and both on questions that neither has seen.
 
-    python recipes/across.py A B [--pairs temperature:cft cft+temperature:cft aligned:aligned] [--numbers FILE]
+    python recipes/across.py A B [--pairs temperature:cft cft+temperature:cft aligned:aligned] [--cluster COLUMN]
         [--data FOLDER --fresh 300 [--sets arc_challenge-test openbookqa-test commonsenseqa-validation mmlu-test]]
+        [--numbers FILE]
 
-A and B are folders of finished ladders. A pair names a fix of A and one of B; the change from the first to the second is
-paired, on the sets that both were scored on. With --data, questions of the sets that no split of A or B holds are scored too,
-by the chosen models (a temperature is the fitted one), and compared in the same way: for a reading that was chosen after
-the contest's own questions had been seen. Writes ``recipes/across.json``.
+A and B are folders of finished ladders; the same folder twice compares fixes of one contest. A pair names a fix of A and one
+of B; the change from the first to the second is paired, seed by seed, on the sets that both were scored on. With --data,
+questions of the sets that no split of A or B holds are scored too, by the chosen models' first seed (a temperature is the
+fitted one), and compared in the same way: for a reading that was chosen after the contest's own questions had been seen.
+Writes ``recipes/across.json``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=2, type=Path)
     parser.add_argument("--pairs", nargs="+", default=PAIRS)
+    parser.add_argument("--cluster", default=None, help="column whose groups are resampled whole (demo: entity)")
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--fresh", type=int, default=300)
     parser.add_argument("--sets", nargs="+", default=SETS)
@@ -51,8 +54,15 @@ def main() -> None:
     found: dict[str, Any] = {
         "a": runs[0]["prompt"],
         "b": runs[1]["prompt"],
+        "clustered_by": options.cluster,
         "contest": {
-            name: changes({p: (stored(a, p[0], name), stored(b, p[1], name)) for p in pairs}) for name in shared
+            name: {
+                f"seed {seed}": changes(
+                    {p: (stored(a, p[0], name, seed), stored(b, p[1], name, seed)) for p in of}, options.cluster
+                )
+                for seed, of in by_seed(a, b, pairs).items()
+            }
+            for name in shared
         },
     }
     if options.data is not None:
@@ -63,22 +73,36 @@ def main() -> None:
             for pair in pairs:
                 for folder, run, fix in zip((a, b), runs, pair, strict=True):
                     scored(folder, fix, run, questions, made)
-            found["fresh"][name] = changes({p: (made[a, p[0]], made[b, p[1]]) for p in pairs})
+            found["fresh"][name] = changes({p: (made[a, p[0]], made[b, p[1]]) for p in pairs}, options.cluster)
             print(name, len(questions), flush=True)
             write_json(options.numbers, found)
     write_json(options.numbers, found)
 
 
-def stored(folder: Path, fix: str, name: str) -> Scores:
+def by_seed(a: Path, b: Path, pairs: list[tuple[str, ...]]) -> dict[int, list[tuple[str, ...]]]:
+    """The pairs whose fixes both have scores, by seed."""
+    out: dict[int, list[tuple[str, ...]]] = {}
+    for seed in range(100):
+        of = [
+            p
+            for p in pairs
+            if all((cell(f, fix, seed).folder / "scores").exists() for f, fix in zip((a, b), p, strict=True))
+        ]
+        if of:
+            out[seed] = of
+    return out
+
+
+def stored(folder: Path, fix: str, name: str, seed: int) -> Scores:
     """A fix's scores at its chosen setting."""
-    return Scores.load(cell(folder, fix).path(name))
+    return Scores.load(cell(folder, fix, seed).path(name))
 
 
-def cell(folder: Path, fix: str) -> Any:
-    """The cell of a fix at its chosen setting, first seed."""
+def cell(folder: Path, fix: str, seed: int = 0) -> Any:
+    """The cell of a fix at its chosen setting."""
     place = Place(folder, by_name(fix))
     assert place.chosen is not None, f"{fix} of {folder} has no chosen setting"
-    return place.cell(place.chosen, place.seeds[0])
+    return place.cell(place.chosen, seed)
 
 
 def unseen(questions: QuestionSet, folders: tuple[Path, ...], n: int) -> QuestionSet:
@@ -105,12 +129,12 @@ def scored(
     return made[folder, fix]
 
 
-def changes(pairs: dict[tuple[str, ...], tuple[Scores, Scores]]) -> dict[str, Any]:
+def changes(pairs: dict[tuple[str, ...], tuple[Scores, Scores]], cluster: str | None) -> dict[str, Any]:
     """Both sides and their paired difference, by pair."""
     out = {}
     for (first, second), (a, b) in pairs.items():
-        sides = {"a": measure(a), "b": measure(b)}
-        compared = compare(a, b)
+        sides = {"a": measure(a, cluster=cluster), "b": measure(b, cluster=cluster)}
+        compared = compare(a, b, cluster=cluster)
         out[f"{first} -> {second}"] = {
             **{side: {metric: m[metric].to_json() for metric in METRICS} for side, m in sides.items()},
             "change": {metric: compared[metric].to_json() for metric in METRICS},
