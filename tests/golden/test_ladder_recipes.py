@@ -98,7 +98,7 @@ def test_the_mixture_takes_equal_parts_and_reads_texts_by_the_variant(room):
     which = ("--pairs", "temperature:cft-options", "aligned:aligned", "--data", "data", "--fresh", 10)
     run("across.py", folder, folder, *which, "--sets", "arc_challenge-test", "--numbers", "across.json", cwd=room)
     across = json.loads((room / "across.json").read_text())
-    stored = across["contest"]["test"]["temperature -> cft-options"]
+    stored = across["contest"]["test"]["seed 0"]["temperature -> cft-options"]
     for side, fix in (("a", "temperature"), ("b", "cft-options")):
         in_table = found["sets"]["test"]["rows"][fix]
         assert [stored[side][m]["value"] for m in ("accuracy", "nll")] == pytest.approx(
