@@ -94,12 +94,18 @@ def test_a_temperature_at_the_end_of_its_range_is_warned_of(folder):
     assert "temperature 0.0100" in done.stdout
 
 
+def test_files_that_differ_after_a_dot_keep_a_scaler_each(folder):
+    for out in ("cft.seed0", "cft.seed1.scores"):
+        said = run("rescale", "test.safetensors", "--fit-on", "fit.safetensors", "--out", out, cwd=folder)
+        assert said.endswith(f"kept in {out.removesuffix('.scores')}.temperature.json\n")
+    assert len(list(folder.glob("cft.seed?.temperature.json"))) == 2
+
+
 def test_other_numbers_of_options_are_warned_of(folder):
     run("rescale", "test.safetensors", "--fit-on", "fit.safetensors", "--method", "vector", "--out", "v.a", cwd=folder)
-    command = [str(COMMAND), "rescale", "two.safetensors", "--scaler", "v.vector.json", "--out", "narrow"]
+    command = [str(COMMAND), "rescale", "two.safetensors", "--scaler", "v.a.vector.json", "--out", "narrow"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     assert done.stderr.startswith("warning: the scaler 'vector' was fitted on questions of 4 options")
-    run("rescale", "test.safetensors", "--fit-on", "two.safetensors", "--out", "x.a", cwd=folder)
     wider = ("test.safetensors", "--fit-on", "two.safetensors", "--method", "dirichlet", "--out", "wide")
     done = subprocess.run([str(COMMAND), "rescale", *wider], cwd=folder, capture_output=True, text=True, check=True)
     assert "positions from 3 on take the mean of the others" in done.stderr

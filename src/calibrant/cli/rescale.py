@@ -47,7 +47,8 @@ def run(
     base = None if reference is None else Scores.load(reference)
     chosen = scaler_named(method)().fit(Scores.load(fit_on), reference=base)
     _apply(chosen, scores, out)
-    note = write_json(out.with_suffix(f".{method}.json"), chosen.to_json())
+    stem = out.name.removesuffix(".safetensors").removesuffix(".scores")
+    note = write_json(out.with_name(f"{stem}.{method}.json"), chosen.to_json())
     if chosen.described().get("at_bound"):
         typer.echo(
             f"warning: the temperature is at the end of its range: {fit_on} has too few right or too few wrong answers "

@@ -150,7 +150,7 @@ def markdown(text: str) -> str:
     >>> print(markdown("a|b <i>"))
     a\|b &lt;i>
     """
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
 def markdown_number(cell: Cell | None) -> str:
