@@ -5,7 +5,8 @@
         [--numbers FILE]
 
 A and B are folders of finished ladders; the same folder twice compares fixes of one contest. A pair names a fix of A and one
-of B; the change from the first to the second is paired, seed by seed, on the sets that both were scored on. With --data,
+of B; the change from the first to the second is paired, seed by seed and over all seeds, on the sets that both were scored
+on. With --data,
 questions of the sets that no split of A or B holds are scored too, by the chosen models' first seed (a temperature is the
 fitted one), and compared in the same way: for a reading that was chosen after the contest's own questions had been seen.
 Writes ``recipes/across.json``.
@@ -18,12 +19,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from few_labels import seeds
 from ladder import load, some
 
-from calibrant import PromptStyle, QuestionSet, Scores, compare, load_questions, measure, score
+from calibrant import PromptStyle, QuestionSet, Scores, load_questions, score
 from calibrant.files import write_json
 from calibrant.ladder.cells import Place
 from calibrant.ladder.fixes import ALIGNED, by_name
+from calibrant.metrics import Contest
 from calibrant.questions import drop_leaked
 from calibrant.scalers import load_scaler
 
@@ -55,15 +58,7 @@ def main() -> None:
         "a": runs[0]["prompt"],
         "b": runs[1]["prompt"],
         "clustered_by": options.cluster,
-        "contest": {
-            name: {
-                f"seed {seed}": changes(
-                    {p: (stored(a, p[0], name, seed), stored(b, p[1], name, seed)) for p in of}, options.cluster
-                )
-                for seed, of in by_seed(a, b, pairs).items()
-            }
-            for name in shared
-        },
+        "contest": {name: by_seed(a, b, pairs, name, options.cluster) for name in shared},
     }
     if options.data is not None:
         found["fresh"] = {}
@@ -73,36 +68,30 @@ def main() -> None:
             for pair in pairs:
                 for folder, run, fix in zip((a, b), runs, pair, strict=True):
                     scored(folder, fix, run, questions, made)
-            found["fresh"][name] = changes({p: (made[a, p[0]], made[b, p[1]]) for p in pairs}, options.cluster)
+            found["fresh"][name] = changes({p: ([made[a, p[0]]], [made[b, p[1]]]) for p in pairs}, options.cluster)
             print(name, len(questions), flush=True)
             write_json(options.numbers, found)
     write_json(options.numbers, found)
 
 
-def by_seed(a: Path, b: Path, pairs: list[tuple[str, ...]]) -> dict[int, list[tuple[str, ...]]]:
-    """The pairs whose fixes both have scores, by seed."""
-    out: dict[int, list[tuple[str, ...]]] = {}
-    for seed in range(100):
-        of = [
-            p
-            for p in pairs
-            if all((cell(f, fix, seed).folder / "scores").exists() for f, fix in zip((a, b), p, strict=True))
-        ]
-        if of:
-            out[seed] = of
-    return out
+def by_seed(a: Path, b: Path, pairs: list[tuple[str, ...]], name: str, cluster: str | None) -> dict[str, Any]:
+    """Changes on a set by seed, for the seeds that both fixes of a pair have, and of several seeds together."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        first, second = (dict(seeds(folder, fix, name)) for folder, fix in zip((a, b), pair, strict=True))
+        both = sorted(set(first) & set(second))
+        parts = {f"seed {seed}": [seed] for seed in both} | ({"all seeds": both} if len(both) > 1 else {})
+        for part, of in parts.items():
+            changed = changes({pair: ([first[s] for s in of], [second[s] for s in of])}, cluster)
+            found[part] = found.get(part, {}) | changed
+    return found
 
 
-def stored(folder: Path, fix: str, name: str, seed: int) -> Scores:
-    """A fix's scores at its chosen setting."""
-    return Scores.load(cell(folder, fix, seed).path(name))
-
-
-def cell(folder: Path, fix: str, seed: int = 0) -> Any:
-    """The cell of a fix at its chosen setting."""
+def cell(folder: Path, fix: str) -> Any:
+    """The first seed of a fix at its chosen setting."""
     place = Place(folder, by_name(fix))
     assert place.chosen is not None, f"{fix} of {folder} has no chosen setting"
-    return place.cell(place.chosen, seed)
+    return place.cell(place.chosen, 0)
 
 
 def unseen(questions: QuestionSet, folders: tuple[Path, ...], n: int) -> QuestionSet:
@@ -129,15 +118,15 @@ def scored(
     return made[folder, fix]
 
 
-def changes(pairs: dict[tuple[str, ...], tuple[Scores, Scores]], cluster: str | None) -> dict[str, Any]:
-    """Both sides and their paired difference, by pair."""
+def changes(pairs: dict[tuple[str, ...], tuple[list[Scores], list[Scores]]], cluster: str | None) -> dict[str, Any]:
+    """Both sides, each one or more seeds, and their paired difference, by pair."""
     out = {}
     for (first, second), (a, b) in pairs.items():
-        sides = {"a": measure(a, cluster=cluster), "b": measure(b, cluster=cluster)}
-        compared = compare(a, b, cluster=cluster)
+        both = Contest({"a": a, "b": b}, cluster=cluster)
+        difference = both.differences("a", "b")
         out[f"{first} -> {second}"] = {
-            **{side: {metric: m[metric].to_json() for metric in METRICS} for side, m in sides.items()},
-            "change": {metric: compared[metric].to_json() for metric in METRICS},
+            **{side: {m: both.estimates(side)[m].to_json() for m in METRICS} for side in ("a", "b")},
+            "change": {m: difference[m].to_json() for m in METRICS},
         }
     return out
 

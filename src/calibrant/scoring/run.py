@@ -2,8 +2,9 @@
 
 Shape suffixes: N questions, K options, B batch, R option rows, T tokens, D hidden, V vocabulary.
 
-Prompts run once; the options of a continuation run on copies of the prompt's key-value cache. A self-test on two of the
-questions compares that with the plain way (whole sequences, one at a time) before anything is trusted to it.
+Prompts run once; the options of a continuation run on copies of the prompt's key-value cache. A self-test on the two
+questions that are padded most compares that with the plain way (whole sequences, one at a time) before anything is trusted
+to it.
 """
 
 from __future__ import annotations
@@ -226,14 +227,15 @@ class OptionScorer:
     ) -> tuple[Route, float]:
         """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
 
+        Compared are the longest and the shortest prompt of the batch in which they differ most: where padding counts, as for
+        a model with an attention window, it shows itself there.
         ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision); ``slack`` multiplies
         the tolerance, for texts so long that rounding adds up. Returns the route and the largest difference of a
         log-probability that was seen on it.
         """
         if not encoded:
             return self.route, 0.0
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt))
-        picks = [encoded[i] for i in sorted({order[len(order) // 4], order[(3 * len(order)) // 4]})]  # of two lengths
+        picks = [encoded[i] for i in self._most_padded(encoded)]
         k = max(len(e.options) for e in picks)
         tolerance = slack * TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
         self.route = "single"
@@ -275,6 +277,12 @@ class OptionScorer:
                     at += len(aliases)
         return joint_NK
 
+    def _most_padded(self, encoded: Sequence[Encoded]) -> list[int]:
+        """The longest and the shortest prompt of the batch on the shared route with the most padding; one if all are alone."""
+        self.route = "shared"
+        ends = [(batch[0], batch[-1]) for batch in self._batches(encoded)]
+        return sorted(set(max(ends, key=lambda b: len(encoded[b[0]].prompt) - len(encoded[b[1]].prompt))))
+
     def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Indices in batches of similar prompt length, within the token budget of the route; longest first."""
         order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].prompt), i))
@@ -307,10 +315,15 @@ class OptionScorer:
             yield batch
 
     def _shared(self, rows: list[Encoded]) -> Tensor:
-        """Log-probability of each alias of each option, flat in order; every prompt runs once."""
-        ids_BT, mask_BT, position_BT, length_B = self._padded([e.prompt for e in rows])
+        """Log-probability of each alias of each option, flat in order; every prompt runs once.
+
+        Where an option goes on for more than a token, prompts are padded on the left: with what follows padded on the right
+        a text has no gap, and an attention window counts places.
+        """
         aliases = [(b, alias) for b, e in enumerate(rows) for option in e.options for alias in option]
         longer = [j for j, (_, alias) in enumerate(aliases) if len(alias) > 1]
+        prompts = [e.prompt for e in rows]
+        ids_BT, mask_BT, position_BT, length_B = self._padded(prompts, side="left" if longer else "right")
         with self.head.capture() as kept:
             out = self.model(
                 input_ids=ids_BT,
@@ -320,7 +333,7 @@ class OptionScorer:
                 return_dict=True,
             )
         h_BTD = kept.take()
-        last_BD = h_BTD[torch.arange(len(rows), device=self.device), length_B - 1]
+        last_BD = h_BTD[:, -1] if longer else h_BTD[torch.arange(len(rows), device=self.device), length_B - 1]
         of_A = torch.tensor([b for b, _ in aliases], device=self.device)
         first_A = torch.tensor([alias[0] for _, alias in aliases], device=self.device)
         logp_A = self.head.token_logp(last_BD, first_A, of_A)
@@ -365,18 +378,23 @@ class OptionScorer:
             parts.append(logp_S.new_zeros(len(some)).index_add(0, row_S, logp_S))
         return torch.cat(parts)
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return padded(sequences, self.device)
+    def _padded(
+        self, sequences: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return padded(sequences, self.device, side)
 
 
-def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded ids, attention mask, positions, lengths. The padding token is 0: nothing attends to it."""
+def padded(
+    sequences: Sequence[Sequence[int]], device: torch.device, side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, attention mask, positions, lengths, padded on one side. The padding token is 0: nothing attends to it."""
     length_B = torch.tensor([len(s) for s in sequences])
     width = int(length_B.max())
+    start_B = width - length_B if side == "left" else torch.zeros_like(length_B)
     ids_BT = torch.zeros(len(sequences), width, dtype=torch.long)
     for b, s in enumerate(sequences):
-        ids_BT[b, : len(s)] = torch.tensor(s, dtype=torch.long)
-    step_T = torch.arange(width)
-    mask_BT = (step_T < length_B[:, None]).long()
-    position_BT = torch.minimum(step_T.expand(len(sequences), width), length_B[:, None] - 1)
+        ids_BT[b, start_B[b] : start_B[b] + len(s)] = torch.tensor(s, dtype=torch.long)
+    step_BT = torch.arange(width) - start_B[:, None]
+    mask_BT = ((step_BT >= 0) & (step_BT < length_B[:, None])).long()
+    position_BT = torch.minimum(step_BT.clamp(min=0), length_B[:, None] - 1)
     return tuple(x.to(device) for x in (ids_BT, mask_BT, position_BT, length_B))  # type: ignore[return-value]
