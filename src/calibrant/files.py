@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from calibrant.errors import ConfigError, OutputError
 
-RUN_FILE = "run.json"
+RUN_FILE, LOCK_FILE = "run.json", ".lock"
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
@@ -90,6 +93,37 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
         )
     else:
         write_json(known, wanted)
+
+
+@contextmanager
+def alone(folder: str | Path, kind: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Work in a folder that no other process works in as long as the block lasts; a process that dies lets go.
+
+    Where another one does: ``waiting`` is called and its end awaited; without ``waiting`` that is an error. On a file system
+    that knows no locks nothing is held.
+
+    Raises
+    ------
+    ConfigError : another process is at work there.
+    """
+    lock = FileLock(Path(folder) / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if waiting is None:
+            raise ConfigError(
+                asked=f"a {kind} in {folder}",
+                found="another process is at work there",
+                todo="wait for its end and run the same command again, or choose another folder",
+            ) from None
+        waiting()
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

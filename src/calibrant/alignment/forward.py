@@ -88,7 +88,10 @@ def token_divergence(
         row_S = np.repeat(batch, [len(r) for _, r in some])
         hidden = {which: _hidden(models, heads[which], which, some) for which in heads}
         for start in range(0, len(row_S), rows):
-            block = {which: heads[which].logits(h_SD[start : start + rows]) for which, h_SD in hidden.items()}
+            block = {}
+            for which, h_SD in hidden.items():
+                with models.using(which):  # the adapter may be on the head, too
+                    block[which] = heads[which].logits(h_SD[start : start + rows])
             kl_S, agree_S = _divergence(block["tuned"], block["aligned"])
             at_S = row_S[start : start + rows]
             np.add.at(kl_P, at_S, kl_S.cpu().double().numpy())

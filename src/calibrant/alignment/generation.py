@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +54,8 @@ def generate(
 ) -> list[Response]:
     """One response to each prompt: greedy at temperature 0, else sampled from the model's own distribution.
 
-    Nothing else shapes the distribution: no top-k, no nucleus, no repetition penalty, whatever the model's generation
-    settings say; its end tokens are kept.
+    Nothing else shapes the distribution: no top-k, no nucleus, no repetition penalty, no suppressed tokens, whatever the
+    model's generation settings say; its end tokens are kept.
     """
     device = next(model.parameters()).device
     budget = CACHE_FACTOR * (batch_tokens or BATCH_TOKENS.get(device.type, 16384))
@@ -66,7 +67,8 @@ def generate(
         torch.manual_seed(seed)
         for batch in track(batches, progress, total=len(prompts), size=len):
             ids_BT, mask_BT = _left_padded([prompts[i] for i in batch], device)
-            out_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings)
+            with _own_settings_aside(model, settings):
+                out_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings)
             for i, row in zip(batch, out_BT[:, ids_BT.shape[1] :].tolist(), strict=True):
                 responses[i] = _response(tokenizer, row, ends)
     return [r for r in responses if r is not None]
@@ -77,6 +79,18 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     own = getattr(model.generation_config, "eos_token_id", None)
     found = list(own) if isinstance(own, (list, tuple)) else [own]
     return sorted({int(i) for i in (*found, tokenizer.eos_token_id) if i is not None})
+
+
+@contextmanager
+def _own_settings_aside(model: Any, settings: GenerationConfig) -> Iterator[None]:
+    """While active, the model has no generation settings of its own, which would fill in what ``settings`` leaves open."""
+    inner = getattr(model, "get_base_model", lambda: model)()
+    own = inner.generation_config
+    inner.generation_config = GenerationConfig(eos_token_id=settings.eos_token_id, pad_token_id=settings.pad_token_id)
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def _settings(ends: list[int], max_new_tokens: int, temperature: float) -> GenerationConfig:

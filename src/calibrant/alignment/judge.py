@@ -39,7 +39,11 @@ Verdict: tie"""
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 60.0
 
-_VERDICT = re.compile(r"verdict\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+|an?\s+(?=tie))?(A|B|tie)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"verdict[*_`\"']*\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+|an?\s+(?=tie))?(A|B|tie)[*_`\"'\])]*[ \t]*"
+    r"(?=$|[.!;:(–—-]|,(?!\s*(?:A|B|tie)\b))",  # a verdict stands by itself: "a matter of taste" is none, nor is "A and B"
+    re.IGNORECASE | re.MULTILINE,
+)
 _BARE = re.compile(r"[*_`\"'\[(]*(A|B|tie)[*_`\"'\])]*\.?", re.IGNORECASE)
 
 

@@ -152,5 +152,6 @@ def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: How | None = N
             n_boot=how.n_boot,
             level=how.level,
             seed=how.seed,
+            prompts=cluster_P.tolist(),
         ),
     )

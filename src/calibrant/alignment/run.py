@@ -41,7 +41,7 @@ from calibrant.alignment.wins import WinRate, both_orders, win_rate
 from calibrant.errors import ConfigError
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.questions import Skipped
-from calibrant.scoring.models import load_model
+from calibrant.scoring.models import fingerprints, load_model
 from calibrant.scoring.options import Tokens
 
 
@@ -353,6 +353,7 @@ def _identity(
     return {
         **models.identity(),
         "reference": None if reference is None else str(reference),
+        "reference_weights": fingerprints(reference=reference),
         "preferences": None if preferences is None else preferences.digest,
         "prompts": None if prompts is None else prompts.digest,
         **generation,
@@ -373,6 +374,7 @@ def _facts(
     return {
         **{name: known[name] for name in ("model", "adapter", "tuned", "weights")},
         "reference": None if reference is None else str(reference),
+        "reference_weights": fingerprints(reference=reference),
         "preferences": None if preferences is None else f"{preferences.name} ({len(preferences)})",
         "prompts": None if prompts is None else f"{prompts.name} ({len(prompts)})",
         "settings": asdict(settings),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,11 +51,13 @@ def preference_drift(
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    prompts: Sequence[Any] | None = None,
 ) -> PreferenceDrift:
     """Summarise log-probabilities (natural log, whole response, shape (P,)) of the same pairs under both models.
 
     Direct alignment often lowers both, the rejected one more: the margin grows while probability leaves the data
-    altogether. Intervals: percentile bootstrap over pairs.
+    altogether. Intervals: percentile bootstrap over pairs; with ``prompts``, one label a pair, pairs of a prompt together,
+    and none where all are of one prompt.
 
     Raises
     ------
@@ -72,11 +76,12 @@ def preference_drift(
     logp = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
     shapes = {values_P.shape for values_P in logp.values()}
     wrong = sum(int((~np.isfinite(values_P)).sum()) for values_P in logp.values())
-    if len(shapes) > 1 or len(shape := shapes.pop()) != 1 or shape[0] < 2 or wrong:
+    given_shapes = shapes if prompts is None else shapes | {(len(prompts),)}
+    if len(given_shapes) > 1 or len(shape := shapes.pop()) != 1 or shape[0] < 2 or wrong:
         raise ScoresError(
             asked="four lists of finite log-probabilities of the same two or more pairs",
             found=", ".join(f"{name} {v.shape}" for name, v in logp.items()) + f", {wrong} values not finite",
-            todo="give one number a pair in each, and leave broken pairs out by name",
+            todo="give one number a pair in each, one prompt a pair if any, and leave broken pairs out by name",
         )
     chosen_P = logp["chosen_logp_aligned"] - logp["chosen_logp_reference"]
     rejected_P = logp["rejected_logp_aligned"] - logp["rejected_logp_reference"]
@@ -87,7 +92,11 @@ def preference_drift(
         "share_both_fell": (chosen_P < 0) & (rejected_P < 0),
         "share_margin_grew": chosen_P > rejected_P,
     }
-    estimates = mean_estimates(columns, Sampling(n_boot, level, seed, 1))
+    labels = tuple(map(str, range(len(chosen_P)) if prompts is None else prompts))
+    several = 1 < len(set(labels)) < len(labels)
+    estimates = mean_estimates(columns, Sampling(n_boot, level, seed, 1, labels if several else None))
+    if len(set(labels)) == 1:
+        estimates = {name: replace(e, low=math.nan, high=math.nan) for name, e in estimates.items()}
     return PreferenceDrift(**estimates, n=len(chosen_P))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,21 @@ def check_drift(
     ----------
     a, b : what is compared; models are scored on ``questions``.
     questions : needed unless both sides are scores files.
-    style : how questions are put; by default that of the export among the two, else letters.
+    style : how questions are put; by default that of the export or the scores among the two, else letters.
     quantize_4bit : load ``b`` in 4 bits (NF4; needs CUDA and the extra ``[quant]``).
     tolerance : movement allowed (:func:`calibrant.metrics.drift`).
     progress, batch_tokens, loading : as for :func:`calibrant.score`.
 
     Raises
     ------
-    ConfigError : models without questions; two exports that put questions in different ways.
+    ConfigError : models without questions; sides that put questions in different ways; scores that a scaler has changed
+        against something that it has not.
     """
     exports = {side: Export.open(side) for side in (a, b) if is_export(side)}
+    stored = {side: Scores.load(side) for side in (a, b) if _is_scores(side)}
+    _refuse_one_rescaled(a, b, stored)
     styles = {export.style for export in exports.values()} | ({style} if style else set())
+    styles |= {PromptStyle(**s.provenance["prompt"]) for s in stored.values() if "prompt" in s.provenance}
     if len(styles) > 1:
         raise ConfigError(
             asked=f"the drift from {a} to {b}",
@@ -64,8 +69,8 @@ def check_drift(
     common: dict[str, Any] = {"style": next(iter(styles), None), "progress": progress, "batch_tokens": batch_tokens}
     sides = []
     for side, name in ((a, "a"), (b, "b")):
-        if _is_scores(side):
-            sides.append(_Side(Scores.load(side)))
+        if side in stored:
+            sides.append(_Side(stored[side]))
             continue
         if questions is None:
             raise ConfigError(
@@ -84,6 +89,18 @@ def check_drift(
             sides.append(_Side(score(export.load(**options), questions, **common), temperature))
     one, two = sides
     return drift(at_temperature(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
+
+
+def _refuse_one_rescaled(a: str | Path, b: str | Path, stored: Mapping[str | Path, Scores]) -> None:
+    """Raise :class:`ConfigError` where a scaler has changed one side alone: the drift would be the scaler's."""
+    scaler = [stored[side].provenance.get("scaler") if side in stored else None for side in (a, b)]
+    if scaler[0] != scaler[1]:
+        rescaled = next(side for side, one in zip((a, b), scaler, strict=True) if one is not None)
+        raise ConfigError(
+            asked=f"the drift from {a} to {b}",
+            found=f"{rescaled} was rescaled after scoring, and the other side was not in the same way",
+            todo="give the scores as the model gave them; what a scaler changes is shown by `calibrant compare`",
+        )
 
 
 def _is_scores(side: str | Path) -> bool:

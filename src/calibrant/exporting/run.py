@@ -35,7 +35,7 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import DTYPES, quiet_peft
+from calibrant.scoring.models import DTYPES, fingerprints, quiet_peft
 
 FitOn = Scores | Literal["calibration"]
 
@@ -372,6 +372,8 @@ def _asked(source: Source, config: ServeConfig, check: QuestionSet | None) -> di
     return {
         "model": source.model,
         "adapter": source.adapter,
+        "weights": fingerprints(model=source.model, adapter=source.adapter),
+        "run_temperature": named(source.temperature),
         "loading": {name: str(value) for name, value in source.loading.items()},
         "prompt": asdict(source.style),
         "check": None if check is None else check.digest,

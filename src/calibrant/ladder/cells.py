@@ -28,6 +28,7 @@ from calibrant.errors import CalibrantError, ConfigError
 from calibrant.files import RUN_FILE, claim_folder, write_json
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
+from calibrant.scoring.models import fingerprints
 from calibrant.tuning.sweep import Budget, Setting
 
 CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
@@ -58,7 +59,10 @@ class Cell:
     def claim(self, given: Mapping[str, Any]) -> None:
         """Make the folder, or check that it holds this very cell, made with the same further models."""
         identity = {"fix": self.fix.name, "setting": dict(self.setting.values), "seed": self.seed}
-        claim_folder(self.folder, identity | {name: str(given[name]) for name in self.fix.needs}, "cell")
+        further = {name: given[name] for name in self.fix.needs}
+        if further:
+            identity |= {name: str(at) for name, at in further.items()} | {"weights": fingerprints(**further)}
+        claim_folder(self.folder, identity, "cell")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -127,7 +131,9 @@ class Place:
         return self.root / CELLS / self.fix.name
 
     def claim(self, reason: str | None) -> None:
-        """Write down the fix, and why it cannot be run, if so; refuse a folder of another definition or choice."""
+        """Write down the fix with its seeds, beside those of earlier calls, and why it cannot be run, if so; refuse a folder of
+        another definition or choice.
+        """
         plain, choice = self.fix.to_json(), self.choice
         if choice is not None and self.named not in (None, choice["setting"]):
             raise ConfigError(
@@ -137,7 +143,8 @@ class Place:
             )
         identity = {name: plain[name] for name in ("family", "values", "candidates", "of", "fit_on")}
         claim_folder(self.folder, identity, f"fix {self.fix.name!r}")
-        write_json(self.folder / FIX, {"fix": plain, "seeds": list(self.seeds)})
+        earlier = (read_json(self.folder / FIX) or {"seeds": []})["seeds"]
+        write_json(self.folder / FIX, {"fix": plain, "seeds": sorted({*earlier, *self.seeds})})
         if reason is None:
             (self.folder / NOT_RUN).unlink(missing_ok=True)
         else:

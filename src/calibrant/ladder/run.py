@@ -20,7 +20,7 @@ from typing import Any
 
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.errors import CalibrantError, ConfigError, OutputError, QuestionError, memory_full
-from calibrant.files import claim_folder
+from calibrant.files import alone, claim_folder
 from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import NAMED, Cell, Place
@@ -167,9 +167,10 @@ def ladder(
     """Run every fix on equal data and splits, compare them, and write ``out/table``; the protocol is at the module's head.
 
     Resumable: called again with the same arguments it goes on where it stopped, however it stopped. More fixes and more
-    seeds may be added to a folder; model, prompt, questions, base settings and budget may not change. An error in one
-    cell is recorded there, and the other cells go on; a later call tries that cell again, but for a setting of a sweep
-    that has chosen another. Where memory was too small for a setting, nothing is chosen until a later call has tried it.
+    seeds may be added to a folder, by several processes at a time too: none touches a cell that another works on. Model,
+    prompt, questions, base settings and budget may not change. An error in one cell is recorded there, and the other cells
+    go on; a later call tries that cell again, but for a setting of a sweep that has chosen another. Where memory was too
+    small for a setting, nothing is chosen until a later call has tried it.
 
     Parameters
     ----------
@@ -210,11 +211,12 @@ class _Run:
             setting = self._choose(place)
             for seed in place.seeds if setting is not None else ():
                 assert setting is not None
-                cell = place.cell(setting, seed)
-                if self._fit(cell) is not None:
-                    self._score(cell)
+                with self._alone(place.cell(setting, seed)) as cell:
+                    if self._fit(cell) is not None:
+                        self._score(cell)
             if setting is not None:
-                self._align(place.cell(setting, place.seeds[0]))
+                with self._alone(place.cell(setting, place.seeds[0])) as cell:
+                    self._align(cell)
         self.bench.release()
 
     def _choose(self, place: Place) -> Setting | None:
@@ -223,8 +225,8 @@ class _Run:
             return place.chosen
         tried: list[dict[str, Any]] = []
         for setting in place.sweep(self.plan.budget):
-            cell = place.cell(setting, place.seeds[0])
-            result = self._fit(cell)
+            with self._alone(place.cell(setting, place.seeds[0])) as cell:
+                result = self._fit(cell)
             loss = None if result is None else result["nll"]
             error = cell.errors.get("fit", {}).get("found") if result is None else None
             tried.append({"setting": setting.name, "values": dict(setting.values), "nll": loss, "error": error})
@@ -242,8 +244,16 @@ class _Run:
         place.choose({"setting": best["setting"], "criterion": criterion, "nll": best["nll"], "candidates": tried})
         return place.chosen
 
-    def _fit(self, cell: Cell) -> dict[str, Any] | None:
+    @contextmanager
+    def _alone(self, cell: Cell) -> Iterator[Cell]:
+        """The cell, while no other process that fills this ladder is at work in it."""
         cell.claim(self.bench.given)
+        with alone(
+            cell.folder, "cell", waiting=lambda: self._say(f"{cell.name}: waiting for another process to finish it")
+        ):
+            yield cell
+
+    def _fit(self, cell: Cell) -> dict[str, Any] | None:
         if cell.result is not None:
             return cell.result
         cell.forget_errors()
@@ -372,7 +382,7 @@ def _claim(asked: Ladder) -> None:
     config = asked.config.model_dump(mode="json")
     identity = {
         "model": str(asked.model),
-        "weights": fingerprints(model=asked.model, reference=asked.reference, adapter=asked.alignment_adapter),
+        "weights": fingerprints(model=asked.model),
         "loading": {name: str(value) for name, value in asked.loading.items()},
         "prompt": asdict(asked.style),
         "prompt_digest": asked.style.digest,

@@ -281,7 +281,8 @@ class OptionScorer:
         """The longest and the shortest prompt of the batch on the shared route with the most padding; one if all are alone."""
         self.route = "shared"
         ends = [(batch[0], batch[-1]) for batch in self._batches(encoded)]
-        return sorted(set(max(ends, key=lambda b: len(encoded[b[0]].prompt) - len(encoded[b[1]].prompt))))
+        longest, shortest = max(ends, key=lambda pair: len(encoded[pair[0]].prompt) - len(encoded[pair[1]].prompt))
+        return sorted({longest, shortest})
 
     def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Indices in batches of similar prompt length, within the token budget of the route; longest first."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from calibrant.errors import ModelError, OutputError, QuestionError
-from calibrant.files import claim_folder, write_json
+from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
 from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
@@ -117,7 +119,8 @@ def tune(
     Raises
     ------
     LeakageError : a question stands in both sets.
-    ConfigError : ``out`` holds a run with other settings; a setting that the objective has no use for.
+    ConfigError : ``out`` holds a run with other settings, or another process is at work there; a setting that the objective has
+        no use for.
     ModelError : the model cannot be tuned so, or its loss is not finite.
     OutputError : no space or permission.
     """
@@ -142,27 +145,31 @@ def tune(
         )
     identity = _identity(model, style, config, train, calibration)
     claim_folder(out, identity, "tuning run")
-    if (out / RESULT).exists():
-        return TuneResult.load(out)
-    encoded = {
-        name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
-        for name, questions in (("train", train), ("calibration", calibration))
-    }
-    tuned = _prepare(model.model, config)
-    scorer = OptionScorer(tuned.eval(), style, batch_tokens)  # peft leaves its layers, dropout too, in training mode
-    scorer.self_test(encoded["calibration"])
-    held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
-    run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out)
-    try:
-        return run.go(progress, callbacks)
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            asked=f"keep the tuning run in {out}",
-            found=str(error),
-            todo="free space there and run the same command again; it goes on from the last whole checkpoint",
-        ) from error
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes of one run: it holds the folder for all
+    with alone(out, "tuning run") if first else nullcontext():
+        if (out / RESULT).exists():
+            return TuneResult.load(out)
+        encoded = {
+            name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
+            for name, questions in (("train", train), ("calibration", calibration))
+        }
+        tuned = _prepare(model.model, config)
+        scorer = OptionScorer(
+            tuned.eval(), style, batch_tokens
+        )  # peft leaves its layers, dropout too, in training mode
+        scorer.self_test(encoded["calibration"])
+        held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
+        run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out)
+        try:
+            return run.go(progress, callbacks)
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(
+                asked=f"keep the tuning run in {out}",
+                found=str(error),
+                todo="free space there and run the same command again; it goes on from the last whole checkpoint",
+            ) from error
 
 
 @dataclass

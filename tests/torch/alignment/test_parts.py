@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
 from calibrant.alignment.data import Prompt, Turn
 from calibrant.alignment.encoding import Encoder
@@ -12,6 +14,7 @@ from calibrant.alignment.forward import _divergence, batches_of, response_logp, 
 from calibrant.alignment.generation import generate
 from calibrant.alignment.models import ModelPair
 from calibrant.errors import QuestionError
+from calibrant.scoring.models import LoadedModel, load_model, quiet_peft
 
 KINDS = ("llama", "qwen3", "gemma2", "gpt2")
 
@@ -131,6 +134,32 @@ def test_divergence_does_not_depend_on_batches(model_folder, make_adapter):
     assert (one.kl > 0.01).all()
 
 
+@pytest.mark.parametrize(
+    "on", [{"target_modules": ["lm_head"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}]
+)
+def test_divergence_sees_an_adapter_on_the_output_head(model_folder, tmp_path, on):
+    model = load_model(model_folder(), device="cpu").model
+    torch.manual_seed(1)
+    with quiet_peft():
+        tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **on)).eval()
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                weight.add_(0.2 * torch.randn_like(weight))
+    pair = ModelPair("in memory", adapter="in memory")
+    pair._tuned = LoadedModel(tuned, None, {})
+    sequences = [((0, 9, 8, 7), (6, 5, 4)), ((0, 9), (3, 30, 31))]
+    found = token_divergence(pair, sequences)
+    for i, (prompt, response) in enumerate(sequences):
+        ids, start = torch.tensor([[*prompt, *response][:-1]]), len(prompt) - 1
+        with torch.no_grad():
+            p_TV = tuned(input_ids=ids).logits[0, start:].double().log_softmax(-1)
+            with tuned.disable_adapter():
+                q_TV = tuned(input_ids=ids).logits[0, start:].double().log_softmax(-1)
+        assert found.kl[i] == pytest.approx((p_TV.exp() * (p_TV - q_TV)).sum().item(), rel=1e-3)
+        assert found.kl[i] > 0.01
+
+
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +191,29 @@ def test_an_answer_ends_at_any_end_token_of_the_model_or_the_tokenizer(make_mode
     at = whole[0].tokens.index(end)
     assert (cut[0].tokens, cut[0].ended, cut[0].length) == (whole[0].tokens[: at + 1], True, at)
     assert cut[0].text == tokenizer.decode(whole[0].tokens[: at + 1], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_models_own_generation_settings_shape_nothing(model_folder, make_adapter, adapted):
+    adapter = make_adapter(0.2) if adapted else None
+    m = load_model(model_folder(), adapter=adapter, device="cpu")
+    prompts = [(0, 40, 41), (0, 9, 8, 7, 6)]
+    greedy = {"max_new_tokens": 9}
+    sampled = {"max_new_tokens": 9, "temperature": 1.0, "seed": 3}
+    plain = [generate(m.model, m.tokenizer, prompts, **how) for how in (greedy, sampled)]
+    inner = m.model.get_base_model() if adapted else m.model
+    first = plain[0][0].tokens[0]
+    own = {
+        "suppress_tokens": [first],
+        "bad_words_ids": [[first]],
+        "min_p": 0.9,
+        "typical_p": 0.01,
+        "epsilon_cutoff": 0.3,
+    }
+    settings = GenerationConfig(**inner.generation_config.to_diff_dict() | own)
+    inner.generation_config = settings
+    assert [generate(m.model, m.tokenizer, prompts, **how) for how in (greedy, sampled)] == plain
+    assert inner.generation_config is settings
 
 
 def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone(loaded):

@@ -56,3 +56,21 @@ def test_intervals_of_the_drift_hold_the_truth():
 def test_broken_pairs_are_refused(lists):
     with pytest.raises(ScoresError, match="log-probabilities"):
         preference_drift(*lists)
+
+
+def test_pairs_of_one_prompt_are_resampled_together():
+    rng = np.random.default_rng(0)
+    moved = np.repeat(rng.normal(0, 3, 20), 10) + rng.normal(0, 0.1, 200)  # 20 prompts of 10 pairs that move alike
+    zero = np.zeros(200)
+    alone = preference_drift(moved, zero, zero, zero).margin
+    together = preference_drift(moved, zero, zero, zero, prompts=np.repeat(np.arange(20), 10).tolist()).margin
+    assert together.value == alone.value
+    assert (
+        2.5 < (together.high - together.low) / (alone.high - alone.low) < 4.5
+    )  # about sqrt(10), by few clusters wider
+    each = preference_drift(moved, zero, zero, zero, prompts=range(200)).margin
+    assert each == alone
+    one = preference_drift(moved, zero, zero, zero, prompts=["the same"] * 200).margin
+    assert np.isnan([one.low, one.high]).all()
+    with pytest.raises(ScoresError, match="one prompt a pair"):
+        preference_drift(moved, zero, zero, zero, prompts=["a"])

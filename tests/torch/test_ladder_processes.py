@@ -1,0 +1,134 @@
+"""One ladder folder, filled by several processes and several calls."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calibrant.errors import ConfigError
+from calibrant.files import alone
+from calibrant.ladder import Ladder, read_table
+from calibrant.ladder.cells import Place, places
+from calibrant.ladder.fixes import by_name
+from calibrant.scores import Scores
+from calibrant.scoring import score
+from calibrant.tuning import TuneConfig, tune
+
+CPU = {"device": "cpu"}
+SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "lora": {"rank": 2, "alpha": 4}}
+PROCESS = """
+import json, sys
+from calibrant.ladder import Ladder
+from calibrant import load_questions
+from calibrant.tuning import TuneConfig
+
+model, questions, out, fixes = sys.argv[1:5]
+splits = {name: load_questions(f"{questions}/{name}.jsonl") for name in ("train", "calibration", "test")}
+config = TuneConfig.make(json.loads(sys.argv[5]))
+rest = {"budget": "quick", "seeds": 1, "config": config, "loading": {"device": "cpu"}, "progress": True}
+Ladder(model, splits, out, fixes=fixes.split(","), **rest).run()
+"""
+
+
+@pytest.fixture
+def splits(make_questions):
+    return {name: make_questions(name, 30, ks=(4, 3)) for name in ("train", "calibration", "test")}
+
+
+@pytest.fixture
+def make_ladder(model_folder, splits, tmp_path):
+    def make(**changed):
+        fields = {
+            "model": model_folder(),
+            "splits": splits,
+            "out": tmp_path / "ladder",
+            "budget": "quick",
+            "seeds": 1,
+            "config": TuneConfig.make(SETTINGS),
+            "loading": CPU,
+        }
+        return Ladder(**{**fields, **changed})
+
+    return make
+
+
+@pytest.mark.slow
+def test_two_processes_that_need_one_model_train_it_once(model_folder, splits, tmp_path):
+    for name, questions in splits.items():
+        questions.save(tmp_path / f"{name}.jsonl")
+    out = tmp_path / "ladder"
+    parts = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(model_folder()), str(tmp_path), str(out), fixes, json.dumps(SETTINGS)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for fixes in ("cft", "cft+temperature")
+    ]
+    said = [part.communicate(timeout=300)[1] for part in parts]
+    assert [part.returncode for part in parts] == [0, 0], said
+    assert sum("waiting for another process to finish it" in one for one in said) >= 1
+    assert sum("cft/default/seed-0: fitting" in " ".join(one.split()) for one in said) == 1
+    table = read_table(out, n_boot=100)
+    assert {standing.fix.name: standing.state for standing in table.fixes} == dict.fromkeys(
+        ("aligned", "cft", "cft+temperature"), "complete"
+    )
+    cell = out / "cells/cft/default/seed-0"
+    again = score(str(model_folder()), splits["test"], adapter=cell / "tuning/adapter", **CPU)
+    kept = Scores.load(cell / "scores/test.safetensors")
+    assert kept.provenance["adapter_weights"] == again.provenance["adapter_weights"]
+    assert kept.logp_NK == pytest.approx(again.logp_NK, abs=1e-5)
+
+
+def test_a_tuning_run_that_another_process_holds_is_refused(model_folder, splits, tmp_path):
+    out, config = tmp_path / "run", TuneConfig.make({**SETTINGS, "epochs": 1})
+    asked = (str(model_folder()), splits["train"], splits["calibration"])
+    first = tune(*asked, out=out, config=config, **CPU)
+    (out / "result.json").unlink()
+    holder = "import sys; from calibrant.files import alone\nwith alone(sys.argv[1], 'run'): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is at work there"):
+            tune(*asked, out=out, config=config, **CPU)
+        other.communicate("\n", timeout=60)
+    again = tune(*asked, out=out, config=config, **CPU)
+    assert [point["nll"] for point in again.history] == pytest.approx([point["nll"] for point in first.history])
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path):
+    holder = "import sys; from calibrant.files import alone\nwith alone(sys.argv[1], 'run'): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(ConfigError), alone(tmp_path, "run"):
+            pass
+        other.kill()
+        other.wait(timeout=60)
+    with alone(tmp_path, "run"):
+        assert Path(tmp_path / ".lock").exists()
+
+
+def test_a_later_call_with_fewer_seeds_keeps_those_that_are_there(make_ladder, tmp_path):
+    Place(tmp_path / "ladder", by_name("cft"), (0, 1, 2)).claim(None)
+    for place in make_ladder(fixes=["cft+temperature"]).plan().places:
+        place.claim(None)
+    found = {place.fix.name: place.seeds for place in places(tmp_path / "ladder")}
+    assert found == {"aligned": (0,), "cft": (0, 1, 2), "cft+temperature": (0,)}
+
+
+def test_a_fix_that_needs_a_further_model_is_added_and_another_model_in_its_place_refused(
+    make_ladder, model_folder, tmp_path
+):
+    make_ladder(fixes=["temperature"]).run()
+    base = model_folder("llama")
+    make_ladder(fixes=["daca"], reference=base).run()
+    assert {standing.fix.name for standing in read_table(tmp_path / "ladder", n_boot=100).fixes} == {
+        "aligned", "pre-alignment", "temperature", "daca",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="a different reference, weights"):
+        make_ladder(fixes=["daca"], reference=model_folder("qwen3")).run()
