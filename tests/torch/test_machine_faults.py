@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from calibrant.errors import ModelError
 from calibrant.ladder import Ladder
 from calibrant.ladder.families import Tuned
-from calibrant.scoring.run import OptionScorer
+from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning import TuneConfig, tune
 
 CONFIG = TuneConfig.make({"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "lora": {"rank": 2, "alpha": 4}})

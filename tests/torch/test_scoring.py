@@ -16,7 +16,7 @@ from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import quiet_peft
 from calibrant.scoring.options import encode
-from calibrant.scoring.run import OptionScorer
+from calibrant.scoring.scorer import OptionScorer
 
 TEXTS = PromptStyle(reading="continuation")
 STYLES = [PromptStyle(), TEXTS]

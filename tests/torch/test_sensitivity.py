@@ -16,7 +16,7 @@ from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
 from calibrant.scoring import load_model, score
 from calibrant.scoring import sensitivity as module
-from calibrant.scoring.run import OptionScorer
+from calibrant.scoring.scorer import OptionScorer
 from calibrant.scoring.sensitivity import score_formats, score_orders, sensitivity
 
 TEXTS = PromptStyle(reading="continuation")

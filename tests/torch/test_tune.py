@@ -356,7 +356,7 @@ def test_diverging_run_is_an_error_that_names_the_learning_rate(run, tmp_path, o
     with pytest.raises(ModelError) as raised:
         run(objective=objective, learning_rate=1e30, max_grad_norm=1e30, warmup=0)
     assert "learning_rate" in raised.value.todo
-    assert {p.name for p in (tmp_path / "run").iterdir()} <= {"run.json", "checkpoints"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} <= {"run.json", "checkpoints", ".lock"}
 
 
 def test_loss_that_is_nan_in_one_step_is_not_averaged_away(run, tmp_path):

@@ -1,5 +1,7 @@
 """Models that see no further back than a window: padding must not use it up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, Mis
 from calibrant.alignment.forward import response_logp
 from calibrant.prompts import PromptStyle
 from calibrant.scoring.options import Encoded
-from calibrant.scoring.run import OptionScorer
+from calibrant.scoring.scorer import OptionScorer
 
 WINDOW, VOCABULARY = 16, 100
 SIZES = {
@@ -75,7 +77,18 @@ def test_responses_of_an_alignment_check_keep_their_window():
     np.testing.assert_allclose(response_logp(model, encoded), [own_logp(model, e) for e in encoded], atol=1e-4)
 
 
-def test_the_self_test_looks_where_padding_is_widest():
+def test_the_self_test_looks_where_padding_is_widest_and_options_are_longest():
     encoded = of_lengths([30, 3, 31, 9, 29, 400])
-    scorer = OptionScorer(windowed("mistral"), TEXTS, batch_tokens=500)
-    assert [len(encoded[i].prompt) for i in scorer._most_padded(encoded)] == [3, 31]  # 400 is a batch of its own
+    encoded[3] = replace(encoded[3], options=tuple(((5,) * 9,) for _ in range(4)))
+    scorer = OptionScorer(windowed("mistral"), TEXTS, batch_tokens=600)
+    assert [len(encoded[i].prompt) for i in scorer._hardest(encoded)] == [3, 31, 9]  # 400 is a batch of its own
+
+
+def test_a_route_that_only_long_options_show_to_be_wrong_is_left():
+    """Most options are one token long, so a cache that cannot be copied would not be touched by a question of the middle."""
+    encoded = [replace(e, options=tuple((option[0][:1],) for option in e.options)) for e in of_lengths([6, 9, 12, 30])]
+    encoded += of_lengths([10])
+    scorer = OptionScorer(windowed("mistral"), TEXTS, batch_tokens=100_000)
+    own = scorer._shared
+    scorer._shared = lambda rows: own(rows).flip(0) if any(e.n_tails for e in rows) else own(rows)
+    assert scorer.self_test(encoded)[0] == "plain"

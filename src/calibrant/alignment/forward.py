@@ -16,7 +16,7 @@ from calibrant.progress import track
 from calibrant.prompts import PromptStyle
 from calibrant.scoring.head import Head
 from calibrant.scoring.options import Encoded, Tokens
-from calibrant.scoring.run import BATCH_TOKENS, OptionScorer, padded
+from calibrant.scoring.scorer import BATCH_TOKENS, OptionScorer, padded
 
 TEXTS = PromptStyle(reading="continuation")
 ROWS = 128

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from calibrant.alignment.forward import batches_of
 from calibrant.progress import track
 from calibrant.scoring.options import Tokens
-from calibrant.scoring.run import BATCH_TOKENS
+from calibrant.scoring.scorer import BATCH_TOKENS
 
 CACHE_FACTOR = 8
 """Decoding keeps a cache, not activations, so a batch may hold this many times the tokens of a scoring pass."""

@@ -15,7 +15,7 @@ from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.metrics.comparison import align
-from calibrant.metrics.measurement import measure
+from calibrant.metrics.measurement import beyond_floor, measure
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
@@ -59,7 +59,13 @@ class Checkpoint:
     @property
     def calibrated(self) -> bool:
         """Whether conf-ECE is known to be within its floor, and the floor low enough (:data:`WIDEST_FLOOR`) to tell."""
-        return self.floor_p95 is not None and self.conf_ece <= self.floor_p95 <= WIDEST_FLOOR
+        known = self.floor_p95 is not None and self.floor_p95 <= WIDEST_FLOOR
+        return known and not self.above_floor
+
+    @property
+    def above_floor(self) -> bool:
+        """Whether conf-ECE is known to be above what chance alone gives."""
+        return self.floor_p95 is not None and beyond_floor(self.conf_ece, self.floor_p95)
 
     def scores_of(self, others: Scores) -> Scores | None:
         """Its scores in the order of ``others``; ``None`` where they are of other questions or unknown."""
@@ -163,8 +169,7 @@ def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple
             )
     if _off_balance(last) and any(p.gap is not None and not _off_balance(p) for p in points[:-1]):
         signs.append("mean confidence and accuracy of the last checkpoint differ, with an interval that excludes 0")
-    beyond = last.floor_p95 is not None and last.conf_ece > last.floor_p95
-    if beyond and any(p.calibrated for p in points[:-1]):
+    if last.above_floor and any(p.calibrated for p in points[:-1]):
         signs.append(
             f"conf-ECE was within its floor earlier and is {last.conf_ece:.3f} at the last checkpoint "
             f"(floor {last.floor_p95:.3f}, n = {last.n})"

@@ -136,7 +136,7 @@ def check(bench: Bench, cell: Cell, asked: Asked, model: Mapping[str, Any]) -> N
         batch_tokens=bench.batch_tokens,
         progress=bench.progress,
         command=bench.command,
-        **bench.loading,
+        **bench.scoring,
     )
 
 

@@ -77,7 +77,7 @@ class Bench:
         key = (str(model), None if adapter is None else str(adapter))
         if self._loaded is None or self._loaded[0] != key:
             self.release()
-            arguments = dict(self.loading) if key[0] == str(self.model) else self._without_revision()
+            arguments = self.scoring if key[0] == str(self.model) else self._without_revision()
             self._loaded = key, load_model(model, adapter=adapter, **arguments)
         return self._loaded[1]
 
@@ -120,5 +120,10 @@ class Bench:
             found.save(cell.path(split))
         return found
 
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How models are loaded for scoring: in 4 bits where they are tuned so."""
+        return {**self.loading, **({"quantize_4bit": True} if self.config.quantize_4bit else {})}
+
     def _without_revision(self) -> dict[str, Any]:
-        return {name: value for name, value in self.loading.items() if name != "revision"}
+        return {name: value for name, value in self.scoring.items() if name != "revision"}

@@ -34,6 +34,7 @@ from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
 from calibrant.scores import Scores
 from calibrant.scoring.models import fingerprints
 from calibrant.tuning import TuneConfig
+from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
 SPLITS = ("train", "calibration", "test")
@@ -374,6 +375,7 @@ def _check(asked: Ladder) -> None:
                 todo="name it among the fixes, or leave out its setting",
             )
         chosen[name].candidate(setting)
+    refuse_four_bits(asked.loading)
     Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 

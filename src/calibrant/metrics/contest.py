@@ -18,7 +18,7 @@ from scipy.stats import t as student
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.comparison import Difference, align, difference_of
-from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
+from calibrant.metrics.measurement import Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, exact_profile, gather
 from calibrant.metrics.ranking import auroc_of
 from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of
@@ -197,7 +197,7 @@ class Contest:
         if floor_R is None:
             return Estimate(value, low, high, self.n)
         p95 = float(np.quantile(floor_R, 0.95))
-        verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+        verdict = floor_verdict(value, p95)
         return Estimate(value, low, high, self.n, float(floor_R.mean()), p95, verdict)
 
 

@@ -28,6 +28,22 @@ from calibrant.scores import Scores
 DISTINGUISHABLE = "distinguishable from calibrated"
 INDISTINGUISHABLE = "not distinguishable from calibrated"
 LOW_MASS = 0.5
+ROUNDING = 1e-9
+"""An error that is above its floor by no more than this is at its floor: both are sums of many rounded numbers."""
+
+
+def beyond_floor(value: float, floor_p95: float) -> bool:
+    """Whether an error is above what chance alone gives a calibrated model, by more than rounding.
+
+    >>> beyond_floor(0.1 + 0.2, 0.3), beyond_floor(0.31, 0.3)
+    (False, True)
+    """
+    return value > floor_p95 + ROUNDING
+
+
+def floor_verdict(value: float, floor_p95: float) -> str:
+    """:func:`beyond_floor` in words."""
+    return DISTINGUISHABLE if beyond_floor(value, floor_p95) else INDISTINGUISHABLE
 
 
 @dataclass(frozen=True)
@@ -218,8 +234,7 @@ def error_estimates(
         floor_R = np.abs(noise_BC).sum(1) if redrawn_R is None else redrawn_R
         value, p95 = float(np.abs(cell_C).sum()), float(np.quantile(floor_R, 0.95))
         low, high = possible(error_interval(cell_C, noise_BC, level), 0, 1) if n > 1 else (np.nan, np.nan)
-        verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
-        out[name] = Estimate(value, low, high, n, float(floor_R.mean()), p95, verdict)
+        out[name] = Estimate(value, low, high, n, float(floor_R.mean()), p95, floor_verdict(value, p95))
         if name == "conf_ece":
             gap = -float(cell_C.sum())
             drawn_B = gap - noise_BC.sum(1)

@@ -19,7 +19,7 @@ from calibrant.metrics.binned import (
     l2_ece,
 )
 from calibrant.metrics.bins import bin_index, check_settings, thin_variance
-from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
+from calibrant.metrics.measurement import Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
 from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of
@@ -180,5 +180,5 @@ def _estimate(value: float, interval: Interval, n: int, floor_R: np.ndarray | No
     if floor_R is None:
         return Estimate(value, *interval, n)
     p95 = float(np.quantile(floor_R, 0.95))
-    verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+    verdict = floor_verdict(value, p95)
     return Estimate(value, *interval, n, float(floor_R.mean()), p95, verdict)

@@ -14,7 +14,7 @@ import numpy as np
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
 from calibrant.metrics.bins import bin_edges, check_level
-from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate
+from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate, floor_verdict
 from calibrant.metrics.panel import cell_interval
 from calibrant.metrics.planning import holm
 from calibrant.metrics.profile import compress, exact_profile, redraw_labels, resample
@@ -120,7 +120,7 @@ def _slice(name: str, part: Scores, n_bins: int, n_boot: int, draws: int, level:
         gap_low, gap_high = percentile_interval(-(np.multiply(*bin_gaps(drawn, bin_G, n_bins))).sum(-1), level)
     accuracy = float(part.correct_N.mean())
     p95 = float(np.quantile(floor_R, 0.95))
-    verdict = DISTINGUISHABLE if value > p95 else INDISTINGUISHABLE
+    verdict = floor_verdict(value, p95)
     return Slice(
         name=name,
         n=part.n,

@@ -35,6 +35,7 @@ from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig, TuneResult
+from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
@@ -118,6 +119,7 @@ def restore(
         config = TuneConfig.make({**config.model_dump(), "objective": objective})
         config.check()
     settings_for(config.objective, budget)
+    refuse_four_bits(loading)
     check_splits(splits, ood)
     sets = {**{name: splits[name] for name in SPLITS}, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
@@ -130,7 +132,7 @@ def restore(
     )
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
-    stage = Stage(out, model, style, progress, command, config.seed, batch_tokens, loading)
+    stage = Stage(out, model, style, progress, command, config.seed, batch_tokens, loading, config.quantize_4bit)
 
     base = None if reference is None else stage.reference(reference, splits["calibration"])
     before = stage.scores("before", held_out)
@@ -152,7 +154,9 @@ def restore(
         Domain(words.label(name, sets[name]), name == "test", scores, after.get(name))
         for name, scores in _measured(before).items()
     ]
-    asked = words.asked(model, reference, style, config, objective, chosen, sets, before["test"], command)
+    asked = words.asked(
+        model, reference, style, config, objective, chosen, diagnosis.action, sets, before["test"], command
+    )
     found: dict[str, Any] = {}
     if tuning is not None:
         found = {**tuning.to_json(), "temperature": None if scaler is None else scaler.described()}

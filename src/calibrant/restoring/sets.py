@@ -55,13 +55,21 @@ def assemble(
 
 
 def check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionSet]) -> None:
-    """Each split has questions, and no out-of-domain set has a split's name."""
+    """Each split has questions, what is measured two or more, and no out-of-domain set has a split's name."""
     missing = [name for name in SPLITS if not splits.get(name)]
     if missing:
         raise QuestionError(
             asked=f"questions to {', '.join(SPLITS)}",
             found=f"none for {', '.join(missing)}",
             todo="give each split at least one question; split_questions makes three of one set",
+        )
+    measured = {name: q for name, q in {**splits, **ood}.items() if name != "train"}
+    few = [name for name, questions in measured.items() if len(questions) < 2]
+    if few:
+        raise QuestionError(
+            asked=f"questions to {', '.join(measured)}",
+            found=f"fewer than two for {', '.join(few)}",
+            todo="give each at least two; a few hundred are needed to tell anything",
         )
     clash = [name for name in ood if name in SPLITS]
     if clash:

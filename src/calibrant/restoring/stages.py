@@ -40,6 +40,7 @@ class Stage:
     seed: int
     batch_tokens: int | None
     loading: dict[str, Any]
+    quantize_4bit: bool = False
     _loaded: LoadedModel | None = None
 
     def say(self, text: str) -> None:
@@ -129,7 +130,7 @@ class Stage:
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             command=self.command,
-            **self.loading,
+            **self._scoring,
         )
         write_json(self.out / "alignment.json", found.to_json())
         self.say(found.to_text())
@@ -137,8 +138,13 @@ class Stage:
 
     def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
         if self._loaded is None:
-            self._loaded = load_model(model, adapter=adapter, **self.loading)
+            self._loaded = load_model(model, adapter=adapter, **self._scoring)
         return self._loaded
+
+    @property
+    def _scoring(self) -> dict[str, Any]:
+        """How models are loaded for scoring: in 4 bits where they are tuned so."""
+        return {**self.loading, **({"quantize_4bit": True} if self.quantize_4bit else {})}
 
     def _release(self) -> None:
         self._loaded = None

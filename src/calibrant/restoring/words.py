@@ -52,6 +52,7 @@ def asked(
     config: TuneConfig,
     objective: str,
     chosen: str | None,
+    action: str,
     sets: Mapping[str, QuestionSet],
     before: Scores,
     command: str | None,
@@ -66,7 +67,7 @@ def asked(
         "reference": None if reference is None else str(reference),
         "questions": {name: f"{q.name} ({len(q)})" for name, q in sets.items()},
         "reading": f"{style.reading} ({style.format}{variant})",
-        "objective": f"{chosen or 'none'} ({'asked for' if objective != 'auto' else 'chosen by the diagnosis'})",
+        "objective": f"{chosen or 'none'} ({_why(objective, action)})",
         "precision": facts.get("dtype"),
         "device": facts.get("device"),
         "seed": config.seed,
@@ -74,6 +75,16 @@ def asked(
         "date": time.strftime("%Y-%m-%d"),
         "command": command,
     }
+
+
+def _why(objective: str, action: str) -> str:
+    if objective != "auto":
+        return "asked for"
+    reasons = {
+        "temperature": "by default; for the diagnosis a temperature alone is enough, which leaves accuracy as it is",
+        "score-more": "by default; the diagnosis needs more questions to choose",
+    }
+    return reasons.get(action, "chosen by the diagnosis")
 
 
 def closing(domains: list[Domain], page: Path, cluster: str | None) -> str:

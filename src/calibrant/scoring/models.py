@@ -106,6 +106,7 @@ def load_model(
             "adapter_weights": None,
             "dtype": str(kind).removeprefix("torch."),
             "device": where.type,
+            **({"quantized": "nf4"} if quantize_4bit else {}),
         }
         if adapter is not None:
             from peft import PeftModel

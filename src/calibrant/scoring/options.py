@@ -37,6 +37,11 @@ class Encoded:
         """Tokens of the prompt with its longest option."""
         return len(self.prompt) + max(len(alias) for aliases in self.options for alias in aliases)
 
+    @property
+    def n_tails(self) -> int:
+        """Tokens with which the options go on after their first ones, all together."""
+        return sum(len(alias) - 1 for aliases in self.options for alias in aliases)
+
     def lengths(self, variant: Variant) -> tuple[int, ...]:
         """What each option's log-probability is divided by: its tokens, its characters, or 1 (``sum``, ``pmi``)."""
         if variant == "per_char":

@@ -24,7 +24,8 @@ from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.models import DTYPES, LoadedModel
 from calibrant.scoring.options import Encoded, encode
-from calibrant.scoring.run import OptionScorer, evaluating, scores_of
+from calibrant.scoring.run import scores_of
+from calibrant.scoring.scorer import OptionScorer, evaluating
 from calibrant.tuning.schedule import WARM_STEPS, Budget
 
 AUTOCAST = {"bf16": DTYPES["bfloat16"], "fp16": DTYPES["float16"]}

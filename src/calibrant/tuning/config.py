@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -61,7 +62,9 @@ class TuneConfig(Strict):
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps in which the rate rises from 0")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    lora: LoraSettings | None = Field(LoraSettings(), description="none: all weights are tuned")
+    lora: LoraSettings | None = Field(
+        LoraSettings(), description="none: all weights are tuned, kept in float32 meanwhile"
+    )
     quantize_4bit: bool = Field(
         False, description="QLoRA: frozen weights in NF4; needs a CUDA GPU and the extra [quant]"
     )
@@ -200,3 +203,13 @@ def _finding(cls: type[BaseModel], item: Any) -> str:
         close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         return f"unknown setting {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
     return f"{name or 'settings'}: {item['msg']}"
+
+
+def refuse_four_bits(loading: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` where 4 bits are asked of the loading: they are a setting of the tuning."""
+    if "quantize_4bit" in loading:
+        raise ConfigError(
+            asked="a model loaded with quantize_4bit to be tuned",
+            found="that is a setting of the tuning, since only an adapter can be tuned on such weights",
+            todo="set quantize_4bit in the TuneConfig; the model is then scored in 4 bits too",
+        )

@@ -222,7 +222,7 @@ def _adapter_config(source: Path, asked: str) -> dict[str, Any]:
     if config.get("peft_type") != "LORA":
         faults.append(f"a {config.get('peft_type')} adapter")
     faults += [f"{name} in its settings" for name in ("use_dora", "trainable_token_indices") if config.get(name)]
-    if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq")):
+    if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         faults.append(f"the initialisation {start!r}, which changed the base weights")
     with _readable(source / "adapter_model.safetensors") as file:
         other = [name for name in file.keys() if not LORA_PART.search(name)]  # noqa: SIM118 (not a dict)

@@ -31,8 +31,9 @@ def choose_rows(
 ) -> tuple[Collator, dict[str, Any]]:
     """The collator with packed rows, if they give what ``collate``'s plain rows give; else ``collate`` itself.
 
-    Two questions are compared: the one of the longest plain row, so that an attention window or chunk shorter than that
-    shows itself, and one of the shorter ones. Compared are the log-probabilities of all options (largest difference,
+    Up to three questions are compared: the one of the longest plain row, so that an attention window or chunk shorter than
+    that shows itself, one of the shorter ones, and the one with the most option tokens, since options of one token each are
+    read at the prompt's end whatever the row. Compared are the log-probabilities of all options (largest difference,
     nats) and the gradient of ``Σ −log p_y`` over the options for every trained parameter (norm of the difference over
     norm), both without dropout, within the tolerance of the model's precision.
 
@@ -76,8 +77,9 @@ def choose_rows(
 
 
 def _probe(examples: Sequence[Example]) -> list[Example]:
-    order = sorted(examples, key=lambda e: e.encoded.n_tokens)
-    return [order[len(order) // 4], order[-1]]
+    order = sorted(range(len(examples)), key=lambda i: examples[i].encoded.n_tokens)
+    branched = max(order, key=lambda i: examples[i].encoded.n_tails)
+    return [examples[i] for i in dict.fromkeys((order[len(order) // 4], order[-1], branched))]
 
 
 def _measured(

@@ -20,7 +20,8 @@ from calibrant.progress import bar
 from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring.options import Encoded
-from calibrant.scoring.run import OptionScorer, evaluating, scores_of
+from calibrant.scoring.run import scores_of
+from calibrant.scoring.scorer import OptionScorer, evaluating
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.objective import batch_loss

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
@@ -20,12 +21,12 @@ from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
-from calibrant.scoring.models import LoadedModel, load_model, quiet_peft, refuse_loading
+from calibrant.scoring.models import LoadedModel, fingerprint, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
-from calibrant.scoring.run import OptionScorer
+from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import training_arguments
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.config import TuneConfig, refuse_four_bits
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
 from calibrant.tuning.targets import folds_of
@@ -126,6 +127,7 @@ def tune(
     """
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     config.check()
+    refuse_four_bits(loading)
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):
         if not len(questions):
@@ -248,6 +250,7 @@ class _Run:
         self, trainer: CalibrationTrainer, em: EmState, rows: dict[str, Any], start: dict[str, Any]
     ) -> TuneResult:
         kind = "model" if self.config.lora is None else "adapter"
+        self.tuned.eval()
         if trainer.is_world_process_zero():
             self._save(kind)
         trained = [point for point in em.history if point["step"] > 0]
@@ -274,11 +277,21 @@ class _Run:
             write_json(self.out / RESULT, {**result.to_json(), **relative})
             shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()  # no process returns before the adapter stands there
+        self._rename(kind)
         return result
+
+    def _rename(self, kind: str) -> None:
+        """A model that was given loaded is the tuned one now; what is scored with it must not go by the old name."""
+        place = self.out / kind
+        names = ("adapter", "adapter_weights") if kind == "adapter" else ("model", "weights")
+        self.loaded.facts |= dict(zip(names, (str(place), fingerprint(place)), strict=True))
 
     def _save(self, kind: str) -> None:
         temporary, final = self.out / f".{kind}.partial", self.out / kind
         shutil.rmtree(temporary, ignore_errors=True)
+        if kind == "model":
+            for weight in self.tuned.parameters():  # trained in float32, kept as they came; buffers never changed
+                weight.data = weight.data.to(getattr(torch, self.loaded.facts["dtype"]))
         self.tuned.save_pretrained(temporary)
         self.loaded.tokenizer.save_pretrained(temporary)
         shutil.rmtree(final, ignore_errors=True)
@@ -286,8 +299,8 @@ class _Run:
 
 
 def _prepare(model: Any, config: TuneConfig) -> Any:
-    if config.lora is None:
-        return model.requires_grad_(True)
+    if config.lora is None:  # in half precision small steps would be rounded away
+        return model.float().requires_grad_(True)
     if config.quantize_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     targets = config.lora.targets if isinstance(config.lora.targets, str) else list(config.lora.targets)
@@ -306,7 +319,9 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
         raise ModelError(
             asked=f"a LoRA adapter on {targets!r}",
             found=" ".join(str(error).split())[:400],
-            todo="name modules that the model has, or 'all-linear'",
+            todo="set dropout of the lora settings to 0"
+            if "lora_dropout" in str(error)
+            else "name modules that the model has, or 'all-linear'",
         ) from error
     if config.gradient_checkpointing:
         tuned.enable_input_require_grads()
