@@ -305,6 +305,20 @@ def test_drift_of_models_needs_questions_and_one_way_of_asking(made, check):
         check_drift(made.folder, made.folder, check, style=PromptStyle(format="chat"))
 
 
+def test_drift_from_scores_asks_as_they_were_asked(model_folder, check, tmp_path):
+    """The same model on both sides: whatever the scores' prompt was, nothing has drifted."""
+    chat = PromptStyle(format="chat")
+    kept = score(str(model_folder()), check, style=chat, device="cpu")
+    kept.save(tmp_path / "chat.scores")
+    assert check_drift(tmp_path / "chat.scores", model_folder(), check, device="cpu").max_dlogp < 1e-4
+    with pytest.raises(ConfigError, match="different ways"):
+        check_drift(tmp_path / "chat.scores", model_folder(), check, style=PromptStyle(), device="cpu")
+    FITTED.apply(kept).save(tmp_path / "cooled.scores")
+    with pytest.raises(ConfigError, match=r"cooled.scores was rescaled after scoring"):
+        check_drift(tmp_path / "cooled.scores", model_folder(), check, device="cpu")
+    assert check_drift(tmp_path / "cooled.scores", tmp_path / "cooled.scores").max_dlogp == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_four_bits_without_a_gpu_is_an_error_in_three_parts(made, check):
     with pytest.raises((ModelError, ImportError), match="4 bits"):
@@ -317,6 +331,16 @@ def test_the_same_export_again_is_found_and_another_one_is_refused(made, source,
     assert (made.folder / "model.safetensors").stat().st_mtime_ns == when
     with pytest.raises(ConfigError, match="another one, with a different dtype"):
         export(source, out=made.folder, config=ServeConfig(dtype="bfloat16"), check=check)
+
+
+def test_an_adapter_that_was_trained_again_in_its_place_is_not_the_one_exported(model_folder, adapter, check, tmp_path):
+    shutil.copytree(adapter, tmp_path / "adapter")
+    source = Source(str(model_folder()), str(tmp_path / "adapter"), loading={"device": "cpu"})
+    export(source, out=tmp_path / "served", check=check)
+    weights = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    save_file({name: 2 * w for name, w in weights.items()}, tmp_path / "adapter/adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="another one, with a different weights"):
+        export(source, out=tmp_path / "served", check=check)
 
 
 def test_a_folder_with_something_else_is_refused_and_an_empty_one_is_used(source, check, tmp_path):
