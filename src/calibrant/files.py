@@ -77,7 +77,7 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
     known, wanted = folder / RUN_FILE, json.loads(json.dumps(identity))
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if RUN_FILE in names:
-        before = json.loads(known.read_text(encoding="utf-8"))
+        before = _run_in(known, kind)
         differs = [name for name in wanted if before.get(name) != wanted[name]]
         if differs:
             raise ConfigError(
@@ -93,6 +93,31 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
         )
     else:
         write_json(known, wanted)
+
+
+def _run_in(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = None
+    if not isinstance(before, dict):
+        raise ConfigError(
+            asked=f"a {kind} in {path.parent}",
+            found=f"something that is no run stands there: its {path.name} holds none of ours",
+            todo="choose a new or empty folder",
+        )
+    return before
+
+
+def refuse_unwritable(path: str | Path) -> None:
+    """Before hours are spent: raise :class:`OutputError` where a file cannot be written to ``path``."""
+    path = Path(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    fault = "a folder of that name" if path.is_dir() else None
+    if fault is None and not (above.is_dir() and os.access(above, os.W_OK)):
+        fault = f"no permission to write in {above}" if above.is_dir() else f"{above} is no folder"
+    if fault is not None:
+        raise OutputError(asked=f"write {path}", found=fault, todo="choose another place")
 
 
 @contextmanager

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from calibrant.errors import LeakageError, QuestionError
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
 from calibrant.sources import answer_index, fields_of, is_text_of, missing, numeral, rename
+from calibrant.sources.cells import typed
 from calibrant.sources.layouts import MAPPING_KEYS
-from calibrant.sources.readers import Rows, read_file, read_folder, read_hub, read_list
+from calibrant.sources.readers import Rows, is_text_table, read_file, read_folder, read_hub, read_list
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FILE_NAME = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|gz)$")
@@ -61,8 +63,20 @@ def load_questions(
         )
     found_name, rows = open_rows(source, split, revision)
     result = _collect(name or found_name, rows, columns, skip_bad)
+    if isinstance(source, (str, Path)) and is_text_table(Path(source)):
+        result = _with_typed_columns(result)
     before = source.skipped if isinstance(source, QuestionSet) else ()
     return QuestionSet(result.name, result.questions[:limit], before + result.skipped)
+
+
+def _with_typed_columns(questions: QuestionSet) -> QuestionSet:
+    """The further columns of a text table, with numbers where a column holds numbers and ``None`` where a cell is blank."""
+    names = {name for q in questions for name in q.columns}
+    columns = {name: typed([q.columns.get(name) for q in questions]) for name in names}
+    again = [
+        replace(q, columns={name: columns[name][i] for name in q.columns}) for i, q in enumerate(questions.questions)
+    ]
+    return replace(questions, questions=tuple(again))
 
 
 def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:

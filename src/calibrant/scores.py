@@ -141,7 +141,16 @@ class Scores:
     ) -> Scores:
         n = len(logp_NK)
         _refuse_rows(absent_NK[:, :-1] & ~absent_NK[:, 1:], logp_NK, "absent options (nan) after the present ones")
-        answer_N = np.asarray(answer)
+        try:
+            answer_N = np.asarray(answer)
+        except ValueError:
+            answer_N = np.asarray(answer, dtype=object)
+        if answer_N.ndim != 1:
+            raise ScoresError(
+                asked="one integer answer index a question",
+                found=f"answers of shape {answer_N.shape}",
+                todo="give a flat list, one index a question",
+            )
         if answer_N.dtype.kind == "f" and np.all(answer_N == np.floor(answer_N)):
             answer_N = answer_N.astype(np.int64)
         if answer_N.dtype.kind not in "iu":

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from calibrant.errors import CalibrantError, ConfigError, OutputError
-from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.files import claim_folder, refuse_unwritable, write_atomically, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -51,3 +51,22 @@ def test_errors_have_three_parts_and_are_caught_as_one_kind():
     assert str(error) == "asked: a\nfound: b\nto do: c"
     assert isinstance(error, CalibrantError)
     assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize("content", ["junk", "[]", None])
+def test_a_run_file_of_another_tool_is_no_run(tmp_path, content):
+    if content is None:
+        (tmp_path / "run.json").mkdir()
+    else:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"its run\.json holds none of ours"):
+        claim_folder(tmp_path, {"seed": 0}, "run")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    refuse_unwritable(tmp_path / "new" / "deep" / "scores")
+    refuse_unwritable(tmp_path / "file")
+    for place, fault in ((tmp_path, "a folder of that name"), (tmp_path / "file" / "x", "is no folder")):
+        with pytest.raises(OutputError, match=fault):
+            refuse_unwritable(place)

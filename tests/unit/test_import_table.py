@@ -1,6 +1,7 @@
 """Tables of option probabilities become Scores: names of columns, kinds of file, answers, and what is refused."""
 
 import gzip
+import json
 
 import numpy as np
 import pyarrow
@@ -148,8 +149,9 @@ def test_dates_are_kept_as_text(tmp_path):
         ("p_0,p_1,answer\n.5,.5,0\n.5,.5,-1\n", "answer '-1' for 2 options"),
         ("p_0,p_1,answer\n.5,.5,1\n.5,.5,2\n", "subtract 1 from the answers"),
         ("p_1,p_2,answer\n.5,.5,1\n.5,.5,1\n", "subtract 1 from the answers"),
-        ("p_0,p_1,answer,id\n.5,.5,1,a\n.5,.5,0,a\n", "'a' in rows 1 and 2"),
-        ("p_0,p_1,answer\n.5,.5\n", "2 cells under 3 columns"),
+        ("p_0,p_1,answer,id\n.5,.5,1,a\n.5,.5,0,a\n", "'a' in table.csv line 2 and table.csv line 3"),
+        ("p_0,p_1,answer\n.5,.5\n", "2 cells under 3 columns in table.csv line 2"),
+        ("p_0,p_1,answer\n,,0\n.5,.5,0\n", "0 in table.csv line 2"),
         ("p_0,p_1,answer\n", "no rows"),
     ],
 )
@@ -170,3 +172,34 @@ def test_no_such_file_and_no_such_type(tmp_path):
     assert "file type '.xlsx'" in refusal(csv(tmp_path, "", "scores.xlsx"))
     assert "1 in p_0, 2 in p_1" in refusal({"p_0": [1], "p_1": [0, 0]})
     assert "did you mean 'answers'" in refusal({"p_0": [1], "p_1": [0], "answers": [0]})
+
+
+def test_options_and_columns_that_only_later_rows_have_are_not_lost(tmp_path):
+    rows = [
+        {"id": "a", "logp_0": -1.0, "logp_1": -2.0, "answer": 0},
+        {"id": "b", "logp_0": -1.0, "logp_1": -3.0, "logp_2": -0.1, "answer": 2, "kind": "long"},
+    ]
+    path = csv(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "table.jsonl")
+    s = import_table(path)
+    assert (s.k_N.tolist(), s.prediction_N.tolist(), s.columns["kind"]) == ([2, 3], [0, 2], (None, "long"))
+    backwards = import_table(csv(tmp_path, "".join(json.dumps(row) + "\n" for row in rows[::-1]), "back.jsonl"))
+    assert np.array_equal(backwards.logp_NK[::-1], s.logp_NK)
+
+
+def test_cells_of_a_text_table_stand_for_what_json_would_hold(tmp_path):
+    text = csv(tmp_path, "p_0,p_1,answer,entity,length,code\n.6,.4,0,x,3,007\n.6,.4,0,,12,1\n.6,.4,1,y,4.5,2\n")
+    columns = import_table(text).columns
+    assert columns == {"entity": ("x", None, "y"), "length": (3, 12, 4.5), "code": ("007", "1", "2")}
+
+
+def test_a_blank_id_is_the_number_of_its_row_and_a_bad_line_has_its_place(tmp_path):
+    good = [{"id": "a", "p_a": 0.7, "p_b": 0.3, "answer": 0}, {"p_a": 0.7, "p_b": 0.3, "answer": 1}]
+    lines = "".join(json.dumps(row) + "\n" for row in good)
+    assert import_table(csv(tmp_path, lines, "ids.jsonl")).ids == ("a", "1")
+    assert "in bad.jsonl line 3" in refusal(csv(tmp_path, lines + "{oops\n", "bad.jsonl"))
+
+
+@pytest.mark.parametrize("names", ["p_0", [], ["p_0"], [0, 1]])
+def test_columns_of_the_options_are_two_names_or_more(tmp_path, names):
+    path = csv(tmp_path, "p_0,p_1,answer\n.5,.5,0\n")
+    assert "give a list of two column names or more" in refusal(path, probabilities=names)

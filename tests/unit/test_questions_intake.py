@@ -345,3 +345,17 @@ def test_a_number_as_text_that_can_only_be_an_options_text_is_that():
     assert load_questions([row])[0].answer == 1
     with pytest.raises(QuestionError, match="count from 1"):
         load_questions([{**row, "answer": 4}])
+
+
+def test_further_cells_of_a_csv_are_what_json_would_hold_and_the_question_stays_as_written(tmp_path: Path) -> None:
+    head = "question,choice_0,choice_1,answer,entity,length\n"
+    path = tmp_path / "q.csv"
+    path.write_text(head + "7,007,8,0,x,3\nand 8?,8,9,1,,12\n", encoding="utf-8")
+    first, second = load_questions(path)
+    assert (first.text, first.choices) == ("7", ("007", "8"))
+    assert (first.columns, second.columns) == ({"entity": "x", "length": 3}, {"entity": None, "length": 12})
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(QuestionError, match="surrogate"):
+        load_questions([{"question": "bad \ud800 x?", "choices": ["a", "b"], "answer": 0}])

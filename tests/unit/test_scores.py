@@ -139,3 +139,9 @@ def test_selection_keeps_rows_together():
     s = some().select([2, 0])
     assert (s.ids, s.columns["length"], s.answer_N.tolist()) == (("ü", "a"), (5, 3), [1, 0])
     assert some().select(np.array([False, True, False])).ids == ("b",)
+
+
+@pytest.mark.parametrize("answer", [[[0], [1]], 0, [[0], [0, 1]]])
+def test_answers_are_one_flat_list(answer):
+    with pytest.raises(ScoresError, match=r"answers of (shape|type)"):
+        Scores.from_probs([[0.9, 0.1], [0.1, 0.9]], answer)

@@ -25,7 +25,7 @@ from calibrant.cli import (
     tune,
 )
 from calibrant.cli.interrupts import firm
-from calibrant.errors import CalibrantError, memory_full
+from calibrant.errors import CalibrantError, OutputError, memory_full
 
 app = typer.Typer(
     name="calibrant",
@@ -79,3 +79,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except PermissionError as error:
+        told = OutputError(
+            asked=f"calibrant {' '.join(sys.argv[1:2])}", found=str(error), todo="see who may read and write that place"
+        )
+        typer.echo(str(told), err=True)
+        sys.exit(2)

@@ -103,7 +103,7 @@ def run(
         )
         climb = Ladder(
             model, splits, out, ood=far, reference=reference, alignment_adapter=alignment_adapter,
-            fixes=[name.strip() for name in fixes.split(",")] if fixes else None, budget=budget,  # type: ignore[arg-type]
+            fixes=[name.strip() for name in fixes.split(",")] if fixes is not None else None, budget=budget,  # type: ignore[arg-type]
             seeds=seeds, settings=settings_named(settings), config=chosen,
             style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
             preferences=pairs, prompts=asked, align=align if pairs or asked else None,

@@ -45,7 +45,7 @@ SkipBad = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Use the first so many questions.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same numbers.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
 Bins = Annotated[int, typer.Option("--bins", help="Equal-width bins (M).", min=1)]
 Draws = Annotated[int, typer.Option("--draws", help="Bootstrap draws.", min=50)]
 Level = Annotated[float, typer.Option(help="Level of the intervals.")]
@@ -141,6 +141,13 @@ def table_columns(columns: str | None) -> dict[str, Any]:
             found=f"unknown: {', '.join(map(str, unknown))}",
             todo=f"name {', '.join(known)}",
         )
+    for name, value in mapping.items():
+        if name != "probabilities" and not isinstance(value, str):
+            raise ConfigError(
+                asked=f"--columns {columns!r} for a table of probabilities",
+                found=f"{name}: {value!r}",
+                todo="give the name of a column, in quotes where it is a number",
+            )
     return mapping
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +55,21 @@ def run(
     page = report(
         domains,
         diagnosis=diagnose(pairs[0][0], cluster=cluster),
-        alignment=None if alignment is None else read_json(alignment),
+        alignment=None if alignment is None else _check_of(alignment),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         target_accuracy=target_accuracy,
         out=out,
         cluster=cluster,
     )
     typer.echo(str(page))
+
+
+def _check_of(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(
+            asked=f"an alignment check from {path}",
+            found="an empty object" if found == {} else f"a JSON {type(found).__name__}",
+            todo="name the alignment.json that `calibrant align-check` wrote",
+        )
+    return found

@@ -36,7 +36,13 @@ def slices_text(by: str, parts: Sequence[Slice]) -> str:
     """One line a slice, worst first."""
     rows: list[tuple[str, ...]] = [(f"by {by}", "n", "accuracy", "confidence", "conf-ECE", "floor p95", "p (Holm)", "")]
     for s in parts:
-        numbers = (s.accuracy.value, s.mean_confidence, s.conf_ece.value, s.conf_ece.floor_p95 or math.nan, s.p_holm)
+        numbers = (
+            s.accuracy.value,
+            s.mean_confidence,
+            s.conf_ece.value,
+            math.nan if s.conf_ece.floor_p95 is None else s.conf_ece.floor_p95,
+            s.p_holm,
+        )
         rows.append((s.name, str(s.n), *(f"{x:.3f}" for x in numbers), s.verdict))
     return "\n".join(_aligned(rows))
 

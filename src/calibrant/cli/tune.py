@@ -26,7 +26,7 @@ Over = Annotated[str | None, typer.Option(help="Log loss of the answer over: voc
 Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
 Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
 ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
-TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same adapter.")]
+TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same adapter.", min=0, max=2**32 - 1)]
 
 
 def settings(path: Path | None, *, rank: int | None = None, full: bool = False, **overrides: Any) -> Any:

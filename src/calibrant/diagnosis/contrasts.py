@@ -10,7 +10,7 @@ import numpy as np
 
 from calibrant.metrics.comparison import Difference, compare
 from calibrant.metrics.measurement import Estimate, Measurement, finite
-from calibrant.metrics.planning import holm
+from calibrant.metrics.planning import enough_draws, holm
 from calibrant.scores import Scores
 
 CONTRASTED = {"accuracy": "accuracy", "mean_confidence": "mean confidence", "conf_ece": "conf-ECE"}
@@ -38,6 +38,7 @@ class Contrast:
 
 def contrasts(scores: Mapping[str, Scores], pairs: Sequence[tuple[str, str]], **settings: Any) -> tuple[Contrast, ...]:
     """Paired differences of some pairs of named scores, corrected by Holm's method within each metric."""
+    settings["n_boot"] = enough_draws(settings.get("n_boot", 1000), len(pairs), settings.get("level", 0.95))
     found = [compare(scores[a], scores[b], **settings) for a, b in pairs]
     corrected = {
         name: holm([1.0 if np.isnan(c[name].p_value) else c[name].p_value for c in found]) for name in CONTRASTED

@@ -250,7 +250,7 @@ def _number(value: Any) -> float | None:
 def _arguments(arguments: Any) -> list[tuple[str, str]]:
     """``(context, continuation)`` of each request; empty where the row has none."""
     if isinstance(arguments, Mapping):
-        numbered = [(int(key.rsplit("_", 1)[-1]), value) for key, value in arguments.items() if key[-1:].isdigit()]
+        numbered = [(int(at[0]), value) for key, value in arguments.items() if (at := re.findall(r"\d+$", key))]
         ordered = [value for _, value in sorted(numbered, key=lambda item: item[0])]
         requests = [list(value.values()) for value in ordered if isinstance(value, Mapping)]
     else:

@@ -16,7 +16,8 @@ from calibrant.importing.content import content_of
 from calibrant.questions import did_you_mean, shown
 from calibrant.scores import Scores
 from calibrant.sources import numeral
-from calibrant.sources.readers import SUFFIXES, read_file
+from calibrant.sources.cells import blank, typed
+from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
 
 Rows = list[tuple[str, Mapping[str, Any]]]
 OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
@@ -48,8 +49,9 @@ def import_table(
 
     Returns
     -------
-    Scores : further columns are kept, a column ``logmass`` as :attr:`Scores.logmass_N`; hashes are those of our own
-        questions where the table also holds question and options, else ``""``.
+    Scores : further columns are kept (of .csv and .tsv a blank cell as ``None``, a column of numbers as numbers), a column
+        ``logmass`` as :attr:`Scores.logmass_N`; hashes are those of our own questions where the table also holds question
+        and options, else ``""``.
 
     Raises
     ------
@@ -63,8 +65,8 @@ def import_table(
     """
     title, rows = _rows(table)
     asked = f"scores from {title}"
-    columns = list(rows[0][1])
-    names = list(probabilities) if probabilities is not None else _option_columns(columns, asked)
+    columns = list(dict.fromkeys(str(name) for _, row in rows for name in row))
+    names = _option_columns(columns, asked) if probabilities is None else _named(probabilities)
     for column in (answer, *names, *filter(None, (id, subject))):
         if column not in columns:
             raise ScoresError(
@@ -75,13 +77,21 @@ def import_table(
     blank_is_nan = isinstance(table, Mapping)
     p = [[_cell(where, row, column, blank_is_nan) for column in names] for where, row in rows]
     k_N = [sum(not np.isnan(x) for x in row) for row in p]
+    few = [(where, k) for (where, _), k in zip(rows, k_N, strict=True) if k < 2]
+    if few:
+        raise ScoresError(
+            asked=f"{asked}: at least two options a question",
+            found=f"{few[0][1]} in {few[0][0]}" + (f" and fewer than two in {len(few) - 1} more" if few[1:] else ""),
+            todo="write their probabilities, or leave such rows out",
+        )
     id = id or ("id" if "id" in columns else None)
     subject = subject or ("subject" if "subject" in columns else None)
+    kept = typed if isinstance(table, (str, Path)) and is_text_table(Path(table)) else list
     used = {answer, id, subject, "logmass", *names}
     facts: dict[str, Any] = {
-        "ids": None if id is None else _ids([str(row.get(id)) for _, row in rows], asked),
+        "ids": None if id is None else _ids([(where, row.get(id)) for where, row in rows], asked),
         "subjects": None if subject is None else [_subject(row.get(subject)) for _, row in rows],
-        "columns": {name: [_plain(row.get(name)) for _, row in rows] for name in columns if name not in used},
+        "columns": {name: kept([_plain(row.get(name)) for _, row in rows]) for name in columns if name not in used},
         "split": split,
         "provenance": {"source": "table", "file": title, "columns": names},
     }
@@ -130,7 +140,7 @@ def _file_rows(path: Path) -> Rows:
     try:
         for where, row in read_file(path):
             if isinstance(row, QuestionError):
-                raise row
+                raise QuestionError(asked=row.asked, found=f"{row.found} in {where}", todo=row.todo)
             rows.append((where, row))
     except QuestionError as error:
         raise ScoresError(asked=asked, found=error.found, todo=error.todo) from error
@@ -163,10 +173,10 @@ def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
 def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -> float:
     """A number; nan for a blank cell."""
     value = row.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if blank(value):
         return float("nan")
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = float("nan")
         blank_is_nan = False
@@ -179,10 +189,25 @@ def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -
     return number
 
 
-def _ids(ids: list[str], asked: str) -> list[str]:
-    first: dict[str, int] = {}
+def _named(probabilities: Sequence[str]) -> list[str]:
+    good = not isinstance(probabilities, str) and all(isinstance(name, str) for name in probabilities)
+    if not good or len(probabilities) < 2:
+        raise ScoresError(
+            asked="the columns of the options",
+            found=f"{probabilities!r}",
+            todo="give a list of two column names or more, in the order of the options",
+        )
+    return list(probabilities)
+
+
+def _ids(cells: Sequence[tuple[str, Any]], asked: str) -> list[str]:
+    """Ids by their cells; a blank one is the row's number, from 0."""
+    ids = [str(i) if blank(value) else str(value) for i, (_, value) in enumerate(cells)]
+    first: dict[str, str] = {}
     repeats = [
-        f"{name!r} in rows {first[name]} and {i}" for i, name in enumerate(ids, 1) if first.setdefault(name, i) != i
+        f"{name!r} in {first[name]} and {where}"
+        for name, (where, _) in zip(ids, cells, strict=True)
+        if first.setdefault(name, where) != where
     ]
     if repeats:
         raise ScoresError(asked=f"{asked}: ids, each once", found=shown(repeats), todo="give each question its own id")

@@ -139,12 +139,14 @@ def check_level(level: float) -> None:
         raise ConfigError(asked="a confidence level", found=f"{level}", todo="give a fraction in (0, 1), e.g. 0.95")
 
 
-def check_settings(n_bins: int, n_boot: int, level: float) -> None:
-    """Refuse fewer than one bin, fewer than 50 draws, or a level outside (0, 1) with a :class:`ConfigError`."""
+def check_settings(n_bins: int, n_boot: int, level: float, seed: int = 0) -> None:
+    """Refuse fewer than one bin, fewer than 50 draws, a level outside (0, 1) or a seed below 0 with a :class:`ConfigError`."""
     bin_edges(n_bins)
     check_level(level)
     if n_boot < 50:
         raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
+    if seed < 0:
+        raise ConfigError(asked="bootstrap draws", found=f"seed = {seed}", todo="give a seed of 0 or more")
 
 
 def check_pairs(confidence_N: ArrayLike, correct_N: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

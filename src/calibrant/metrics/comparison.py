@@ -14,7 +14,7 @@ from scipy.stats import norm
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import finite
-from calibrant.metrics.planning import holm, n_to_decide
+from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -149,7 +149,7 @@ def compare(
     >>> round(d.value, 4), d.verdict
     (-0.37, 'b is better')
     """
-    check_settings(n_bins, n_boot, level)
+    check_settings(n_bins, n_boot, level, seed)
     b, matched_by = align(a, b)
     if a.n < 2:
         raise ScoresError(asked="a paired comparison", found="one question", todo="give two questions or more")
@@ -291,7 +291,8 @@ def compare_many(
     """Each of ``others`` against ``base`` on one metric, with Holm's correction for having looked at all of them.
 
     Returns the difference (its interval uncorrected) and the corrected p-value by name; call a difference real where
-    that is below ``1 - level``. Further settings go to :func:`compare`.
+    that is below ``1 - level``. Further settings go to :func:`compare`, with draws enough for so many comparisons
+    (:func:`calibrant.metrics.planning.enough_draws`).
 
     >>> answer = [0] * 30 + [1] * 20
     >>> base = Scores.from_probs([[0.99, 0.01]] * 50, answer)
@@ -299,6 +300,7 @@ def compare_many(
     >>> {name: p < 0.05 for name, (d, p) in compare_many(base, {"cured": cured, "same": base}).items()}
     {'cured': True, 'same': False}
     """
+    settings["n_boot"] = enough_draws(settings.get("n_boot", 1000), len(others), level)
     found = {name: compare(base, other, level=level, **settings)[metric] for name, other in others.items()}
     corrected = holm([1.0 if np.isnan(d.p_value) else d.p_value for d in found.values()])
     return {name: (d, p) for (name, d), p in zip(found.items(), corrected, strict=True)}

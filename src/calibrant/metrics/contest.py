@@ -90,7 +90,7 @@ class Contest:
         seed: int = 0,
         cluster: str | Sequence[Any] | None = None,
     ) -> None:
-        check_settings(n_bins, n_boot, level)
+        check_settings(n_bins, n_boot, level, seed)
         if not runs or not all(runs.values()):
             raise ConfigError(
                 asked="a contest", found=f"methods {list(runs)}, some without runs", todo="give each one or more scores"

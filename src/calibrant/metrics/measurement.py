@@ -161,7 +161,7 @@ def measure(
     >>> round(e.value, 4), e.low < e.value < e.high, e.verdict
     (0.26, True, 'distinguishable from calibrated')
     """
-    check_settings(n_bins, n_boot, level)
+    check_settings(n_bins, n_boot, level, seed)
     sums = QuestionSums(scores, n_bins)
     cluster_N = cluster_codes(scores, cluster)
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1

@@ -65,7 +65,7 @@ def battery(
     >>> round(b["mce"].value, 4), round(b["smooth_ece"].value, 3), b["auroc"].value
     (0.3, 0.26, 0.5)
     """
-    check_settings(n_bins, n_boot, level)
+    check_settings(n_bins, n_boot, level, seed)
     c_N, y_N, n = scores.confidence_N, scores.correct_N, scores.n
     exact = exact_profile(c_N, y_N)
     small = compress(exact, n_bins)

@@ -34,6 +34,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(x) for x in out]
 
 
+def enough_draws(n_boot: int, comparisons: int, level: float) -> int:
+    """Draws with which one of several comparisons can be decided: ``n_boot``, or ``2 m / (1 - level)`` where that is more.
+
+    No p-value is below ``1 / (draws + 1)``, and a correction for m comparisons multiplies it by up to m; with fewer draws no
+    effect, however large, could come below ``1 - level``.
+
+    >>> enough_draws(1000, 7, 0.95), enough_draws(100, 7, 0.95)
+    (1000, 280)
+    """
+    return max(n_boot, math.ceil(2 * comparisons / (1 - level) - 1e-9))
+
+
 def tukey(z_values: Sequence[float], groups: int) -> list[float]:
     """p-values of some of the pairs of ``groups`` equals, corrected for all their pairs, whichever were picked after looking.
 

@@ -4,8 +4,9 @@ redraws.
 
 from __future__ import annotations
 
+import json
 import numbers
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +156,7 @@ def _labels(scores: Scores, by: str | Sequence[Any]) -> list[str]:
             found=f"{len(values)} values",
             todo="give one a question",
         )
+    values = [v if isinstance(v, Hashable) else json.dumps(v, default=str) for v in values]
     known = [v for v in values if v is not None]
     if len(set(known)) > MAX_VALUES and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in known):
         return _ranges(values)

@@ -172,7 +172,9 @@ def _page(
                 "caption": content.table_caption(part),
                 "rows": rows(part, index),
                 "abstain": abstain,
-                "notes": part.before.notes if part.after is None else [*part.before.notes, *part.after.notes],
+                "notes": part.before.notes
+                if part.after is None
+                else list(dict.fromkeys([*part.before.notes, *part.after.notes])),
             }
         )
     overview, path, sharpening = _overview(assessed), _path(tuning, diagnosis), _sharpening(diagnosis)
@@ -265,10 +267,12 @@ def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | 
         points = [{**p, "label": f"epoch {kept:g}, kept"} if p.get("epoch") == kept else p for p in points]
     target = content.target_accuracy(diagnosis)
     first, last = points[0], points[-1]
-    alt = (
-        f"Regime map: from accuracy {first['accuracy']:.1%} and calibration error {first['conf_ece']:.3f} to accuracy "
-        f"{last['accuracy']:.1%} and calibration error {last['conf_ece']:.3f}."
-    )
+    alt = f"Regime map: accuracy {first['accuracy']:.1%}, calibration error {first['conf_ece']:.3f}."
+    if len(points) > 1:
+        alt = (
+            f"Regime map: from accuracy {first['accuracy']:.1%} and calibration error {first['conf_ece']:.3f} to accuracy "
+            f"{last['accuracy']:.1%} and calibration error {last['conf_ece']:.3f}."
+        )
     figure = figure_of(regime_map(points, target_accuracy=target))
     named = "" if target is None else str(diagnosis.get("target_name") or "whatever A* was taken from")
     return Picture(figure, "regime-map", alt, content.map_caption(named))

@@ -17,6 +17,7 @@ from calibrant.scores import Scores
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FEATURES = ("entropy", "margin", "logmass", "options", "question_length")
 MARGIN_CAP = 50.0
+MOST_LOG_BETA = 30.0
 """Log-odds of the top against the second option, in nats, above which all count as this."""
 
 
@@ -198,11 +199,13 @@ def temperatures_loss(
 
     ``d NLL_i / dβ_i = sum_k q_ik z_ik - z_{i,y_i}`` and ``dβ_i / d(a, w) = -β_i (1, f_i)``.
     """
-    beta_N = np.exp(-(theta[0] + f_NF @ theta[1:]))
+    log_beta_N = -(theta[0] + f_NF @ theta[1:])
+    inside_N = np.abs(log_beta_N) < MOST_LOG_BETA  # a trial step of the search may go far beyond any temperature
+    beta_N = np.exp(np.clip(log_beta_N, -MOST_LOG_BETA, MOST_LOG_BETA))
     finite_NK = np.isfinite(z_NK)
     z_NK = np.where(finite_NK, z_NK, 0.0)
     logq_NK = normalised(np.where(finite_NK, beta_N[:, None] * z_NK, -np.inf))
     at_N = np.arange(len(z_NK))
-    pull_N = ((np.exp(logq_NK) * z_NK).sum(1) - z_NK[at_N, answer_N]) * -beta_N
+    pull_N = ((np.exp(logq_NK) * z_NK).sum(1) - z_NK[at_N, answer_N]) * -beta_N * inside_N
     slope = np.concatenate([[pull_N.mean()], pull_N @ f_NF / len(z_NK) + 2 * strength * theta[1:]])
     return -float(logq_NK[at_N, answer_N].mean()) + strength * float((theta[1:] ** 2).sum()), slope

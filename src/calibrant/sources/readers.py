@@ -38,6 +38,11 @@ def read_file(path: Path) -> Rows:
     return _lines(path.name, content)
 
 
+def is_text_table(path: Path) -> bool:
+    """Whether all cells of a file are text: .csv and .tsv, also with .gz."""
+    return Path(path.name.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv")
+
+
 def read_list(items: Iterable[Any]) -> Rows:
     """Rows of a list of mappings or questions."""
     return ((f"row {i}", _row(item)) for i, item in enumerate(items, 1))

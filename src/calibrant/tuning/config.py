@@ -111,7 +111,7 @@ class TuneConfig(Strict):
         "best", description="weights kept at the end: lowest held-out NLL, or the last"
     )
     gradient_checkpointing: bool = False
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     report_to: str = Field("none", description="a tracker that transformers knows, e.g. wandb, trackio, tensorboard")
 
     @model_validator(mode="after")

@@ -173,3 +173,19 @@ def test_two_models_wrong_in_mirrored_ways_do_not_differ_in_error():
     c = compare(over, under)
     assert c["conf_ece"].verdict == "undecided"
     assert c["signed_gap"].high < -0.15
+
+
+@pytest.mark.parametrize("settings", [{"n_boot": 100}, {"level": 0.995}])
+def test_many_comparisons_can_be_decided_whatever_the_draws(settings):
+    """Seven effects of a size that none can miss: the least p-value of few draws, times seven, would hide them all."""
+    before, after = pair(sharpen=4.0)
+    level = settings.get("level", 0.95)
+    found = compare_many(before, {str(i): after for i in range(7)}, **settings)
+    assert all(p < 1 - level and d.verdict == "b is better" for d, p in found.values())
+
+
+def test_a_seed_below_zero_is_refused_in_three_parts():
+    before, after = pair(n=60)
+    for call in (lambda: measure(before, seed=-1), lambda: compare(before, after, seed=-1)):
+        with pytest.raises(ConfigError, match="seed = -1"):
+            call()

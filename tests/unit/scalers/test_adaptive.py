@@ -145,3 +145,13 @@ def test_answers_of_probability_0_are_left_out_and_said():
     p = [[1.0, 0.0]] * 3 + [[0.8, 0.2]] * 30
     scaler = AdaptiveTemperature().fit(Scores.from_probs(p, [1] * 3 + [0, 0, 1] * 10))
     assert scaler.n_left_out_ == 3
+
+
+def test_a_trial_step_far_beyond_any_temperature_stays_finite():
+    rng = np.random.default_rng(0)
+    z_NK, answer_N, f_NF = rng.normal(size=(30, 4)), rng.integers(0, 4, 30), rng.normal(size=(30, 3))
+    z_NK -= z_NK.max(1, keepdims=True)
+    for size in (1e2, 1e3, 1e6):
+        loss, slope = temperatures_loss(np.full(4, -size), z_NK, answer_N, f_NF, 1e-3)
+        assert np.isfinite(loss)
+        assert np.isfinite(slope).all()

@@ -1,0 +1,29 @@
+"""What a cell of a text table stands for, where every cell is text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
+
+def blank(value: Any) -> bool:
+    """Whether a cell holds nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def typed(cells: Sequence[Any]) -> list[Any]:
+    """A column's cells as JSON would hold them: blank ones ``None``, numbers where each of the others is one.
+
+    >>> typed(["3", "", "4.5"]), typed(["3", "007"]), typed(["a", " "])
+    ([3, None, 4.5], ['3', '007'], ['a', None])
+    """
+    found = [None if blank(cell) else cell for cell in cells]
+    known = [cell for cell in found if cell is not None]
+    if not all(isinstance(cell, str) and NUMBER.fullmatch(cell.strip()) for cell in known):
+        return found
+    return [
+        None if cell is None else (int(cell) if cell.strip().lstrip("-").isdigit() else float(cell)) for cell in found
+    ]
