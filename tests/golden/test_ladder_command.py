@@ -103,6 +103,7 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
     assert (found["alignment"]["preferences"]["name"], found["alignment"]["settings"]["max_new_tokens"]) == ("pairs", 4)
     assert found["facts"]["command"].startswith("calibrant ladder model --questions capitals.jsonl")
     leftovers = [p for p in (room / "run").rglob("*") if p.name.startswith(".") or p.name in ("checkpoints", "mixed")]
+    leftovers = [p for p in leftovers if p.name != ".lock"]  # empty: what another process waits at
     assert leftovers == []
 
     made = {path: path.stat().st_mtime_ns for path in (room / "run/cells").rglob("*.safetensors")}
