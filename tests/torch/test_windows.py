@@ -92,3 +92,10 @@ def test_a_route_that_only_long_options_show_to_be_wrong_is_left():
     own = scorer._shared
     scorer._shared = lambda rows: own(rows).flip(0) if any(e.n_tails for e in rows) else own(rows)
     assert scorer.self_test(encoded)[0] == "plain"
+
+
+def test_a_route_whose_padding_gives_nan_is_left():
+    scorer = OptionScorer(windowed("mistral"), TEXTS, batch_tokens=100_000)
+    own = scorer._shared
+    scorer._shared = lambda rows: own(rows) * (float("nan") if len(rows) > 1 else 1.0)
+    assert scorer.self_test(of_lengths([6, 9, 12, 30]))[0] == "plain"

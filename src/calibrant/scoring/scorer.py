@@ -101,10 +101,10 @@ class OptionScorer:
             self.route = route
             try:
                 batch_NK = self._joint(picks, k, None)
-            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError) as error:
+            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError, ModelError) as error:
                 if route == "plain" or memory_full(error, "scoring") is not None:
                     raise
-                continue  # a cache that cannot be copied: this architecture goes the plain way
+                continue  # a cache that cannot be copied, or padding that gives NaN: this architecture goes the plain way
             both = np.isfinite(truth_NK) & np.isfinite(batch_NK)
             worst = float(np.max(np.abs(truth_NK[both] - batch_NK[both]), initial=0.0))
             if worst <= tolerance:
