@@ -118,8 +118,8 @@ def test_the_choice_does_not_depend_on_the_test_questions_which_need_not_even_be
     """Test questions longer than the model's context stop any scoring of them; everything up to the choice is the same."""
     made = make_ladder(fixes=["temperature", "cft"], budget="standard", seeds=1, ood={})
     made.run()
-    long = Question("long", "far too long " * 400, ("a", "b", "c"), 0)
-    splits = {**made.splits, "test": QuestionSet("test", (long,))}
+    long = [Question(f"long {i}", f"{i}: " + "far too long " * 400, ("a", "b", "c"), 0) for i in range(2)]
+    splits = {**made.splits, "test": QuestionSet("test", tuple(long))}
     poisoned = make_ladder(
         fixes=["temperature", "cft"], budget="standard", seeds=1, ood={}, splits=splits, out=tmp_path / "p"
     )
@@ -129,7 +129,7 @@ def test_the_choice_does_not_depend_on_the_test_questions_which_need_not_even_be
         assert one == other
     errors = json.loads((poisoned.out / "cells/aligned/default/seed-0/error.json").read_text())
     assert list(errors) == ["score"]
-    assert "4823 tokens" in errors["score"]["found"]
+    assert "4826 tokens" in errors["score"]["found"]
     assert not list(poisoned.out.rglob("test.safetensors"))
     assert read_table(poisoned.out).sets == []
 
@@ -151,6 +151,8 @@ def test_a_question_in_two_sets_is_refused_before_anything_is_written(make_ladde
         make_ladder(splits={**made.splits, "test": made.splits["calibration"]})
     with pytest.raises(QuestionError, match="none for far"):
         make_ladder(ood={"far": QuestionSet("far", ())})
+    with pytest.raises(QuestionError, match="one for far"):
+        make_ladder(ood={"far": make_questions("far", 1)})
     with pytest.raises(ConfigError, match="name of a split"):
         make_ladder(ood={"train": make_questions("far", 12)})
     assert not made.out.exists()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from calibrant.errors import CalibrantError, ConfigError, ModelError
 from calibrant.ladder import Ladder
 from calibrant.prompts import PromptStyle
-from calibrant.questions import Question, QuestionSet
+from calibrant.questions import Question
 from calibrant.restoring import restore
 from calibrant.scoring import load_model, score
 from calibrant.scoring.options import encode
@@ -85,25 +85,6 @@ def test_a_model_of_fused_experts_says_what_its_adapter_needs(tokenizer, sets, t
     plain = TuneConfig.make({**SMALL, "lora": {"rank": 2, "alpha": 4, "dropout": 0.0}})
     found = tune(str(tmp_path / "moe"), *sets, out=tmp_path / "run-0", config=plain, **CPU)
     assert found.trained_parameters > 0
-
-
-def test_a_teacher_without_a_temperature_is_refused(model_folder, sets, tmp_path):
-    train, calibration = sets
-    said = score(str(model_folder()), calibration, **CPU).prediction_N
-    sure = QuestionSet(
-        "calibration",
-        tuple(
-            Question(q.id, q.text, q.choices, int(answer), q.subject)
-            for q, answer in zip(calibration, said, strict=True)
-        ),
-    )
-    config = TuneConfig.make({**SMALL, "objective": "distill"})
-    with pytest.raises(ConfigError, match=r"0\.01, the end of its range"):
-        tune(str(model_folder()), train, sure, out=tmp_path / "run", config=config, **CPU)
-    given = TuneConfig.make({**SMALL, "objective": "distill", "teacher_temperature": 2.0})
-    assert tune(str(model_folder()), train, sure, out=tmp_path / "given", config=given, **CPU).start == {
-        "teacher_temperature": 2.0
-    }
 
 
 def test_four_bits_are_a_setting_of_the_tuning_not_of_the_loading(model_folder, sets, tmp_path, make_questions):

@@ -346,11 +346,12 @@ class _Clock:
 
 def _check(asked: Ladder) -> None:
     sets = {**{name: asked.splits.get(name) for name in SPLITS}, **asked.ood}
-    few = [name for name, q in sets.items() if not q or len(q) < (1 if name == "train" else 2)]
-    if few:
+    none = [name for name, q in sets.items() if not q]
+    one = [name for name, q in sets.items() if name != "train" and q is not None and len(q) == 1]
+    if none or one:
         raise QuestionError(
             asked=f"questions to {', '.join(sets)}",
-            found=f"none or one for {', '.join(few)}",
+            found="; ".join(f"{n} for {', '.join(names)}" for n, names in (("none", none), ("one", one)) if names),
             todo="give each set some, two or more where it measures; split_questions makes three of one set",
         )
     clash = [name for name in asked.ood if name in SPLITS]

@@ -18,7 +18,6 @@ from calibrant.ladder.fixes import ALIGNED, Fix
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
 from calibrant.metrics.comparison import HIGHER_IS_BETTER, UNDECIDED
 from calibrant.metrics.measurement import DISTINGUISHABLE, finite
-from calibrant.metrics.planning import enough_draws
 from calibrant.scores import Scores
 
 FORMAT, FORMAT_VERSION = "calibrant-ladder", 1
@@ -254,8 +253,7 @@ def _standings(
     scored: Mapping[str, Mapping[int, Scores]],
     settings: Mapping[str, Any],
 ) -> Standings:
-    draws = enough_draws(int(settings["n_boot"]), len(scored), float(settings["level"]))
-    contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, **{**settings, "n_boot": draws})
+    contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, **settings)
     estimates = {fix: contest.estimates(fix) for fix in scored}
     rivals = [place.fix.name for place in found if place.fix.family != "none" and place.fix.name in scored]
     others = {fix: _best_others(estimates, [r for r in rivals if r != fix]) for fix in scored}
@@ -266,7 +264,7 @@ def _standings(
     }
     best = {fix: _contrasts(contest, fix, others[fix]) for fix in scored}
     level = float(settings["level"])
-    least = 1 / (draws + 1)  # no smaller p-value than the draws can say
+    least = 1 / (int(settings["n_boot"]) + 1)  # no smaller p-value than the draws can say
     aligned = _corrected(
         aligned, rivals, level, lambda some: holm([max(2 * float(norm.sf(one.z)), least) for one in some])
     )

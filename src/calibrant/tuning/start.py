@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calibrant.errors import ConfigError
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.tuning.collate import Example
@@ -52,14 +51,7 @@ def with_targets(
     if config.objective == "distill":
         teacher, temperature = _kept("train", score, folder), config.teacher_temperature
         if temperature is None:
-            fitted = Temperature().fit(_kept("calibration", score, folder))
-            if fitted.at_bound_:
-                raise ConfigError(
-                    asked="a teacher's temperature from the calibration questions",
-                    found=f"{fitted.temperature_:g}, the end of its range: too few right or too few wrong answers there",
-                    todo="give teacher_temperature, or more calibration questions",
-                )
-            temperature = fitted.temperature_
+            temperature = Temperature().fit(_kept("calibration", score, folder)).temperature_
         assert temperature is not None
         taught = [
             replace(e, target=tuple(softened(logp_K[: e.k], temperature)))
