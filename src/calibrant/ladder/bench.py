@@ -16,6 +16,7 @@ from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.tuning import TuneConfig, TuneResult, tune
+from calibrant.tuning.config import for_scoring
 
 
 @dataclass
@@ -122,8 +123,8 @@ class Bench:
 
     @property
     def scoring(self) -> dict[str, Any]:
-        """How models are loaded for scoring: in 4 bits where they are tuned so."""
-        return {**self.loading, **({"quantize_4bit": True} if self.config.quantize_4bit else {})}
+        """How models are loaded for scoring."""
+        return for_scoring(self.config, self.loading)
 
     def _without_revision(self) -> dict[str, Any]:
         return {name: value for name, value in self.scoring.items() if name != "revision"}

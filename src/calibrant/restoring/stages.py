@@ -40,7 +40,7 @@ class Stage:
     seed: int
     batch_tokens: int | None
     loading: dict[str, Any]
-    quantize_4bit: bool = False
+    scoring: dict[str, Any]
     _loaded: LoadedModel | None = None
 
     def say(self, text: str) -> None:
@@ -89,7 +89,7 @@ class Stage:
 
     def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
         """The reference's scores of the calibration questions."""
-        other = replace(self, loading={**self.loading, "revision": None})
+        other = replace(self, scoring={**self.scoring, "revision": None})
         return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
     def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet], budget: Budget) -> TuneResult:
@@ -130,7 +130,7 @@ class Stage:
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             command=self.command,
-            **self._scoring,
+            **self.scoring,
         )
         write_json(self.out / "alignment.json", found.to_json())
         self.say(found.to_text())
@@ -138,13 +138,8 @@ class Stage:
 
     def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
         if self._loaded is None:
-            self._loaded = load_model(model, adapter=adapter, **self._scoring)
+            self._loaded = load_model(model, adapter=adapter, **self.scoring)
         return self._loaded
-
-    @property
-    def _scoring(self) -> dict[str, Any]:
-        """How models are loaded for scoring: in 4 bits where they are tuned so."""
-        return {**self.loading, **({"quantize_4bit": True} if self.quantize_4bit else {})}
 
     def _release(self) -> None:
         self._loaded = None

@@ -213,3 +213,8 @@ def refuse_four_bits(loading: Mapping[str, Any]) -> None:
             found="that is a setting of the tuning, since only an adapter can be tuned on such weights",
             todo="set quantize_4bit in the TuneConfig; the model is then scored in 4 bits too",
         )
+
+
+def for_scoring(config: TuneConfig, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``load_model`` for the models around a tuning: in 4 bits where it tunes so."""
+    return {**loading, "quantize_4bit": True} if config.quantize_4bit else dict(loading)
