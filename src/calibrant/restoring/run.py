@@ -35,7 +35,7 @@ from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
 from calibrant.tuning import TuneConfig, TuneResult
-from calibrant.tuning.config import for_scoring, refuse_four_bits
+from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
@@ -132,9 +132,7 @@ def restore(
     )
     for name, questions in sets.items():
         questions.save(out / "questions" / f"{name}.jsonl")
-    stage = Stage(
-        out, model, style, progress, command, config.seed, batch_tokens, loading, for_scoring(config, loading)
-    )
+    stage = Stage(out, model, style, progress, command, config, batch_tokens, loading)
 
     base = None if reference is None else stage.reference(reference, splits["calibration"])
     before = stage.scores("before", held_out)

@@ -25,6 +25,7 @@ from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.tuning import TuneConfig, TuneResult, sweep
+from calibrant.tuning.config import for_scoring
 from calibrant.tuning.sweep import Budget
 
 
@@ -37,10 +38,9 @@ class Stage:
     style: PromptStyle
     progress: bool
     command: str | None
-    seed: int
+    config: TuneConfig
     batch_tokens: int | None
     loading: dict[str, Any]
-    scoring: dict[str, Any]
     _loaded: LoadedModel | None = None
 
     def say(self, text: str) -> None:
@@ -70,7 +70,7 @@ class Stage:
                     split=name,
                     progress=self.progress,
                     command=self.command,
-                    seed=self.seed,
+                    seed=self.config.seed,
                     batch_tokens=self.batch_tokens,
                 ).save(path)
             found[name] = Scores.load(path)
@@ -89,7 +89,7 @@ class Stage:
 
     def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
         """The reference's scores of the calibration questions."""
-        other = replace(self, scoring={**self.scoring, "revision": None})
+        other = replace(self, loading={**self.loading, "revision": None})
         return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
     def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet], budget: Budget) -> TuneResult:
@@ -126,11 +126,11 @@ class Stage:
             preferences=preferences,
             prompts=prompts,
             out=self.out / "alignment",
-            settings=settings or AlignSettings(instructions=prompts is not None, seed=self.seed),
+            settings=settings or AlignSettings(instructions=prompts is not None, seed=self.config.seed),
             batch_tokens=self.batch_tokens,
             progress=self.progress,
             command=self.command,
-            **self.scoring,
+            **for_scoring(self.config, self.loading),
         )
         write_json(self.out / "alignment.json", found.to_json())
         self.say(found.to_text())
@@ -138,7 +138,7 @@ class Stage:
 
     def _load(self, model: str | Path, adapter: Path | None) -> LoadedModel:
         if self._loaded is None:
-            self._loaded = load_model(model, adapter=adapter, **self.scoring)
+            self._loaded = load_model(model, adapter=adapter, **for_scoring(self.config, self.loading))
         return self._loaded
 
     def _release(self) -> None:
