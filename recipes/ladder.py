@@ -2,7 +2,7 @@
 
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
         [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
-        [--micro-batch QUESTIONS] [--fixes a,b,c] [--budget quick|standard|thorough]
+        [--micro-batch QUESTIONS] [--gradient-checkpointing] [--fixes a,b,c] [--budget quick|standard|thorough]
         [--settings a=lr-x3,b=default] [--seeds 3] [--cluster COLUMN] [--dry] [--no-table] [--out runs/ladder]
         [--preferences FILE --limit-pairs 150 --prompts FILE --limit-prompts 20 --max-new-tokens 64]
 
@@ -88,7 +88,11 @@ def main() -> None:
         seeds=options.seeds,
         settings=settings_named(options.settings),
         config=TuneConfig(
-            epochs=options.epochs, learning_rate=options.lr, seed=options.seed, micro_batch_size=options.micro_batch
+            epochs=options.epochs,
+            learning_rate=options.lr,
+            seed=options.seed,
+            micro_batch_size=options.micro_batch,
+            gradient_checkpointing=options.gradient_checkpointing,
         ),
         style=style(options),
         **alignment(options),
@@ -134,6 +138,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--micro-batch", type=int, default=None, help="questions a forward pass, where memory is short")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory for a third more time")
     parser.add_argument("--reading", default="continuation", choices=("continuation", "letters"))
     parser.add_argument("--variant", default="sum", help="of a continuation: sum, per_token, per_char or pmi")
     parser.add_argument("--device", default="auto")
