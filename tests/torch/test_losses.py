@@ -15,7 +15,6 @@ from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.losses import Loss, ece_term, option_logp, regularised, sft1, sft2
 from calibrant.tuning.objective import batch_loss, joint_logp
-from calibrant.tuning.targets import BinAccuracy
 
 TEXTS = PromptStyle(reading="continuation")
 
@@ -109,9 +108,15 @@ def config(objective, **more):
     return TuneConfig(objective=objective, **more)
 
 
+def target_of(question):
+    """What rcft draws its options to here: shares 1, 2, … K of the whole."""
+    k = len(question.choices)
+    return tuple((i + 1) / (k * (k + 1) / 2) for i in range(k))
+
+
 def collated(loaded, questions, style, objective):
     encoded = encode(loaded.tokenizer, list(questions), style)
-    examples = [Example(e, q.answer) for e, q in zip(encoded, questions, strict=True)]
+    examples = [Example(e, q.answer, target_of(q)) for e, q in zip(encoded, questions, strict=True)]
     settings = TuneConfig(objective=objective)
     collate = Collator(
         letters=style.reading == "letters",
@@ -121,9 +126,9 @@ def collated(loaded, questions, style, objective):
     return encoded, collate(examples), examples
 
 
-def loss_of(loaded, questions, style, settings, bins=None):
+def loss_of(loaded, questions, style, settings):
     _, batch, _ = collated(loaded, questions, style, settings.objective)
-    return batch_loss(loaded.model, Head.of(loaded.model), batch, settings, bins)
+    return batch_loss(loaded.model, Head.of(loaded.model), batch, settings)
 
 
 def test_cft_is_torchs_cross_entropy_over_the_full_vocabulary(loaded, make_questions):
@@ -171,11 +176,10 @@ def test_sft2_is_the_librarys_own_labels_loss(loaded, make_questions, mean):
 def test_rcft_is_sft2_plus_lambda_times_the_distance_to_the_targets(loaded, make_questions, style):
     questions = make_questions("x", 6, ks=(2, 4, 3))
     model = loaded("llama")
-    bins = BinAccuracy(torch.linspace(0.1, 0.9, 10).numpy(), torch.full((10,), 20).numpy())
     plain, joint_BK = loss_of(model, questions, style, config("sft", sft2_mean="question"))
-    mixed, joint_BK = loss_of(model, questions, style, config("rcft", lam=3.0, sft2_mean="question"), bins)
+    mixed, joint_BK = loss_of(model, questions, style, config("rcft", lam=3.0, sft2_mean="question"))
     p_BK = torch.softmax(joint_BK, 1)
-    t_BK = bins.targets(p_BK, torch.tensor([len(q.choices) for q in questions]))
+    t_BK = torch.tensor([[*target_of(q), 0.0, 0.0][:4] for q in questions])
     distance = ((p_BK - t_BK) ** 2).sum().item()
     assert distance > 0.01
     assert mixed.value.item() == pytest.approx(plain.value.item() + 3.0 * distance, rel=1e-5)
@@ -185,11 +189,10 @@ def test_rcft_is_sft2_plus_lambda_times_the_distance_to_the_targets(loaded, make
 @pytest.mark.parametrize("objective", ["cft", "sft", "rcft"])
 def test_batch_gives_each_question_the_loss_it_has_alone_in_any_order(loaded, make_questions, style, objective):
     questions = list(make_questions("x", 5, ks=(2, 4, 3)))
-    bins = BinAccuracy(torch.linspace(0.1, 0.9, 10).numpy(), torch.full((10,), 20).numpy())
-    alone = [loss_of(loaded(), [q], style, config(objective), bins)[0].value.item() for q in questions]
+    alone = [loss_of(loaded(), [q], style, config(objective))[0].value.item() for q in questions]
     for order in ([0, 1, 2, 3, 4], [3, 0, 4, 2, 1]):
         some = [questions[i] for i in order]
-        loss, joint_BK = loss_of(loaded(), some, style, config(objective), bins)
+        loss, joint_BK = loss_of(loaded(), some, style, config(objective))
         assert loss.value.item() == pytest.approx(sum(alone), rel=1e-5)
         answers = joint_BK.gather(1, torch.tensor([[q.answer] for q in some]))[:, 0]
         if objective == "cft":
@@ -214,7 +217,6 @@ def test_step_makes_no_tensor_of_batch_by_time_by_vocabulary(tokenizer, make_mod
     """Every tensor that autograd keeps is watched: none holds logits for more rows than are read in one chunk."""
     own = LoadedModel(make_model("llama", tokenizer), tokenizer, {"model": "tiny"})
     questions = make_questions("x", 4)
-    bins = BinAccuracy(torch.linspace(0.1, 0.9, 10).numpy(), torch.full((10,), 20).numpy())
     _, batch, _ = collated(own, questions, style, objective)
     vocabulary, rows = len(tokenizer), batch["input_ids"].numel()
     head, passed, kept = Head.of(own.model), [], []
@@ -228,7 +230,7 @@ def test_step_makes_no_tensor_of_batch_by_time_by_vocabulary(tokenizer, make_mod
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = batch_loss(own.model, head, batch, config(objective), bins)
+        loss, _ = batch_loss(own.model, head, batch, config(objective))
         loss.value.backward()
     handle.remove()
     assert rows > 50

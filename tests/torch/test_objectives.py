@@ -1,6 +1,5 @@
 """Each objective through the real trainer: what it teaches, what a step costs, what it refuses, and that it resumes."""
 
-import importlib
 import math
 
 import numpy as np
@@ -20,10 +19,9 @@ from calibrant.scoring.head import Head
 from calibrant.scoring.options import encode
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult, tune
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.losses import option_logp
 from calibrant.tuning.objective import batch_loss
-from calibrant.tuning.start import with_targets
-from calibrant.tuning.targets import BinAccuracy, CrossFitted, folds_of
+from calibrant.tuning.start import smoothed, with_targets
+from calibrant.tuning.targets import folds_of
 
 TEXTS = PromptStyle(reading="continuation")
 STYLES = pytest.mark.parametrize("style", [PromptStyle(), TEXTS], ids=["letters", "continuation"])
@@ -74,17 +72,15 @@ def assert_same(a, b, atol):
 # ---- the loss of a batch --------------------------------------------------------------------------------------------
 
 
-def loss_of(loaded, questions, style, config, start=None, bins=None):
-    examples = [
-        Example(e, q.answer, fold=i % 2)
-        for i, (e, q) in enumerate(zip(encode(loaded.tokenizer, list(questions), style), questions, strict=True))
-    ]
+def loss_of(loaded, questions, style, config, start=None):
+    pairs = zip(encode(loaded.tokenizer, list(questions), style), questions, strict=True)
+    examples = [Example(e, q.answer, smoothed(q.answer, len(q.choices), 0.3)) for e, q in pairs]
     if start is not None:
         examples, _ = with_targets(examples, config, lambda name: start[name], start["folder"])
     collate = Collator(
         letters=style.reading == "letters", all_options=config.sees_all_options, prompt_tokens=config.predicts_prompt
     )
-    return batch_loss(loaded.model, Head.of(loaded.model), collate(examples), config, bins)
+    return batch_loss(loaded.model, Head.of(loaded.model), collate(examples), config)
 
 
 def double(tokenizer, make_model):
@@ -96,10 +92,9 @@ def test_limits_through_a_model(tokenizer, make_model, make_questions, tmp_path,
     """ε = 0 is CFT, γ = 0 is CFT over the options, λ = 0 is the loss without the term; over both normalisations."""
     loaded, questions = double(tokenizer, make_model), list(make_questions("x", 5, ks=(2, 4, 3)))
     start = {"folder": tmp_path, "train": score(loaded, questions, style=style)}
-    bins = BinAccuracy(np.linspace(0.1, 0.9, 10), np.full(10, 20))
 
     def value(**settings):
-        return loss_of(loaded, questions, style, TuneConfig(**settings), start, bins)[0].value.item()
+        return loss_of(loaded, questions, style, TuneConfig(**settings), start)[0].value.item()
 
     for over in ("vocabulary", "options"):
         cft = value(objective="cft", over=over)
@@ -137,18 +132,6 @@ def test_self_distillation_at_temperature_one_has_nothing_to_teach(
         kl = float(loss.metrics["kl_target"])
         assert kl == pytest.approx(0.0, abs=1e-5) if temperature == 1.0 else kl > 0.01
     assert norms[0] < 1e-4 * norms[1]
-
-
-def test_cross_fitted_targets_are_those_of_each_questions_fold(loaded, make_questions):
-    questions = list(make_questions("x", 4, ks=(4,)))
-    low, high = (BinAccuracy(np.full(10, a), np.full(10, 20)) for a in (0.5, 0.9))
-    config = TuneConfig(objective="rcft", language="sft1", lam=1.0)
-    whole, joint_BK = loss_of(loaded(), questions, TEXTS, config, bins=CrossFitted((low, high)))
-    p_BK = option_logp(joint_BK.detach()).exp()
-    k_B = torch.full((4,), 4)
-    even, odd = low.targets(p_BK, k_B), high.targets(p_BK, k_B)
-    t_BK = torch.where((torch.arange(4) % 2 == 0)[:, None], even, odd)
-    assert float(whole.metrics["ece_term"]) == pytest.approx(float(((p_BK - t_BK) ** 2).sum()), rel=1e-5)
 
 
 # ---- what the start says --------------------------------------------------------------------------------------------
@@ -220,34 +203,6 @@ def test_folds_are_of_equal_size_and_repeat_for_a_seed():
     assert (fold_N == folds_of(23, 0)).all()
     assert (fold_N != folds_of(23, 1)).any()
     assert sorted(folds_of(3, 0)) == [0, 1, 2]
-
-
-def test_own_answer_is_not_in_the_own_target():
-    """Two folds of ten questions at .65: flipping an answer of fold 0 changes what fold 1 is taught, and that alone."""
-    fold_N = np.arange(20) % 2
-    right = np.array([True] * 6 + [False] * 4 + [True] * 8 + [False] * 2)
-
-    def fitted(right_N):
-        scores = scores_of([[0.65, 0.35]] * 20, np.where(right_N, 0, 1))
-        return CrossFitted.of(scores, fold_N, n_bins=10, prior=0.0, min_bin=1)
-
-    before = fitted(right)
-    assert [b.accuracy_M[6] for b in before.folds] == [right[1::2].mean(), right[0::2].mean()]
-    flipped = right.copy()
-    flipped[0] = not flipped[0]
-    after = fitted(flipped)
-    assert after.folds[0].accuracy_M.tolist() == before.folds[0].accuracy_M.tolist()
-    assert after.folds[1].accuracy_M[6] == pytest.approx(before.folds[1].accuracy_M[6] - 0.1)
-    again = CrossFitted.from_json(after.to_json())
-    assert [b.accuracy_M.tolist() for b in again.folds] == [b.accuracy_M.tolist() for b in after.folds]
-
-
-def test_cross_fitted_scores_the_training_questions_at_each_evaluation(run, monkeypatch):
-    trainer = importlib.import_module("calibrant.tuning.trainer")
-    own, seen = trainer.cross_fit, []
-    monkeypatch.setattr(trainer, "cross_fit", lambda s, c: (seen.append((s.split, s.ids[0], s.n)), own(s, c))[1])
-    run(objective="rcft", e_step="cross_fitted", epochs=2, patience=0)
-    assert seen == [("train", "train-0", 19)] * 3
 
 
 def test_one_question_cannot_be_cross_fitted(run, sets):

@@ -30,18 +30,21 @@ def batch_of(tokenizer, questions, style, *, all_options=True):
     return encoded, Collator(style.reading == "letters", all_options, prompt_tokens=True)(examples)
 
 
-def term_and_gradient(p, bins):
+def term_and_gradient(p, a):
     joint_BK = torch.tensor([p]).log().requires_grad_()
     logp_BK = option_logp(joint_BK)
-    term = ece_term(logp_BK, bins.targets(logp_BK.detach().exp(), torch.tensor([len(p)])))
+    target_BK = target_distribution(logp_BK.detach().exp(), torch.tensor([len(p)]), torch.tensor([a]))
+    term = ece_term(logp_BK, target_BK)
     term.value.backward()
     return term.value.item(), joint_BK.grad[0]
 
 
 @pytest.mark.parametrize("confidence", [0.901, 0.95, 0.999])
 def test_top_bin_is_regularised(confidence):
-    bins = BinAccuracy(np.full(10, 0.6), np.full(10, 20))
-    value, gradient_K = term_and_gradient([confidence, 1 - confidence], bins)
+    held_out = Scores.from_probs([[confidence, 1 - confidence]] * 20, [0] * 12 + [1] * 8)
+    (a,) = BinAccuracy.of(held_out).of_confidence(np.array([confidence]))
+    assert a == pytest.approx(0.6)
+    value, gradient_K = term_and_gradient([confidence, 1 - confidence], a)
     assert value == pytest.approx(2 * (confidence - 0.6) ** 2, rel=1e-4)
     assert gradient_K[0] > 0  # down with the confidence
 
@@ -49,7 +52,8 @@ def test_top_bin_is_regularised(confidence):
 def test_calibration_term_has_the_weight_it_is_given_whatever_the_bins_hold():
     """p = (.8, .2), a = .5: .09 + .09 = .18; λ = 2 adds .36, with 20 questions in the bin or 2 million."""
     for count in (20, 2_000_000):
-        value, _ = term_and_gradient([0.8, 0.2], BinAccuracy(np.full(10, 0.5), np.full(10, count)))
+        bins = BinAccuracy(np.full(10, 0.5), np.full(10, count))
+        value, _ = term_and_gradient([0.8, 0.2], bins.of_confidence(np.array([0.8]))[0])
         assert value == pytest.approx(0.18, rel=1e-5)
         mixed = regularised(Loss(torch.tensor(1.0), {}), Loss(torch.tensor(value), {}), 2.0)
         assert mixed.value.item() == pytest.approx(1.36, rel=1e-5)
@@ -58,19 +62,18 @@ def test_calibration_term_has_the_weight_it_is_given_whatever_the_bins_hold():
 def test_target_is_detached():
     logits_BK = torch.tensor([[2.0, 0.5, -1.0]], requires_grad=True)
     logp_BK = torch.log_softmax(logits_BK, 1)
-    bins = BinAccuracy(np.full(10, 0.5), np.full(10, 20))
-    target_BK = bins.targets(logp_BK.exp(), torch.tensor([3]))
+    target_BK = target_distribution(logp_BK.exp(), torch.tensor([3]), torch.tensor([0.5]))
     (through,) = torch.autograd.grad(ece_term(logp_BK, target_BK).value, logits_BK, retain_graph=True)
     (constant,) = torch.autograd.grad(((logp_BK.exp() - target_BK.clone()) ** 2).sum(), logits_BK)
     assert not target_BK.requires_grad
     torch.testing.assert_close(through, constant)
 
 
-def test_bin_that_was_empty_at_the_e_step_has_a_finite_loss_later():
+def test_training_question_in_a_bin_without_held_out_ones_has_a_finite_loss():
     scores = Scores.from_probs([[0.55, 0.45]] * 30, [0] * 20 + [1] * 10)
     for prior, min_bin in ((4.0, 10), (0.0, 0)):
         bins = BinAccuracy.of(scores, prior=prior, min_bin=min_bin)
-        value, gradient_K = term_and_gradient([0.97, 0.03], bins)
+        value, gradient_K = term_and_gradient([0.97, 0.03], bins.of_confidence(np.array([0.97]))[0])
         assert np.isfinite(value)
         assert value > 0
         assert torch.isfinite(gradient_K).all()

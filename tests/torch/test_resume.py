@@ -96,7 +96,7 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path, killed, model_folder, se
     (checkpoint,) = sorted((killed / name / "checkpoints").glob("checkpoint-*"))[-1:]
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     assert 0 < state["global_step"] < KILL_AT + 1
-    assert (state["stateful_callbacks"]["EmState"]["attributes"]["bins"] is None) == (name == "cft")
+    assert (state["stateful_callbacks"]["EmState"]["attributes"]["targets"] is None) == (name == "cft")
     resumed = go(killed / name, model_folder(), sets, SETTINGS[name])
     whole = go(tmp_path / "whole", model_folder(), sets, SETTINGS[name])
     assert content(resumed) == content(whole)

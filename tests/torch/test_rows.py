@@ -14,16 +14,16 @@ from calibrant.tuning import LoraSettings, TuneConfig, TuneResult, tune
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.rows import choose_rows
-from calibrant.tuning.targets import BinAccuracy
+from calibrant.tuning.start import smoothed
 
 TEXTS = PromptStyle(reading="continuation")
 PLAIN = Collator(letters=False, all_options=True, prompt_tokens=True)
 KINDS = ("llama", "qwen3", "gemma2", "cohere", "granite", "gpt2")
-BINS = BinAccuracy(torch.linspace(0.1, 0.9, 10).numpy(), torch.full((10,), 20).numpy())
 
 
 def examples_of(tokenizer, questions):
-    return [Example(e, q.answer) for e, q in zip(encode(tokenizer, list(questions), TEXTS), questions, strict=True)]
+    pairs = zip(encode(tokenizer, list(questions), TEXTS), questions, strict=True)
+    return [Example(e, q.answer, smoothed(q.answer, len(q.choices), 0.3)) for e, q in pairs]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_loss_and_full_gradient_equal_those_of_plain_rows_in_float64(tokenizer, 
     assert facts["gradient_deviation"] < exact
     found = []
     for rows in (PLAIN, collate):
-        loss, joint_BK = batch_loss(model, head, rows(examples), TuneConfig(objective="rcft"), BINS)
+        loss, joint_BK = batch_loss(model, head, rows(examples), TuneConfig(objective="rcft"))
         loss.value.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
         model.zero_grad(set_to_none=True)
@@ -103,7 +103,7 @@ def test_packed_rows_read_what_whole_sequences_say(tokenizer, make_model, exampl
     model = make_model("llama", tokenizer).double()
     head = Head.of(model)
     collate, _ = choose_rows(model, head, PLAIN, examples)
-    _, joint_BK = batch_loss(model, head, collate(examples), TuneConfig(objective="rcft"), BINS)
+    _, joint_BK = batch_loss(model, head, collate(examples), TuneConfig(objective="rcft"))
     for b, example in enumerate(examples):
         for k, (option,) in enumerate(example.encoded.options):
             with torch.no_grad():

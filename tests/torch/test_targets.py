@@ -1,14 +1,20 @@
 """The E-step and its targets. Hand-worked: K = 4, tanh map of method section "Losses"; a is the bin's accuracy."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibrant.metrics import conf_ece
 from calibrant.metrics.bins import bin_index
 from calibrant.scores import Scores
-from calibrant.tuning.targets import BinAccuracy, target_distribution
+from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.losses import ece_term, option_logp
+from calibrant.tuning.targets import BinAccuracy, Targets, cross_fitted, target_distribution
+from calibrant.tuning.trainer import e_step
 
 MAPS = pytest.mark.parametrize("target_map", ["tanh", "proportional"])
 
@@ -102,8 +108,7 @@ def test_targets_are_a_distribution_in_the_order_of_the_probabilities(target_map
 
 def test_targets_carry_no_gradient():
     logits_BK = torch.randn(3, 4, requires_grad=True)
-    bins = BinAccuracy(np.full(10, 0.5), np.full(10, 20))
-    t_BK = bins.targets(torch.softmax(logits_BK, 1), torch.tensor([4, 4, 4]))
+    t_BK = target_distribution(torch.softmax(logits_BK, 1), torch.tensor([4, 4, 4]), torch.full((3,), 0.5))
     assert not t_BK.requires_grad
     assert t_BK.grad_fn is None
 
@@ -156,15 +161,83 @@ def test_training_bins_probabilities_by_the_same_rule_as_the_metrics_at_edges():
     accuracy_M = np.arange(10) / 10 + 0.05
     bins = BinAccuracy(accuracy_M, np.full(10, 20))
     confidence_N = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 0.5999, 0.8999])
-    p_BK = torch.tensor(np.stack([confidence_N, 1 - confidence_N], 1), dtype=torch.float64)
-    t_BK = bins.targets(p_BK, torch.full((len(p_BK),), 2))
-    expected_N = np.maximum(accuracy_M[bin_index(confidence_N, 10)], 0.5)
-    np.testing.assert_allclose(t_BK[:, 0].numpy(), expected_N)
+    np.testing.assert_array_equal(bins.of_confidence(confidence_N), accuracy_M[bin_index(confidence_N, 10)])
+
+
+def asked(p_NK, answer_N):
+    return Scores.from_probs(p_NK, answer_N)
+
+
+def test_e_step_written_out():
+    """Held out: .85 right half of the time. Trained on: .9, .05, .03, .02 and .6, .4: bin 9 and 6 have no held-out questions,
+    so they are pooled with bin 8, a = .5; the second question's options would tie, at .5 each.
+
+    Rest of the first, .5: γ q = ln 3 / .5 · (1, .6, .4) = (2.197, 1.318, .879), 1 + tanh = (1.976, 1.866, 1.706) of 5.548.
+    """
+    held_out = asked([[0.85, 0.15]] * 20, [0, 1] * 10)
+    seen = asked([[0.9, 0.05, 0.03, 0.02], [0.6, 0.4, np.nan, np.nan]], [1, 1])
+    found = e_step(seen, held_out, TuneConfig(objective="rcft"))
+    assert found.target_NK[0].round(3).tolist() == [0.5, 0.178, 0.168, 0.154]
+    assert found.target_NK[1].tolist() == [0.5, 0.5, 0.0, 0.0]
+    batch_BK = found.of_batch(torch.tensor([1]), 2)
+    assert (batch_BK.tolist(), batch_BK.dtype) == ([[0.5, 0.5]], torch.float32)
+
+
+def test_e_step_once_asks_the_training_questions_themselves():
+    """They are right .9 of the time where the held-out ones are right half of the time; prior 0."""
+    held_out, seen = asked([[0.85, 0.15]] * 20, [0, 1] * 10), asked([[0.85, 0.15]] * 20, [0] * 18 + [1] * 2)
+    for where, accuracy in (("once", 0.9), ("each_evaluation", 0.5)):
+        config = TuneConfig(objective="rcft", e_step=where, bin_prior=0.0)
+        np.testing.assert_allclose(e_step(seen, held_out, config).target_NK[:, 0], accuracy)
+
+
+def test_own_answer_is_not_in_the_own_target():
+    """Two folds of ten questions at .65: flipping an answer of fold 0 changes what fold 1 is taught, and that alone."""
+    fold_N = np.arange(20) % 2
+    right_N = np.array([True] * 6 + [False] * 4 + [True] * 8 + [False] * 2)
+
+    def fitted(right_N):
+        return cross_fitted(scores_of([0.65] * 20, right_N), fold_N, n_bins=10, prior=0.0, min_bin=1)
+
+    before_N = fitted(right_N)
+    np.testing.assert_allclose(before_N[:2], [right_N[1::2].mean(), right_N[0::2].mean()])
+    right_N[0] = not right_N[0]
+    after_N = fitted(right_N)
+    np.testing.assert_array_equal(after_N[0::2], before_N[0::2])
+    np.testing.assert_allclose(after_N[1::2], before_N[1::2] - 0.1)
 
 
 def test_e_step_survives_its_own_checkpoint_exactly():
-    scores = scores_of(np.linspace(0.5, 1, 37), [i % 3 > 0 for i in range(37)])
-    bins = BinAccuracy.of(scores)
-    again = BinAccuracy.from_json(bins.to_json())
-    np.testing.assert_array_equal(again.accuracy_M, bins.accuracy_M)
-    np.testing.assert_array_equal(again.count_M, bins.count_M)
+    raw = np.random.default_rng(0).dirichlet(np.ones(4), 37)
+    targets = e_step(asked(raw, [0] * 37), asked(raw, [i % 4 for i in range(37)]), TuneConfig(objective="rcft"))
+    again = Targets.from_json(json.loads(json.dumps(targets.to_json())))
+    np.testing.assert_array_equal(again.target_NK, targets.target_NK)
+
+
+def test_calibration_term_alone_calibrates_and_unlearns_nothing():
+    """A linear model with four options, three times too sharp and noisy, drawn to its targets alone for four E-steps.
+
+    Shared weights pull on every question at once. With targets that follow the confidence and the order of each step
+    accuracy falls to chance (`recipes/e_step.py`): what a step lowers is looked up one bin lower in the next.
+    """
+    draw = torch.Generator().manual_seed(0)
+    true_DK = torch.randn(20, 4, generator=draw) * 0.35
+    x_ND = torch.randn(5800, 20, generator=draw)
+    answer_N = torch.multinomial(torch.softmax(x_ND @ true_DK, 1), 1, generator=draw)[:, 0]
+    w_DK = ((true_DK + torch.randn(20, 4, generator=draw) * 0.175) * 3).requires_grad_()
+    train, held_out, test = slice(0, 1200), slice(1200, 1800), slice(1800, None)
+
+    def scored(part):
+        return Scores.from_probs(torch.softmax(x_ND[part] @ w_DK, 1).detach().double().numpy(), answer_N[part].tolist())
+
+    optimiser, before = torch.optim.Adam([w_DK], lr=0.08), scored(test)
+    for _ in range(4):
+        targets = e_step(scored(train), scored(held_out), TuneConfig(objective="rcft"))
+        for index_B in torch.randperm(1200, generator=draw).split(16):
+            optimiser.zero_grad()
+            ece_term(option_logp(x_ND[index_B] @ w_DK), targets.of_batch(index_B, 4)).value.backward()
+            optimiser.step()
+    after = scored(test)
+    assert after.correct_N.mean() > before.correct_N.mean() - 0.07
+    assert conf_ece(before.confidence_N, before.correct_N) > 0.25
+    assert conf_ece(after.confidence_N, after.correct_N) < 0.08

@@ -271,19 +271,32 @@ def test_part_of_an_epoch_is_evaluated_at_its_end(run, model_folder, calibration
     assert rescored(result, model_folder, calibration) == pytest.approx(result.history[-1]["nll"], abs=1e-5)
 
 
-@pytest.mark.parametrize(("e_step", "scored"), [("once", ["train"]), ("each_evaluation", ["calibration"] * 3)])
-def test_e_step_looks_where_and_when_it_is_told(run, monkeypatch, e_step, scored):
-    modules = [importlib.import_module(f"calibrant.tuning.{name}") for name in ("trainer", "tune")]
-    own, seen = modules[0].e_step, []
+@pytest.mark.parametrize(("e_step", "times"), [("once", 1), ("each_evaluation", 2), ("cross_fitted", 2)])
+def test_e_step_is_made_when_it_is_told_and_its_targets_stay_until_the_next(run, monkeypatch, e_step, times):
+    """Two epochs: before the first, after it, and never after the last. Each question meets the target of its own scores."""
+    trainer = importlib.import_module("calibrant.tuning.trainer")
+    own_step, own_loss, made, met = trainer.e_step, trainer.batch_loss, [], []
 
-    def spy(scores, config):
-        seen.append(scores.ids[0].rsplit("-", 1)[0])
-        return own(scores, config)
+    def step(seen, held_out, config):
+        assert (seen.ids[0], held_out.ids[0]) == ("train-0", "calibration-0")
+        made.append(own_step(seen, held_out, config))
+        return made[-1]
 
-    for module in modules:
-        monkeypatch.setattr(module, "e_step", spy)
-    run(objective="rcft", e_step=e_step, epochs=2, patience=0)
-    assert seen == scored
+    def loss(model, head, batch, config):
+        for index, target_K in zip(batch["index_B"].tolist(), batch["target_BK"].tolist(), strict=True):
+            met.append((len(made) - 1, index, target_K))
+        return own_loss(model, head, batch, config)
+
+    monkeypatch.setattr(trainer, "e_step", step)
+    monkeypatch.setattr(trainer, "batch_loss", loss)
+    result = run(objective="rcft", e_step=e_step, epochs=2, patience=0)
+    assert len(made) == times
+    n = len(made[0].target_NK)
+    assert sorted(index for _, index, _ in met) == sorted(2 * list(range(n)))
+    assert [which for which, _, _ in met] == [0] * n + [times - 1] * n
+    for which, index, target_K in met:
+        np.testing.assert_allclose(target_K, made[which].target_NK[index][: len(target_K)], rtol=1e-6)
+    assert result.history[-1]["nll"] != result.history[0]["nll"]
 
 
 @pytest.mark.parametrize("objective", ["cft", "sft"])

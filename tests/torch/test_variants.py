@@ -19,7 +19,6 @@ from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.objective import batch_loss, forward, joint_logp, read_logp
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import smoothed
-from calibrant.tuning.targets import BinAccuracy
 
 VARIANTS = ("sum", "per_token", "per_char", "pmi")
 OVER_OPTIONS = {
@@ -30,7 +29,6 @@ COMPARING = {
     **{name: {"objective": name} for name in ("rcft", "focal", "brier", "mmce", "soft_ece", "distill")},
 }
 LABELS_ALONE = {name: {"objective": name} for name in ("cft", "sft", "label_smoothing", "cogcalib")}
-BINS = BinAccuracy(np.linspace(0.1, 0.9, 10), np.full(10, 20))
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -108,7 +106,7 @@ def test_every_comparing_objective_depends_on_the_variant(double, questions, nam
             letters=False, all_options=True, prompt_tokens=config.predicts_prompt, packed=True, variant=variant
         )
         batch = collate(examples_of(double, questions, variant))
-        losses[variant] = batch_loss(double.model, head, batch, config, BINS)[0].value.item()
+        losses[variant] = batch_loss(double.model, head, batch, config)[0].value.item()
     assert len({round(loss, 4) for loss in losses.values()}) == len(VARIANTS), losses
 
 
@@ -122,7 +120,7 @@ def test_loss_of_labels_over_the_vocabulary_does_not(double, questions, name):
             letters=False, all_options=config.sees_all_options, prompt_tokens=config.predicts_prompt, variant=variant
         )
         batch = collate(examples_of(double, questions, variant))
-        losses.append(batch_loss(double.model, head, batch, config, None)[0].value.item())
+        losses.append(batch_loss(double.model, head, batch, config)[0].value.item())
     assert losses == pytest.approx([losses[0]] * len(VARIANTS), rel=1e-9)
 
 
@@ -134,7 +132,7 @@ def test_only_the_term_of_brier_depends_on_the_variant_over_the_vocabulary(doubl
             batch = Collator(letters=False, all_options=True, prompt_tokens=False, variant=variant)(
                 examples_of(double, questions, variant)
             )
-            found[lam, variant] = batch_loss(double.model, head, batch, config, None)[0].value.item()
+            found[lam, variant] = batch_loss(double.model, head, batch, config)[0].value.item()
     assert found[0.0, "sum"] == pytest.approx(found[0.0, "per_char"], rel=1e-9)
     assert abs(found[1.0, "sum"] - found[1.0, "per_char"]) > 1e-3
 
@@ -207,7 +205,7 @@ def test_pmi_gradient_flows_through_both_passes(double, questions):
     places = [(examples[0].encoded.unconditional[-1], 0), (examples[0].encoded.options[0][0][0], 1)]
 
     def loss():
-        return batch_loss(double.model, head, collate(examples), config, None)[0].value
+        return batch_loss(double.model, head, collate(examples), config)[0].value
 
     loss().backward()
     for place in places:

@@ -25,13 +25,14 @@ from calibrant.scoring.options import Encoded, Tokens, padded_lengths
 class Example:
     """One training question: its tokens, the index of its correct option, and what some objectives need besides.
 
-    ``target`` is the answer distribution to teach, over the question's own options; ``fold`` its part in cross-fitting.
+    ``target`` is the answer distribution to teach, over the question's own options; ``index`` its place
+    among the training questions.
     """
 
     encoded: Encoded
     answer: int
     target: tuple[float, ...] | None = None
-    fold: int = 0
+    index: int = 0
 
     @property
     def k(self) -> int:
@@ -101,7 +102,7 @@ class Collator:
             option_G=torch.tensor(option_G),
             answer_B=torch.tensor([e.answer for e in examples]),
             k_B=torch.tensor([e.k for e in examples]),
-            fold_B=torch.tensor([e.fold for e in examples]),
+            index_B=torch.tensor([e.index for e in examples]),
             tokens_B=torch.tensor([_loss_tokens(e, self.letters) for e in examples]),
         )
         if all(e.target is not None for e in examples):

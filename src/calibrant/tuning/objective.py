@@ -23,17 +23,14 @@ from calibrant.tuning.losses import (
     soft_ece,
     soft_target,
 )
-from calibrant.tuning.targets import BinAccuracy, CrossFitted
 
 
-def batch_loss(
-    model: Any, head: Head, batch: Mapping[str, Any], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
-) -> tuple[Loss, Tensor]:
+def batch_loss(model: Any, head: Head, batch: Mapping[str, Any], config: TuneConfig) -> tuple[Loss, Tensor]:
     """The objective's loss, summed over the batch's questions, and the options' joint log-probabilities (B, K).
 
     One forward pass (a second one without the questions for ``pmi``), through ``model`` as it is wrapped, so that data
-    parallelism sees it; logits only for the rows that are read. ``bins`` is the E-step in force; needed by rcft alone. What is
-    over the options is read as the batch's variant has it.
+    parallelism sees it; logits only for the rows that are read. What is over the options is read as the batch's variant has it.
+    ``target_BK`` of the batch is what soft-target objectives teach and rcft's calibration term draws to.
     """
     h_RTD = forward(model, head, batch)
     joint_BK = joint_logp(h_RTD, head, batch)
@@ -47,7 +44,7 @@ def batch_loss(
     language = _log_loss(h_RTD, read_BK if config.over == "options" else joint_BK, head, batch, config)
     if config.objective in ("cft", "sft"):
         return language, joint_BK
-    return regularised(language, _term(read_BK, batch, config, bins), config.lam), joint_BK
+    return regularised(language, _term(read_BK, batch, config), config.lam), joint_BK
 
 
 def _log_loss(h_RTD: Tensor, logp_BK: Tensor, head: Head, batch: Mapping[str, Any], config: TuneConfig) -> Loss:
@@ -61,9 +58,7 @@ def _log_loss(h_RTD: Tensor, logp_BK: Tensor, head: Head, batch: Mapping[str, An
     return sft2(answer_logp_B, prompt_logp_L, batch["prompt_question_L"], batch["tokens_B"], mean=config.sft2_mean)
 
 
-def _term(
-    logp_BK: Tensor, batch: Mapping[str, Any], config: TuneConfig, bins: BinAccuracy | CrossFitted | None
-) -> Loss:
+def _term(logp_BK: Tensor, batch: Mapping[str, Any], config: TuneConfig) -> Loss:
     """The calibration term that λ weighs."""
     if config.objective == "brier":
         return brier(logp_BK, batch["answer_B"])
@@ -71,11 +66,7 @@ def _term(
         return mmce(logp_BK, batch["answer_B"])
     if config.objective == "soft_ece":
         return soft_ece(logp_BK, batch["answer_B"], n_bins=config.n_bins, temperature=config.soft_bin_temperature)
-    assert bins is not None, "rcft needs an E-step before its first step"
-    p_BK, how = logp_BK.detach().exp(), config.target_map
-    if isinstance(bins, CrossFitted):
-        return ece_term(logp_BK, bins.targets(p_BK, batch["k_B"], batch["fold_B"], target_map=how))
-    return ece_term(logp_BK, bins.targets(p_BK, batch["k_B"], target_map=how))
+    return ece_term(logp_BK, batch["target_BK"].to(logp_BK.dtype))
 
 
 def read_logp(joint_BK: Tensor, model: Any, head: Head, batch: Mapping[str, Any]) -> Tensor:

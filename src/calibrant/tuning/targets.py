@@ -1,6 +1,6 @@
 """The E-step of RCFT: what each bin's accuracy says the option probabilities should be.
 
-Method.md section 4. The only mutable thing in tuning is which :class:`BinAccuracy` is in force, and it is saved with every
+Method.md section 4. The only mutable thing in tuning is which :class:`Targets` are in force, and they are saved with every
 checkpoint. Shape suffixes: N questions, B batch, K options, M bins.
 """
 
@@ -48,64 +48,61 @@ class BinAccuracy:
             accuracy_M[group] = (right + prior * overall) / (n + prior) if n + prior else overall
         return cls(accuracy_M, count_M)
 
-    def targets(self, p_BK: Tensor, k_B: Tensor, *, target_map: Literal["tanh", "proportional"] = "tanh") -> Tensor:
-        """Target distributions (B, K) for current option probabilities; detached, rows sum to 1."""
-        p_BK = p_BK.detach()
-        confidence_B = p_BK.max(1).values
-        index_B = bin_index(confidence_B.double().cpu().numpy(), len(self.accuracy_M))
-        a_B = torch.as_tensor(self.accuracy_M[index_B], dtype=p_BK.dtype, device=p_BK.device)
-        return target_distribution(p_BK, k_B, a_B, target_map=target_map)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists, for the checkpoint."""
-        return {"accuracy_M": self.accuracy_M.tolist(), "count_M": self.count_M.tolist()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> BinAccuracy:
-        """The inverse of :meth:`to_json`."""
-        return cls(np.array(values["accuracy_M"], dtype=np.float64), np.array(values["count_M"], dtype=np.int64))
+    def of_confidence(self, confidence_N: np.ndarray) -> np.ndarray:
+        """``a_N``: the accuracy of each confidence's bin."""
+        found: np.ndarray = self.accuracy_M[bin_index(confidence_N, len(self.accuracy_M))]
+        return found
 
 
 @dataclass(frozen=True)
-class CrossFitted:
-    """Bin accuracies for each fold of the training questions, from the other folds: no question's own answer is in its target.
+class Targets:
+    """An E-step: the distribution t that each training question is drawn to until the next one.
+
+    ``target_NK`` holds 0 where a question has no such option. With the weights of the E-step, question i stands in bin b(i) and
+    has probabilities p_i: its top option gets ``a_b(i)``, the others share the rest in the order of p_i
+    (:func:`target_distribution`). Both stay as they are while the weights move (docs/decisions/002-rcft.md).
+    """
+
+    target_NK: np.ndarray
+
+    @classmethod
+    def of(
+        cls, scores: Scores, accuracy_N: np.ndarray, *, target_map: Literal["tanh", "proportional"] = "tanh"
+    ) -> Targets:
+        """From the training questions' scores and the accuracy that is expected of each."""
+        p_NK = torch.as_tensor(np.nan_to_num(scores.p_NK), dtype=torch.float64)
+        k_N = torch.as_tensor(np.asarray(scores.k_N))
+        a_N = torch.as_tensor(accuracy_N, dtype=torch.float64)
+        return cls(target_distribution(p_NK, k_N, a_N, target_map=target_map).numpy())
+
+    def of_batch(self, index_B: Tensor, k: int) -> Tensor:
+        """(B, k) for the training questions of these indices, none of which has more than k options."""
+        rows = self.target_NK[index_B.cpu().numpy()][:, :k]
+        return torch.as_tensor(rows, dtype=torch.float32, device=index_B.device)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, for the checkpoint."""
+        return {"target_NK": self.target_NK.tolist()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Targets:
+        """The inverse of :meth:`to_json`."""
+        return cls(np.array(values["target_NK"], dtype=np.float64))
+
+
+def cross_fitted(scores: Scores, fold_N: np.ndarray, *, n_bins: int, prior: float, min_bin: int) -> np.ndarray:
+    """``a_N`` of the training questions, each by the bins of the other folds: no question's own answer is in its target.
 
     The weights have seen all folds, so this takes a question's influence on its own target away, not the rise of training
     accuracy that all folds share (ours; see docs/decisions/004-objectives.md).
     """
-
-    folds: tuple[BinAccuracy, ...]
-
-    @classmethod
-    def of(cls, scores: Scores, fold_N: np.ndarray, *, n_bins: int, prior: float, min_bin: int) -> CrossFitted:
-        """E-step of each fold on the questions of the others."""
-        return cls(
-            tuple(
-                BinAccuracy.of(
-                    scores.select(np.flatnonzero(fold_N != fold)), n_bins=n_bins, prior=prior, min_bin=min_bin
-                )
-                for fold in range(int(fold_N.max()) + 1)
-            )
-        )
-
-    def targets(
-        self, p_BK: Tensor, k_B: Tensor, fold_B: Tensor, *, target_map: Literal["tanh", "proportional"] = "tanh"
-    ) -> Tensor:
-        """As :meth:`BinAccuracy.targets`, each question by its own fold's bins."""
-        target_BK = torch.zeros_like(p_BK)
-        for fold in sorted(set(fold_B.tolist())):
-            here = fold_B == fold
-            target_BK[here] = self.folds[fold].targets(p_BK[here], k_B[here], target_map=target_map)
-        return target_BK
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists, for the checkpoint."""
-        return {"folds": [bins.to_json() for bins in self.folds]}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> CrossFitted:
-        """The inverse of :meth:`to_json`."""
-        return cls(tuple(BinAccuracy.from_json(bins) for bins in values["folds"]))
+    a_N = np.empty(scores.n)
+    for fold in range(int(fold_N.max()) + 1):
+        here_N = fold_N == fold
+        others = scores.select(np.flatnonzero(~here_N))
+        bins = BinAccuracy.of(others, n_bins=n_bins, prior=prior, min_bin=min_bin)
+        a_N[here_N] = bins.of_confidence(scores.confidence_N[here_N])
+    return a_N
 
 
 def folds_of(n: int, seed: int) -> np.ndarray:

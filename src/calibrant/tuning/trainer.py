@@ -25,7 +25,7 @@ from calibrant.scoring.scorer import OptionScorer, evaluating
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.objective import batch_loss
-from calibrant.tuning.targets import BinAccuracy, CrossFitted, folds_of
+from calibrant.tuning.targets import BinAccuracy, Targets, cross_fitted, folds_of
 
 
 class EmState(TrainerCallback, ExportableState):
@@ -33,11 +33,11 @@ class EmState(TrainerCallback, ExportableState):
 
     def __init__(
         self,
-        bins: BinAccuracy | CrossFitted | None = None,
+        targets: Targets | None = None,
         history: Sequence[dict[str, Any]] = (),
         seconds: float = 0.0,
     ) -> None:
-        self.bins = bins
+        self.targets = targets
         self.history = list(history)
         self._started = time.monotonic() - seconds
 
@@ -48,17 +48,15 @@ class EmState(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """For ``trainer_state.json``, where the library keeps it with the checkpoint."""
-        bins = None if self.bins is None else self.bins.to_json()
-        return {"args": {}, "attributes": {"bins": bins, "history": self.history, "seconds": self.seconds}}
+        targets = None if self.targets is None else self.targets.to_json()
+        return {"args": {}, "attributes": {"targets": targets, "history": self.history, "seconds": self.seconds}}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> EmState:
         """The inverse of :meth:`state`."""
         kept = state["attributes"]
-        bins = kept["bins"]
-        if bins is not None:
-            bins = (CrossFitted if "folds" in bins else BinAccuracy).from_json(bins)
-        return cls(bins, kept["history"], kept["seconds"])
+        targets = None if kept["targets"] is None else Targets.from_json(kept["targets"])
+        return cls(targets, kept["history"], kept["seconds"])
 
 
 class FiniteGradients(TrainerCallback):
@@ -115,8 +113,8 @@ class CalibrationTrainer(Trainer):
     """Trains one objective of :class:`TuneConfig`; evaluates by scoring the held-out calibration questions.
 
     ``evaluate`` returns ``eval_nll``, ``eval_conf_ece``, ``eval_accuracy`` …, so the library's own best-model and
-    early-stopping logic runs on held-out NLL. For rcft it is also the E-step, unless ``e_step`` is ``once``. ``seen`` are the
-    training questions, which ``cross_fitted`` scores each time.
+    early-stopping logic runs on held-out NLL. For rcft it is also the E-step, unless ``e_step`` is ``once``: that scores
+    ``seen``, the training questions, too.
     """
 
     # compute_loss divides by the questions of the whole optimiser step, so the library must not divide again.
@@ -167,7 +165,9 @@ class CalibrationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The objective's mean over the questions of the optimiser step (this micro-batch's part of it)."""
-        loss, joint_BK = batch_loss(model, self.held_out.scorer.head, inputs, self.config, self.em.bins)
+        if self.em.targets is not None:
+            inputs["target_BK"] = self.em.targets.of_batch(inputs["index_B"], int(inputs["k_B"].max()))
+        loss, joint_BK = batch_loss(model, self.held_out.scorer.head, inputs, self.config)
         questions = num_items_in_batch if num_items_in_batch is not None else len(inputs["answer_B"])
         # Data parallelism averages gradients over processes; the mean here is over the questions of all of them.
         value = loss.value * self.accelerator.num_processes / questions
@@ -204,11 +204,11 @@ class CalibrationTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _e_step(self, scores: Scores) -> None:
-        if self.config.e_step == "cross_fitted":
-            self.em.bins = cross_fit(self.seen.score(), self.config)
-        elif self.config.e_step == "each_evaluation" or self.em.bins is None:
-            self.em.bins = e_step(scores, self.config)
+    def _e_step(self, held_out: Scores) -> None:
+        last = 0 < self.state.max_steps <= self.state.global_step  # no step follows that it would be for
+        if last or (self.config.e_step == "once" and self.em.targets is not None):
+            return
+        self.em.targets = e_step(self.seen.score(), held_out, self.config)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
@@ -230,15 +230,19 @@ def diverged(objective: str, step: int, found: str) -> ModelError:
     )
 
 
-def e_step(scores: Scores, config: TuneConfig) -> BinAccuracy:
-    """The bins' accuracies under the settings of ``config``."""
-    return BinAccuracy.of(scores, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
+def e_step(seen: Scores, held_out: Scores, config: TuneConfig) -> Targets:
+    """Targets of the training questions ``seen`` under the settings of ``config``, with the weights that scored both sets.
 
-
-def cross_fit(scores: Scores, config: TuneConfig) -> CrossFitted:
-    """The E-step of each fold of the training questions, from scores of all of them."""
-    fold_N = folds_of(scores.n, config.seed)
-    return CrossFitted.of(scores, fold_N, n_bins=config.n_bins, prior=config.bin_prior, min_bin=config.min_bin)
+    The bins' accuracies are those of ``held_out`` (``each_evaluation``), of ``seen`` (``once``), or for each fold of ``seen``
+    those of the other folds (``cross_fitted``).
+    """
+    settings: dict[str, Any] = {"n_bins": config.n_bins, "prior": config.bin_prior, "min_bin": config.min_bin}
+    if config.e_step == "cross_fitted":
+        accuracy_N = cross_fitted(seen, folds_of(seen.n, config.seed), **settings)
+    else:
+        judged = held_out if config.e_step == "each_evaluation" else seen
+        accuracy_N = BinAccuracy.of(judged, **settings).of_confidence(seen.confidence_N)
+    return Targets.of(seen, accuracy_N, target_map=config.target_map)
 
 
 class ProgressBar(TrainerCallback):

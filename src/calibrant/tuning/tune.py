@@ -29,13 +29,11 @@ from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig, refuse_four_bits
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
-from calibrant.tuning.targets import folds_of
 from calibrant.tuning.trainer import (
     CalibrationTrainer,
     EmState,
     HeldOut,
     ProgressBar,
-    e_step,
     sound_attention,
 )
 
@@ -191,8 +189,6 @@ class _Run:
         em = _restored_state(checkpoint)
         scorer = self.held_out.scorer
         seen = HeldOut(list(self.train), self.encoded, scorer, split="train")
-        if self.config.objective == "rcft" and self.config.e_step == "once" and em.bins is None:
-            em.bins = e_step(seen.score(), self.config)
         examples, start = self._examples(seen)
         collate, rows = choose_rows(self.tuned, scorer.head, self._plain_rows(), examples)
         shown = ProgressBar(f"tuning ({self.config.objective})") if progress else None
@@ -224,8 +220,8 @@ class _Run:
 
     def _examples(self, seen: HeldOut) -> tuple[list[Example], dict[str, Any]]:
         """The training questions with what the objective teaches on each; before the first step, from the untuned weights."""
-        fold_N = folds_of(len(self.train), self.config.seed).tolist()
-        plain = [Example(e, q.answer, fold=fold) for e, q, fold in zip(self.encoded, self.train, fold_N, strict=True)]
+        pairs = zip(self.encoded, self.train, strict=True)
+        plain = [Example(e, q.answer, index=i) for i, (e, q) in enumerate(pairs)]
         sets = {"train": seen, "calibration": self.held_out}
         return with_targets(plain, self.config, lambda name: sets[name].score(), self.out)
 
@@ -333,14 +329,21 @@ def _identity(
 ) -> dict[str, Any]:
     # Until options were taught as the variant reads them, such runs taught the sum; their folders are not gone on with.
     read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
-    return read | {
-        "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
-        "prompt": asdict(style),
-        "prompt_digest": style.digest,
-        "config": config.model_dump(mode="json"),
-        "train": {"name": train.name, "n": len(train), "digest": train.digest},
-        "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
-    }
+    em = (
+        {"targets": "of the E-step"} if config.objective == "rcft" else {}
+    )  # until then they followed each step's confidence
+    return (
+        read
+        | em
+        | {
+            "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
+            "prompt": asdict(style),
+            "prompt_digest": style.digest,
+            "config": config.model_dump(mode="json"),
+            "train": {"name": train.name, "n": len(train), "digest": train.digest},
+            "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
+        }
+    )
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
