@@ -44,14 +44,15 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "rcft": {
         "base": {},
         **RATES,
-        "lambda 0.3": {"lam": 0.3},
-        "lambda 3": {"lam": 3.0},
-        "lambda 10": {"lam": 10.0},
+        "lambda 5": {"lam": 5.0},
+        "mean over tokens": {"sft2_mean": "token"},
+        "lambda 20": {"lam": 20.0},
+        "on L_SFT1": {"language": "sft1"},
+        "on L_SFT1, lambda 5": {"language": "sft1", "lam": 5.0},
         "5 bins": {"n_bins": 5},
         "20 bins": {"n_bins": 20},
         "E-step once": {"e_step": "once"},
         "E-step cross-fitted": {"e_step": "cross_fitted"},
-        "on L_SFT1": {"language": "sft1"},
     },
 }
 
