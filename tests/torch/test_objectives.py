@@ -284,7 +284,7 @@ def test_statistic_of_the_batch_is_not_cut(objective):
         ({"objective": "brier", "e_step": "once"}, "e_step"),
         ({"objective": "mmce", "soft_bin_temperature": 0.1}, "soft_bin_temperature"),
         ({"objective": "rcft", "over": "options"}, "over 'options'"),
-        ({"objective": "rcft", "language": "sft1", "sft2_mean": "question"}, "sft2_mean"),
+        ({"objective": "rcft", "language": "sft1", "sft2_mean": "token"}, "sft2_mean"),
     ],
     ids=lambda value: value["objective"] if isinstance(value, dict) else "",
 )

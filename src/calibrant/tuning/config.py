@@ -97,8 +97,8 @@ class TuneConfig(Strict):
     )
     bin_prior: float = Field(4.0, ge=0, description="strength of each bin's Beta prior, in questions")
     min_bin: int = Field(10, ge=1, description="bins with fewer questions are merged with a neighbour")
-    sft2_mean: Literal["token", "question"] = Field(
-        "token", description="L_SFT2 averaged over a question's tokens, or summed over them (see docs/decisions)"
+    sft2_mean: Literal["question", "token"] = Field(
+        "question", description="L_SFT2 summed over a question's tokens, or their average (see docs/decisions)"
     )
     evaluations_per_epoch: int = Field(1, ge=1, description="times an epoch that the calibration questions are scored")
     train_sample: int = Field(
