@@ -70,8 +70,8 @@ class Targets:
         cls, scores: Scores, accuracy_N: np.ndarray, *, target_map: Literal["tanh", "proportional"] = "tanh"
     ) -> Targets:
         """From the training questions' scores and the accuracy that is expected of each."""
-        p_NK = torch.as_tensor(np.nan_to_num(scores.p_NK), dtype=torch.float64)
-        k_N = torch.as_tensor(np.asarray(scores.k_N))
+        p_NK = torch.as_tensor(scores.p_NK, dtype=torch.float64)
+        k_N = torch.as_tensor(scores.k_N)
         a_N = torch.as_tensor(accuracy_N, dtype=torch.float64)
         return cls(target_distribution(p_NK, k_N, a_N, target_map=target_map).numpy())
 

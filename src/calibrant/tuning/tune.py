@@ -327,23 +327,20 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
 def _identity(
     model: LoadedModel, style: PromptStyle, config: TuneConfig, train: QuestionSet, calibration: QuestionSet
 ) -> dict[str, Any]:
-    # Until options were taught as the variant reads them, such runs taught the sum; their folders are not gone on with.
+    # Older runs are not gone on with: until options were taught as the variant reads them such runs taught the sum, and until
+    # targets were the E-step's they followed each step's confidence.
     read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
-    em = (
-        {"targets": "of the E-step"} if config.objective == "rcft" else {}
-    )  # until then they followed each step's confidence
-    return (
-        read
-        | em
-        | {
-            "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
-            "prompt": asdict(style),
-            "prompt_digest": style.digest,
-            "config": config.model_dump(mode="json"),
-            "train": {"name": train.name, "n": len(train), "digest": train.digest},
-            "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
-        }
-    )
+    em = {"targets": "of the E-step"} if config.objective == "rcft" else {}
+    return {
+        **read,
+        **em,
+        "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+        "config": config.model_dump(mode="json"),
+        "train": {"name": train.name, "n": len(train), "digest": train.digest},
+        "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
+    }
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
