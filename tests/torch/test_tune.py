@@ -152,9 +152,7 @@ def test_same_seed_same_adapter_and_another_seed_another(run):
 
 
 def test_lambda_and_sft2_mean_reach_the_weights(run):
-    results = [
-        run(f"r{i}", objective="rcft", **s) for i, s in enumerate(({}, {"lam": 50.0}, {"sft2_mean": "token"}))
-    ]
+    results = [run(f"r{i}", objective="rcft", **s) for i, s in enumerate(({}, {"lam": 50.0}, {"sft2_mean": "token"}))]
     first = weights(results[0])
     for other in results[1:]:
         assert any((first[name] - w).abs().max() > 1e-5 for name, w in weights(other).items())
