@@ -191,8 +191,11 @@ def _share(centre_C: np.ndarray, noise_BC: np.ndarray, total: float, *, above: b
 
 
 def _crossing(reached: Callable[[float], bool], start: float) -> float:
-    """The least t >= 0 at which a monotone condition holds, by bisection."""
-    low, high = 0.0, max(2 * start, 1e-3)
+    """The least t >= 0 at which a monotone condition holds, by bisection.
+
+    A share of few draws is not quite monotone, so the steps go by ``start`` alone: ten times the errors give ten times t.
+    """
+    low, high = 0.0, 2 * start or 1e-3
     while not reached(high) and high < 64:
         high *= 2
     for _ in range(BISECTIONS):

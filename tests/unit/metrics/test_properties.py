@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calibrant.metrics import (
@@ -129,6 +129,7 @@ def test_every_estimate_lies_in_its_interval_and_in_its_range(scores):
     st.floats(1e-4, 0.1),
     st.integers(0, 99),
 )
+@example([3.4e-05], 1e-4, 0)  # an error far below its noise
 def test_error_interval_is_symmetric_in_sign_and_scales(cells, sd, seed):
     cell = np.array(cells)
     noise = np.random.default_rng(seed).normal(0, sd, (200, len(cell)))
