@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -33,17 +32,16 @@ from calibrant.tuning import TuneConfig
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.rows import choose_rows
-from calibrant.tuning.targets import BinAccuracy
+from calibrant.tuning.start import smoothed
 
 CONFIG = TuneConfig(objective="rcft")
-BINS = BinAccuracy(np.linspace(0.1, 0.9, 10), np.full(10, 20))
 
 
 def step(model: Any, head: Head, collate: Collator, examples: list[Example]) -> tuple[float, int]:
     """Seconds and padded tokens of one step."""
     start = time.perf_counter()
     batch = collate(examples)
-    loss, _ = batch_loss(model, head, batch, CONFIG, BINS)
+    loss, _ = batch_loss(model, head, batch, CONFIG)
     loss.value.backward()
     seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
@@ -54,7 +52,8 @@ def side_by_side(model: Any, tokenizer: Any, questions: Iterable[Question], n: i
     """Ratios over ``n`` batches of ``size`` questions."""
     four = [q for q in questions if len(q.choices) == 4][: size * (n + 1)]
     encoded = encode(tokenizer, four, PromptStyle(reading="continuation"))
-    examples = [Example(e, q.answer) for e, q in zip(encoded, four, strict=True)]
+    # an E-step is no part of a step: any targets do
+    examples = [Example(e, q.answer, smoothed(q.answer, 4, 0.3)) for e, q in zip(encoded, four, strict=True)]
     head, plain = Head.of(model), Collator(letters=False, all_options=True, prompt_tokens=True)
     packed, facts = choose_rows(model, head, plain, examples)
     batches = []
