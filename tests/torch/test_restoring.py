@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from calibrant import Question, QuestionSet, Scores, Temperature, diagnose
+from calibrant import PromptStyle, Question, QuestionSet, Scores, Temperature, diagnose
+from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import assemble, restore
 from calibrant.restoring.run import last_temperature
@@ -161,3 +162,43 @@ def test_no_temperature_at_the_end_of_its_range():
     wrong = Scores.from_probs([[0.9, 0.1]] * 100, [0] * 40 + [1] * 60)
     assert Temperature().fit(wrong).at_bound_
     assert last_temperature(wrong) is None
+
+
+def mostly_right(model, questions, style):
+    """These questions, but right is what the model chooses, every fourth apart: at chance nothing would be tuned."""
+    chosen = score(model, questions, style=style, device="cpu").logp_NK.argmax(1)
+    answers = [(int(k) + (i % 4 == 0)) % len(q.choices) for i, (q, k) in enumerate(zip(questions, chosen, strict=True))]
+    rows = (dataclasses.replace(q, answer=answer) for q, answer in zip(questions, answers, strict=True))
+    return QuestionSet(questions.name, tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("objective", "reading", "given", "over"),
+    [
+        ("auto", "continuation", {}, "options"),
+        ("auto", "continuation", {"over": "vocabulary"}, "vocabulary"),
+        ("auto", "letters", {}, "vocabulary"),
+        ("cft", "continuation", {}, "vocabulary"),
+    ],
+)
+def test_the_log_loss_is_over_the_options_where_option_texts_are_read_and_nothing_else_is_asked(
+    tmp_path, model_folder, make_questions, objective, reading, given, over
+):
+    model, style = model_folder(), PromptStyle(reading=reading)
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 40), ("test", 12))}
+    splits["calibration"] = mostly_right(model, splits["calibration"], style)
+    config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8), **given)
+    made = restore(model, splits, out=tmp_path / "run", objective=objective, config=config, style=style, device="cpu")
+    assert (made.tuning.objective, made.tuning.config["over"]) == ("cft", over)
+    said = {"options": "the options", "vocabulary": "all tokens"}[over]
+    assert f"Log loss over: {said}" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
+def test_what_the_command_line_and_a_file_leave_out_counts_as_not_set(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("epochs: 3\nlora: {rank: 4}\n")
+    assert settings(None, epochs=None, seed=1).model_fields_set == {"seed"}
+    both = settings(file, learning_rate=1e-4)
+    assert both.model_fields_set == {"epochs", "lora", "learning_rate"}
+    assert (both.epochs, both.lora, both.over) == (3, LoraSettings(rank=4), "vocabulary")
+    assert "over" in settings(file, over="vocabulary").model_fields_set

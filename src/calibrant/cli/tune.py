@@ -22,7 +22,13 @@ MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Questions
 Lam = Annotated[
     float | None, typer.Option("--lam", help="λ, weight of the calibration term (rcft, brier, mmce, soft_ece).")
 ]
-Over = Annotated[str | None, typer.Option(help="Log loss of the answer over: vocabulary (the paper's), or options.")]
+Over = Annotated[
+    str | None,
+    typer.Option(
+        help="Log loss of the answer over: vocabulary (the paper's, the default), or options (what restore takes for options "
+        "read as continuations, unless an objective is named)."
+    ),
+]
 Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
 Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
 ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
@@ -30,7 +36,7 @@ TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same ad
 
 
 def settings(path: Path | None, *, rank: int | None = None, full: bool = False, **overrides: Any) -> Any:
-    """The :class:`TuneConfig` of a YAML file with the command line's options on top."""
+    """The :class:`TuneConfig` of a YAML file with the command line's options on top; what neither names counts as not set."""
     import yaml
 
     from calibrant.errors import ConfigError
@@ -45,7 +51,7 @@ def settings(path: Path | None, *, rank: int | None = None, full: bool = False, 
     elif rank is not None:
         lora = {} if base.lora is None else base.lora.model_dump()
         values["lora"] = {**lora, "rank": rank, "alpha": 2 * rank}
-    return TuneConfig.make({**yaml.safe_load(base.model_dump_json()), **values})
+    return TuneConfig.make({**yaml.safe_load(base.model_dump_json(exclude_unset=True)), **values})
 
 
 def run(

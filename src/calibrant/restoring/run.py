@@ -88,10 +88,11 @@ def restore(
     splits : ``train``, ``calibration`` and ``test``, disjoint by content (:func:`calibrant.split_questions` makes them).
     out : folder of the run. Called again with the same arguments, a run goes on where it stopped.
     ood : out-of-domain test sets by name.
-    objective : ``"auto"`` follows the diagnosis, to ``"cft"`` or ``"rcft"``; any other name of docs/objectives.md is done
-        whatever it says.
-    config : settings of the tuning; its ``objective`` gives way to the one chosen here, and under ``"auto"`` settings that
-        the chosen one has no use for are left aside.
+    objective : ``"auto"`` follows the diagnosis, to ``"cft"`` or ``"rcft"``, and takes the answer's log loss over the
+        options where they are read as continuations (docs/decisions/007); any other name of docs/objectives.md is done
+        whatever the diagnosis says, in the form that ``config`` has.
+    config : settings of the tuning; its ``objective`` gives way to the one chosen here. Under ``"auto"`` an ``over`` that it
+        was given stands, and settings that the chosen objective has no use for are left aside.
     budget : settings of the objective that are tried, the best by log loss of the calibration questions being kept:
         ``"quick"`` 1, ``"standard"`` 3, ``"thorough"`` 5 (:func:`calibrant.tuning.sweep`).
     style : how questions are put; letters in a raw prompt by default.
@@ -114,10 +115,8 @@ def restore(
     LeakageError : a question stands in two splits.
     ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
-    style, config, out, ood = style or PromptStyle(), config or TuneConfig(), Path(out), dict(ood or {})
-    if objective != "auto":
-        config = TuneConfig.make({**config.model_dump(), "objective": objective})
-        config.check()
+    style, out, ood = style or PromptStyle(), Path(out), dict(ood or {})
+    config = _settings(config or TuneConfig(), objective, style)
     settings_for(config.objective, budget)
     refuse_four_bits(loading)
     check_splits(splits, ood)
@@ -179,6 +178,16 @@ def restore(
 def _measured(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     """Those that are reported: all but the calibration split, on which everything was chosen."""
     return {name: s for name, s in scores.items() if name != "calibration"}
+
+
+def _settings(config: TuneConfig, objective: Choice, style: PromptStyle) -> TuneConfig:
+    """``config`` for the objective that was named; or, where the diagnosis is to choose, for this reading."""
+    if objective != "auto":
+        config = TuneConfig.make({**config.model_dump(), "objective": objective})
+        config.check()
+    elif style.reading == "continuation" and "over" not in config.model_fields_set:
+        config = config.model_copy(update={"over": "options"})
+    return config
 
 
 def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
