@@ -1,7 +1,8 @@
 """Every fix on one small aligned model: six contests, each with questions from out of its domain.
 
     python recipes/ladder.py --contest arc --data FOLDER [--train 1000 --calibration 500 --test 1000 --ood 500]
-        [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--reading letters|continuation] [--variant per_char]
+        [--model FOLDER_OR_HUB_ID] [--reference PRE_ALIGNMENT_MODEL] [--alignment-adapter FOLDER]
+        [--reading letters|continuation] [--variant per_char]
         [--micro-batch QUESTIONS] [--gradient-checkpointing] [--fixes a,b,c] [--budget quick|standard|thorough]
         [--settings a=lr-x3,b=default] [--seeds 3] [--cluster COLUMN] [--dry] [--no-table] [--out runs/ladder]
         [--preferences FILE --limit-pairs 150 --prompts FILE --limit-prompts 20 --max-new-tokens 64]
@@ -83,6 +84,7 @@ def main() -> None:
         out,
         ood=far,
         reference=options.reference,
+        alignment_adapter=options.alignment_adapter,
         fixes=options.fixes.split(",") if options.fixes else None,
         budget=options.budget,
         seeds=options.seeds,
@@ -118,7 +120,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--contest", choices=("demo", *CONTESTS), required=True)
     parser.add_argument("--data", type=Path, help="folder of JSONL files")
     parser.add_argument("--model", default=None)
-    parser.add_argument("--reference", default=None)
+    parser.add_argument("--reference", default=None, help="the model before its alignment")
+    parser.add_argument("--alignment-adapter", default=None, help="the LoRA adapter that lies between the two")
     parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--calibration", type=int, default=500)
     parser.add_argument("--test", type=int, default=1000)
@@ -316,7 +319,16 @@ def kept(alignment: dict[str, Any]) -> dict[str, Any]:
 
 def without_places(arguments: list[str]) -> list[str]:
     """The command line without folders of one machine."""
-    places = {"--data", "--out", "--numbers", "--model", "--reference", "--preferences", "--prompts"}
+    places = {
+        "--data",
+        "--out",
+        "--numbers",
+        "--model",
+        "--reference",
+        "--alignment-adapter",
+        "--preferences",
+        "--prompts",
+    }
     kept, skip = [], False
     for argument in arguments:
         skip, dropped = argument in places, skip or argument in places or argument.partition("=")[0] in places
