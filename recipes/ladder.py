@@ -38,6 +38,7 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ CONTESTS: dict[str, tuple[tuple[tuple[tuple[str, ...], str], ...], tuple[str, ..
     ),
 }
 """Sources, each its files to train on and its file to test on; and the files out of domain."""
+RESULTS = ("--out", "--numbers")
 CONTRASTED = ("accuracy", "conf_ece", "nll")
 KEPT = ("value", "low", "high", "floor_mean", "floor_p95", "runs", "sd")
 Sets = tuple[dict[str, QuestionSet], dict[str, QuestionSet]]
@@ -318,22 +320,16 @@ def kept(alignment: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_places(arguments: list[str]) -> list[str]:
-    """The command line without folders of one machine."""
-    places = {
-        "--data",
-        "--out",
-        "--numbers",
-        "--model",
-        "--reference",
-        "--alignment-adapter",
-        "--preferences",
-        "--prompts",
-    }
-    kept, skip = [], False
-    for argument in arguments:
-        skip, dropped = argument in places, skip or argument in places or argument.partition("=")[0] in places
-        if not dropped:
-            kept.append(argument)
+    """The command line without folders of one machine: of a path that is there the last part is kept, results go anywhere."""
+    kept: list[str] = []
+    for option, value in pairwise(["", *arguments]):
+        name, equals, given = value.partition("=")
+        if name in RESULTS or (option in RESULTS and not value.startswith("--")):
+            continue
+        if name.startswith("--") and equals:
+            kept.append(f"{name}={Path(given).name if Path(given).exists() else given}")
+        else:
+            kept.append(Path(value).name if option.startswith("--") and Path(value).exists() else value)
     return kept
 
 

@@ -52,7 +52,7 @@ def test_a_contest_of_five(room):
     sizes = ("--train", 24, "--calibration", 16, "--test", 30, "--ood", 20, "--epochs", 1, "--seeds", 1, "--draws", 100)
     where = ("--contest", "arc", "--data", "data", "--model", "model", "--device", "cpu", "--reading", "letters")
     rest = ("--fixes", "temperature,cft", "--budget", "quick", "--numbers", "numbers.json")
-    rest += ("--preferences", "pairs.jsonl", "--prompts", "prompts.jsonl", "--max-new-tokens", 4)
+    rest += ("--preferences", room / "pairs.jsonl", "--prompts", "prompts.jsonl", "--max-new-tokens", 4)
     assert "cft/(chosen)/seed-0" in run("ladder.py", *where, *sizes, *rest, "--dry", cwd=room)
     run("ladder.py", *where, *sizes, *rest, cwd=room)
     found = json.loads((room / "numbers.json").read_text())
@@ -71,8 +71,10 @@ def test_a_contest_of_five(room):
     assert (kept["temperature"], kept["cft"]["of"]) == ({"verdict": "unchanged", "of": None}, "cft")
     assert {name: kept["cft"][name]["n"] for name in ("ranking", "kl_aligned")} == {"ranking": 4, "kl_aligned": 3}
     assert found["alignment"]["settings"]["max_new_tokens"] == 4
-    assert "pairs.jsonl" not in found["command"]
-    assert found["command"].startswith("python recipes/ladder.py --contest arc --device cpu")
+    kept = found["command"]
+    assert kept.startswith("python recipes/ladder.py --contest arc --data data --model model --device cpu")
+    assert "--preferences pairs.jsonl --prompts prompts.jsonl --max-new-tokens 4" in kept
+    assert "numbers.json" not in kept
     assert str(room) not in json.dumps(found)
     assert (room / "runs/ladder/arc/table/table.html").exists()
 
@@ -163,4 +165,4 @@ def test_settings_one_at_a_time(room):
     assert cells["rank 4"]["change"]["nll"]["n"] == found["questions"]["judged"]["n"]
     assert cells["8 questions a step"]["steps"] > cells["base"]["steps"]
     assert {q["entities"] for q in found["questions"].values()} == {3}
-    assert found["command"] == "python recipes/settings.py --device cpu --entities 3 --only cft"
+    assert found["command"] == "python recipes/settings.py --model model --device cpu --entities 3 --only cft"
