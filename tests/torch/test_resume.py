@@ -9,6 +9,8 @@ import sys
 import pytest
 from transformers import TrainerCallback
 
+from calibrant.errors import ModelError, OutputError
+from calibrant.scoring import load_model, score
 from calibrant.tuning import LoraSettings, TuneConfig, tune
 
 SETTINGS = {
@@ -23,6 +25,8 @@ import json, os, signal, sys
 import torch
 from transformers import TrainerCallback
 from calibrant.intake import load_questions
+from calibrant.errors import ModelError, OutputError
+from calibrant.scoring import load_model, score
 from calibrant.tuning import LoraSettings, TuneConfig, tune
 
 torch.set_num_threads(1)
@@ -68,6 +72,8 @@ def go(folder, model, sets, settings, callbacks=()):
 
 
 def content(result):
+    if result.adapter is None:
+        return (result.weights / "model.safetensors").read_bytes()
     return (result.adapter / "adapter_model.safetensors").read_bytes()
 
 
@@ -143,6 +149,57 @@ def test_patience_counts_over_a_break(tmp_path, model_folder, sets):
     assert resumed.best_epoch == whole.best_epoch
 
 
+ENDINGS = {
+    "no better for long": {"epochs": 8, "learning_rate": 0.3, "schedule": "constant_with_warmup", "patience": 1},
+    "within an epoch": {"epochs": 1.5, "evaluations_per_epoch": 3, "learning_rate": 1e-2},
+    "the last weights": {"epochs": 1.5, "keep": "last", "learning_rate": 1e-2, "schedule": "constant_with_warmup"},
+    "all weights": {"epochs": 1.5, "learning_rate": 1e-2, "lora": None},
+}
+
+
+class InTheWay(TrainerCallback):
+    """When training has ended a file stands where the weights are to be put: they cannot be kept."""
+
+    def __init__(self, folder):
+        self.files = [folder / "adapter", folder / "model"]
+
+    def on_train_end(self, args, state, control, **_):
+        for file in self.files:
+            file.touch()
+
+    def go_away(self):
+        for file in self.files:
+            file.unlink()
+
+
+def ended(folder, model, sets, settings):
+    """A run that did all its steps and could not keep its weights."""
+    way = InTheWay(folder)
+    with pytest.raises(OutputError, match="Not a directory"):
+        go(folder, model, sets, settings, [way])
+    way.go_away()
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_run_that_ended_but_was_not_kept_trains_no_further(tmp_path, model_folder, sets, name):
+    """And meanwhile its folder was moved."""
+    whole = go(tmp_path / "whole", model_folder(), sets, ENDINGS[name])
+    ended(tmp_path / "a", model_folder(), sets, ENDINGS[name])
+    (tmp_path / "a").rename(tmp_path / "b")
+    again = go(tmp_path / "b", model_folder(), sets, ENDINGS[name])
+    assert content(again) == content(whole)
+    assert again.history == whole.history
+    assert (again.steps, again.stopped, again.best_epoch) == (whole.steps, whole.stopped, whole.best_epoch)
+
+
+def test_the_best_weights_of_a_run_that_ended_are_not_replaced_by_others(tmp_path, model_folder, sets):
+    ended(tmp_path / "a", model_folder(), sets, ENDINGS["no better for long"])
+    best = min((tmp_path / "a" / "checkpoints").iterdir(), key=lambda path: int(path.name.partition("-")[2]))
+    shutil.rmtree(best)
+    with pytest.raises(OutputError, match=f"no {best.name}, whose weights are the best"):
+        go(tmp_path / "a", model_folder(), sets, ENDINGS["no better for long"])
+
+
 def test_seconds_count_every_part_of_a_broken_run(tmp_path, model_folder, sets):
     import time
 
@@ -154,3 +211,31 @@ def test_seconds_count_every_part_of_a_broken_run(tmp_path, model_folder, sets):
         go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"], [Slow(), BreakAt(7)])
     result = go(tmp_path / "a", model_folder(), sets, SETTINGS["rcft"])
     assert result.seconds >= 6 * 0.3  # the six steps before the last checkpoint were slow, the rest was quick
+
+
+def test_a_loaded_model_is_untuned_again_where_tuning_breaks_off(tmp_path, model_folder, sets):
+    model = load_model(model_folder(), device="cpu")
+    before = score(model, sets[1])
+    config = TuneConfig(batch_size=8, learning_rate=1e-2, lora=LoraSettings(rank=4, alpha=8))
+    with pytest.raises(Broken):
+        tune(model, *sets, out=tmp_path / "a", config=config, callbacks=[BreakAt(5)])
+    after = score(model, sets[1])
+    assert (after.logp_NK == before.logp_NK).all()
+    assert after.provenance["weights"] == before.provenance["weights"]
+    again = tune(model, *sets, out=tmp_path / "a", config=config)
+    whole = tune(model_folder(), *sets, out=tmp_path / "b", config=config, device="cpu")
+    assert content(again) == content(whole)
+    assert (score(model, sets[1]).logp_NK != before.logp_NK).any()
+
+
+def test_a_loaded_model_whose_weights_are_all_half_tuned_is_not_used(tmp_path, model_folder, sets):
+    model = load_model(model_folder(), device="cpu")
+    config = TuneConfig(batch_size=8, lora=None)
+    with pytest.raises(Broken):
+        tune(model, *sets, out=tmp_path / "a", config=config, callbacks=[BreakAt(2)])
+    for use in (lambda: score(model, sets[1]), lambda: tune(model, *sets, out=tmp_path / "a", config=config)):
+        with pytest.raises(ModelError, match="neither the untuned nor the tuned"):
+            use()
+    model = load_model(model_folder(), device="cpu")
+    assert tune(model, *sets, out=tmp_path / "a", config=config).steps == 6
+    score(model, sets[1])

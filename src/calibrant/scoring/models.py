@@ -135,7 +135,15 @@ def quiet_peft() -> Iterator[None]:
 
 
 def refuse_loading(model: LoadedModel, arguments: dict[str, Any]) -> None:
-    """Raise :class:`ConfigError` when a model that is already loaded is handed arguments of :func:`load_model`."""
+    """Raise :class:`ConfigError` when a model that is already loaded is handed arguments of :func:`load_model`, and
+    :class:`ModelError` where a tuning of all its weights broke off: they are neither the old ones nor the tuned ones.
+    """
+    if "unfinished" in model.facts:
+        raise ModelError(
+            asked=f"{model.facts['model']!r}, loaded and being tuned in {model.facts['unfinished']}",
+            found="that broke off, and the weights in memory are neither the untuned nor the tuned ones",
+            todo="load the model again; the tuning goes on from its last whole checkpoint",
+        )
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ConfigError(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -203,6 +204,15 @@ class CalibrationTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def take(self, last: Path, best: Path | None) -> None:
+        """State and weights of a run that had ended: those of its ``best`` checkpoint or, without one, of its ``last``."""
+        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        if best is None:
+            self._load_from_checkpoint(str(last))
+        else:
+            self.state.best_model_checkpoint = str(best)
+            self._load_best_model()
 
     def _e_step(self, held_out: Scores) -> None:
         last = 0 < self.state.max_steps <= self.state.global_step  # no step follows that it would be for

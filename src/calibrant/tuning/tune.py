@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from calibrant.scoring.models import LoadedModel, fingerprint, load_model, quiet
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import training_arguments
+from calibrant.tuning.checkpoints import Checkpoint
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig, refuse_four_bits
 from calibrant.tuning.rows import choose_rows
@@ -105,7 +106,8 @@ def tune(
 
     Parameters
     ----------
-    model : hub id, local folder, GGUF file, or a loaded model (which is then changed in place).
+    model : hub id, local folder, GGUF file, or a loaded model, which is then the tuned one; untuned again, if tuning breaks
+        off, unless all weights were tuned (``lora`` is none): then it must be loaded again.
     train : questions whose answers are learnt.
     calibration : held-out questions: E-step, early stopping, choice of the epoch. Not for the final measurement.
     out : folder of this run.
@@ -153,23 +155,11 @@ def tune(
             name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
             for name, questions in (("train", train), ("calibration", calibration))
         }
-        tuned = _prepare(model.model, config)
-        scorer = OptionScorer(
-            tuned.eval(), style, batch_tokens
-        )  # peft leaves its layers, dropout too, in training mode
-        scorer.self_test(encoded["calibration"])
-        held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
-        run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out)
-        try:
-            return run.go(progress, callbacks)
-        except (OSError, SafetensorError) as error:
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(
-                asked=f"keep the tuning run in {out}",
-                found=str(error),
-                todo="free space there and run the same command again; it goes on from the last whole checkpoint",
-            ) from error
+        with _prepared(model, config, out) as tuned:
+            scorer = OptionScorer(tuned, style, batch_tokens)
+            scorer.self_test(encoded["calibration"])
+            held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
+            return _Run(out, config, style, model, tuned, train, encoded["train"], held_out).go(progress, callbacks)
 
 
 @dataclass
@@ -185,8 +175,8 @@ class _Run:
 
     @sound_attention()
     def go(self, progress: bool, callbacks: Sequence[TrainerCallback]) -> TuneResult:
-        checkpoint = _last_checkpoint(self.out / CHECKPOINTS)
-        em = _restored_state(checkpoint)
+        checkpoint = Checkpoint.last(self.out / CHECKPOINTS)
+        em = EmState() if checkpoint is None else checkpoint.em_state()
         scorer = self.held_out.scorer
         seen = HeldOut(list(self.train), self.encoded, scorer, split="train")
         examples, start = self._examples(seen)
@@ -195,7 +185,9 @@ class _Run:
         stop_early = self.config.keep == "best" and self.config.patience > 0
         extra: list[TrainerCallback] = [*callbacks, *([shown] if shown else [])]
         if stop_early:
-            extra.append(_early_stopping(self.config, checkpoint))
+            patience = self.config.patience
+            counting = EarlyStoppingCallback(patience) if checkpoint is None else checkpoint.early_stopping(patience)
+            extra.append(counting)
         trainer = CalibrationTrainer(
             self.tuned,
             training_arguments(self.config, self.out / CHECKPOINTS, len(examples), self.loaded),
@@ -212,7 +204,10 @@ class _Run:
         try:
             if not em.history:
                 trainer.evaluate()
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            if checkpoint is not None and checkpoint.ended:
+                trainer.take(checkpoint.path, checkpoint.best if self.config.keep == "best" else None)
+            else:
+                trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         finally:
             if shown:
                 shown.close()
@@ -294,6 +289,29 @@ class _Run:
         temporary.rename(final)
 
 
+@contextmanager
+def _prepared(loaded: LoadedModel, config: TuneConfig, out: Path) -> Iterator[Any]:
+    """The model as it is trained. Where that breaks off, a model that was given loaded is untuned again, or, where all its
+    weights were tuned, says that it is neither (:func:`calibrant.scoring.models.refuse_loading`).
+    """
+    if config.lora is None:
+        loaded.facts["unfinished"] = str(out)
+    tuned = _prepare(loaded.model, config)
+    try:
+        yield tuned.eval()  # peft leaves its layers, dropout too, in training mode
+    except BaseException as error:
+        if config.lora is not None:
+            tuned.unload()
+        if isinstance(error, (OSError, SafetensorError)) and not isinstance(error, OutputError):
+            raise OutputError(
+                asked=f"keep the tuning run in {out}",
+                found=str(error),
+                todo="free space there and run the same command again; it goes on from the last whole checkpoint",
+            ) from error
+        raise
+    loaded.facts.pop("unfinished", None)
+
+
 def _prepare(model: Any, config: TuneConfig) -> Any:
     if config.lora is None:  # in half precision small steps would be rounded away
         return model.float().requires_grad_(True)
@@ -341,34 +359,3 @@ def _identity(
         "train": {"name": train.name, "n": len(train), "digest": train.digest},
         "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
     }
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: the trainer writes its state file last."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(path, ignore_errors=True)  # broken off while it was written
-            continue
-        whole.append((step, path))
-    return max(whole)[1] if whole else None
-
-
-def _early_stopping(config: TuneConfig, checkpoint: Path | None) -> EarlyStoppingCallback:
-    """With the evaluations without a better NLL that the checkpoint had counted."""
-    callback = EarlyStoppingCallback(early_stopping_patience=config.patience)
-    if checkpoint is not None:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        kept = state["stateful_callbacks"].get("EarlyStoppingCallback")
-        if kept is not None:
-            callback.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
-    return callback
-
-
-def _restored_state(checkpoint: Path | None) -> EmState:
-    if checkpoint is None:
-        return EmState()
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return EmState.from_state(state["stateful_callbacks"]["EmState"])
