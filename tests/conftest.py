@@ -1,6 +1,7 @@
 """Tiny random models with real tokenizers, made on the spot: no network, no downloads, seconds to build."""
 
 import os
+import shutil
 
 import pytest
 
@@ -147,6 +148,21 @@ def make_merging_tokenizer():
 @pytest.fixture(scope="session")
 def make_model():
     return tiny_model
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache on disk, laid out as the hub's client does; a function puts a folder into it as a repository."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(repository, commits):
+        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        for commit, (name, folder) in commits.items():
+            shutil.copytree(folder, place / "snapshots" / commit)
+            (place / "refs" / name).write_text(commit)
+
+    return put
 
 
 @pytest.fixture(scope="session")

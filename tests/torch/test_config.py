@@ -35,6 +35,11 @@ def test_setting_without_meaning_is_refused_in_three_parts(wrong):
         TuneConfig.make(wrong)
 
 
+def test_what_was_not_set_stays_unset_in_settings_for_another_objective():
+    config = TuneConfig(objective="rcft", lam=2.0, epochs=3).for_objective("cft")
+    assert (config.model_fields_set, config.epochs, config.lam) == ({"objective", "epochs"}, 3, 1.0)
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         TuneConfig().epochs = 9

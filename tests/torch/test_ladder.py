@@ -8,8 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from calibrant.errors import ConfigError, LeakageError, QuestionError, ScoresError
-from calibrant.ladder import FIXES, Ladder, ladder, read_table, settings_named, write_table
-from calibrant.ladder.fixes import SETTINGS, by_name, missing, select
+from calibrant.ladder import Ladder, ladder, read_table, settings_named, write_table
 from calibrant.metrics import compare, measure
 from calibrant.questions import Question, QuestionSet
 from calibrant.scalers import Vector
@@ -339,55 +338,6 @@ def test_the_plan_names_every_cell_and_a_dry_run_writes_nothing(make_ladder):
     assert "5 trainings of 3 optimiser steps each" in text
     assert "not run: needs the pre-alignment model" in text
     assert plan.seconds > 0
-
-
-# ---- the table of fixes ---------------------------------------------------------------------------------------------
-
-
-def test_every_fix_is_well_formed_and_every_trained_one_has_a_sweep_of_every_budget():
-    names = [fix.name for fix in FIXES]
-    assert len(set(names)) == len(names)
-    assert {"temperature", "vector", "dirichlet", "isotonic", "histogram", "adaptive", "daca", "interpolation"} <= set(
-        names
-    )
-    assert {
-        "sft",
-        "cft",
-        "rcft",
-        "label-smoothing",
-        "focal",
-        "mmce",
-        "soft-ece",
-        "brier",
-        "cogcalib",
-        "distill",
-    } <= set(names)
-    given = {"reference": "r", "alignment_adapter": "a"}
-    for fix in FIXES:
-        assert missing(fix, given, TuneConfig()) is None, fix.name
-        settings = [setting.name for setting in fix.candidates]
-        assert len(set(settings)) == len(settings)
-        assert type(fix).from_json(json.loads(json.dumps(fix.to_json()))) == fix
-        if fix.family == "tuning":
-            assert [len(fix.sweep(budget)) for budget in SETTINGS] == [1, 3, 5]
-            configs = [fix.config(CONFIG, setting, 7) for setting in fix.candidates]
-            assert len({c.model_dump_json() for c in configs}) == 5
-            assert {(c.epochs, c.batch_size, c.patience, c.keep, c.seed) for c in configs} == {(1, 8, 0, "best", 7)}
-    assert by_name("cft").config(CONFIG, by_name("cft").candidates[1], 0).learning_rate == pytest.approx(0.03)
-
-
-def test_a_fix_that_the_settings_rule_out_is_named_with_its_reason():
-    small = TuneConfig.make({**CONFIG.model_dump(), "micro_batch_size": 4})
-    assert "whole batch" in missing(by_name("mmce"), {}, small)
-    assert missing(by_name("cft"), {}, small) is None
-
-
-def test_choosing_fixes_brings_what_they_build_on():
-    assert [fix.name for fix in select(["rcft+temperature", "daca"])] == [
-        "aligned", "pre-alignment", "daca", "rcft", "rcft+temperature",
-    ]  # fmt: skip
-    with pytest.raises(ConfigError, match="did you mean 'temperature'"):
-        select(["temprature"])
 
 
 def test_the_library_function_runs_and_writes_the_page(make_ladder):

@@ -113,6 +113,16 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path):
         assert Path(tmp_path / ".lock").exists()
 
 
+def test_a_choice_that_another_process_has_written_stands(tmp_path):
+    place = Place(tmp_path / "ladder", by_name("cft"))
+    place.claim(None)
+    first = {"setting": "lr-x3", "criterion": "", "nll": 1.0, "candidates": []}
+    place.choose(first)
+    place.choose({**first, "setting": "default", "nll": 0.5})
+    assert place.choice == first
+    assert place.chosen.name == "lr-x3"
+
+
 def test_a_later_call_with_fewer_seeds_keeps_those_that_are_there(make_ladder, tmp_path):
     Place(tmp_path / "ladder", by_name("cft"), (0, 1, 2)).claim(None)
     for place in make_ladder(fixes=["cft+temperature"]).plan().places:

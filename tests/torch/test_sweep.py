@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from calibrant.errors import ConfigError, ModelError
 from calibrant.objectives import OBJECTIVES
@@ -123,6 +124,20 @@ def test_full_tuning_is_swept_too(sets, model_folder, tmp_path):
     assert result.adapter is None
     assert (result.weights / "model.safetensors").exists()
     assert not list((tmp_path / "run" / "sweep").glob("*/model"))
+
+
+def test_a_finished_sweep_is_not_that_of_other_weights_under_the_same_name(
+    sets, make_model, tokenizer, model_folder, tmp_path
+):
+    model = shutil.copytree(model_folder(), tmp_path / "model")
+    asked = {"out": tmp_path / "run", "config": CONFIG, "budget": "standard", "device": "cpu"}
+    sweep(model, *sets, **asked)
+    other = make_model("llama", tokenizer)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(2)
+    other.save_pretrained(model)
+    with pytest.raises(ConfigError, match="a different weights"):
+        sweep(model, *sets, **asked)
 
 
 def test_another_sweep_in_the_same_folder_or_an_unknown_budget_is_refused(sets, model_folder, tmp_path):

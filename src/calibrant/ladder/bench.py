@@ -46,7 +46,7 @@ class Bench:
     command: str | None = None
     batch_tokens: int | None = None
     loading: dict[str, Any] = field(default_factory=dict)
-    _loaded: tuple[tuple[str, str | None], LoadedModel] | None = None
+    _loaded: tuple[tuple[str | None, ...], LoadedModel] | None = None
 
     @property
     def given(self) -> dict[str, str | Path | None]:
@@ -63,7 +63,7 @@ class Bench:
     ) -> Scores:
         """Scores of the aligned model, of another one, or with an adapter on it."""
         return score(
-            self.load(self.model if model is None else model, adapter),
+            self.load(model, adapter),
             questions,
             style=self.style,
             split=split,
@@ -73,13 +73,13 @@ class Bench:
             batch_tokens=self.batch_tokens,
         )
 
-    def load(self, model: str | Path, adapter: Path | None = None) -> LoadedModel:
-        """A model; the last one is kept until another is asked for."""
-        key = (str(model), None if adapter is None else str(adapter))
+    def load(self, model: str | Path | None = None, adapter: Path | None = None) -> LoadedModel:
+        """The aligned model, or another one, which the revision is not of; the last one is kept until another is asked for."""
+        key = tuple(None if name is None else str(name) for name in (model, adapter))
         if self._loaded is None or self._loaded[0] != key:
             self.release()
-            arguments = self.scoring if key[0] == str(self.model) else self._without_revision()
-            self._loaded = key, load_model(model, adapter=adapter, **arguments)
+            arguments = self.scoring if model is None else self._without_revision()
+            self._loaded = key, load_model(self.model if model is None else model, adapter=adapter, **arguments)
         return self._loaded[1]
 
     def release(self) -> None:
@@ -117,7 +117,7 @@ class Bench:
         if found is None:
             questions = {"train": self.train, "calibration": self.calibration}[split]
             self.say(f"scoring {split!r} with the {name} model: {len(questions)} questions")
-            found = self.score(questions, split, model=self.model if name == ALIGNED else self.reference)
+            found = self.score(questions, split, model=None if name == ALIGNED else self.reference)
             found.save(cell.path(split))
         return found
 

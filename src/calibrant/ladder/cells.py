@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import CalibrantError, ConfigError
-from calibrant.files import RUN_FILE, claim_folder, write_json
+from calibrant.files import RUN_FILE, alone, claim_folder, write_json
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
 from calibrant.scoring.models import fingerprints
@@ -161,8 +161,10 @@ class Place:
         return read_json(self.folder / CHOICE)
 
     def choose(self, choice: Mapping[str, Any]) -> None:
-        """Keep the choice: from now on test questions may be scored."""
-        write_json(self.folder / CHOICE, choice)
+        """Keep the choice, unless another process was first: from now on test questions may be scored."""
+        with alone(self.folder, "fix", waiting=lambda: None):
+            if self.choice is None:
+                write_json(self.folder / CHOICE, choice)
 
     @property
     def chosen(self) -> Setting | None:

@@ -52,7 +52,7 @@ class AsIs:
 
     def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:
         """Score with the model."""
-        model = self.bench.reference if cell.fix.name == REFERENCE else self.bench.model
+        model = self.bench.reference if cell.fix.name == REFERENCE else None
         for name, questions in sets.items():
             yield name, self.bench.score(questions, name, model=model)
 
@@ -161,7 +161,8 @@ class Weights:
                 scale_adapter(bench.alignment_adapter, cell.setting.values["factor"], folder)
                 yield {"model": bench.reference, "adapter": folder}
             else:
-                interpolate(bench.reference, bench.model, cell.setting.values["alpha"], folder)
+                alpha, revision = cell.setting.values["alpha"], bench.loading.get("revision")
+                interpolate(bench.reference, bench.model, alpha, folder, revision=revision)
                 yield {"model": folder}
         finally:
             bench.release()

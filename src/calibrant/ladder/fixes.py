@@ -86,9 +86,9 @@ class Fix:
         All of its epochs are done (no early stopping) and the weights of the evaluation with the least held-out NLL are
         kept, so that every trained fix takes equally many optimiser steps.
         """
-        own = json.loads(base.for_objective(self.values["objective"]).model_dump_json())
         fixed = {"seed": seed, "patience": 0, "keep": "best"}
-        config = setting.of(TuneConfig.make({**own, **self.values, **fixed}))
+        own = TuneConfig.make({**base.model_dump(), **self.values, **fixed}).for_objective(self.values["objective"])
+        config = setting.of(own)
         config.check()
         return config
 
@@ -182,7 +182,7 @@ FIXES: tuple[Fix, ...] = (
         needs=("reference", "alignment_adapter"),
     ),
     _tuned("sft", "fine-tuning on question and answer (L_SFT2): the control", objective="sft"),
-    _tuned("cft", "fine-tuning on the answer alone (L_SFT1; Xiao et al. 2025)", objective="cft"),
+    _tuned("cft", "fine-tuning on the answer alone (L_SFT1; Xiao et al. 2025)", objective="cft", over="vocabulary"),
     _tuned(
         "cft-options", "CFT with the answer's log loss over the options alone (ours)", objective="cft", over="options"
     ),
@@ -190,18 +190,21 @@ FIXES: tuple[Fix, ...] = (
         "rcft",
         "L_SFT2 + λ L_ECE (Xiao et al. 2025), with the E-step on held-out questions at each evaluation (ours)",
         objective="rcft",
+        language="sft2",
         e_step="each_evaluation",
     ),
     _tuned(
         "rcft-once",
         "RCFT with one E-step on the training questions, as released (Xiao et al. 2025)",
         objective="rcft",
+        language="sft2",
         e_step="once",
     ),
     _tuned(
         "rcft-crossfit",
         "RCFT with a cross-fitted E-step on the training questions (ours)",
         objective="rcft",
+        language="sft2",
         e_step="cross_fitted",
     ),
     _tuned(

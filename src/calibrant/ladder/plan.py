@@ -135,7 +135,7 @@ def plan_of(
         if asked is not None and reason_against(place.fix) is None:
             jobs.append(_check(place, asked, first))
             first = False
-    steps = math.ceil(len(bench.train) / bench.config.batch_size * bench.config.epochs)
+    steps = math.ceil(math.ceil(len(bench.train) / bench.config.batch_size) * bench.config.epochs)
     return Plan(places, not_run, budget, tuple(jobs), steps)
 
 
@@ -144,7 +144,7 @@ def timed(bench: Bench) -> Pace:
     sample = bench.calibration.subset(range(min(TIMED, len(bench.calibration))))
     bench = replace(bench, progress=False)
     start = time.monotonic()
-    bench.load(bench.model)
+    bench.load()
     a_load = time.monotonic() - start
     bench.score(sample.subset([0]), "warm-up")
     start = time.monotonic()

@@ -174,8 +174,9 @@ class TuneConfig(Strict):
 
     def for_objective(self, objective: Objective) -> Self:
         """These settings for another objective; what it has no use for goes back to its default."""
-        changed = self.make({**self.model_dump(), "objective": objective})
-        kept = {name: value for name, value in changed.model_dump().items() if name not in changed.foreign}
+        changed = self.make({**self.model_dump(exclude_unset=True), "objective": objective})
+        given = changed.model_dump(exclude_unset=True)
+        kept = {name: value for name, value in given.items() if name not in changed.foreign}
         return self.make(kept)
 
 

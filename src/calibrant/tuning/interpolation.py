@@ -37,7 +37,9 @@ BOOKKEEPING = {
 LORA_PART = re.compile(r"\.lora_(embedding_)?[AB](\.|$)")
 
 
-def interpolate(base: str | Path, aligned: str | Path, alpha: float, out: str | Path) -> Path:
+def interpolate(
+    base: str | Path, aligned: str | Path, alpha: float, out: str | Path, *, revision: str | None = None
+) -> Path:
     """Write the model with weights ``(1 - α) base + α aligned`` to a new folder; returns it.
 
     0 is the base model, 1 the aligned one; between them calibration and what alignment taught are traded, and often one α
@@ -51,6 +53,7 @@ def interpolate(base: str | Path, aligned: str | Path, alpha: float, out: str | 
     base, aligned : local folder or hub id, with safetensors weights, of one architecture and vocabulary.
     alpha : α in [0, 1].
     out : folder to make. It stands there whole or not at all.
+    revision : branch, tag or commit of the aligned model on the hub.
 
     Raises
     ------
@@ -62,8 +65,9 @@ def interpolate(base: str | Path, aligned: str | Path, alpha: float, out: str | 
         raise ConfigError(
             asked=f"weights at α = {alpha}", found="outside [0, 1]", todo="0 is the base, 1 the aligned model"
         )
-    folders = {"base": _folder(base), "aligned": _folder(aligned)}
+    folders = {"base": _folder(base), "aligned": _folder(aligned, revision)}
     note = {"kind": "interpolation", "base": str(base), "aligned": str(aligned), "alpha": float(alpha)}
+    note |= {} if revision is None else {"revision": revision}
     note |= {f"{name}_weights": fingerprint(folder) for name, folder in folders.items()}
 
     def write(place: Path) -> None:
@@ -237,12 +241,12 @@ def _adapter_config(source: Path, asked: str) -> dict[str, Any]:
     return config
 
 
-def _folder(name: str | Path) -> Path:
+def _folder(name: str | Path, revision: str | None = None) -> Path:
     asked = f"the weights of {str(name)!r}"
     path = Path(name)
     if not path.exists():
         try:
-            path = Path(snapshot_download(str(name), allow_patterns=FILES))
+            path = Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
         except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise ModelError(
                 asked=asked,

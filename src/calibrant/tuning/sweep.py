@@ -18,9 +18,9 @@ from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
-from calibrant.scoring.models import LoadedModel
+from calibrant.scoring.models import LoadedModel, fingerprints
 from calibrant.tuning.config import TuneConfig
-from calibrant.tuning.tune import RESULT, TuneResult, tune
+from calibrant.tuning.tune import RESULT, TuneResult, made_as, tune
 
 Budget = Literal["quick", "standard", "thorough"]
 SETTINGS: dict[str, int] = {"quick": 1, "standard": 3, "thorough": 5}
@@ -132,7 +132,9 @@ def sweep(
         )
     config.check()
     identity = {
+        **made_as(style, config),
         "model": str(model),
+        "weights": fingerprints(model=model),
         "budget": budget,
         "prompt_digest": style.digest,
         "config": config.model_dump(mode="json"),

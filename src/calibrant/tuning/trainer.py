@@ -155,8 +155,28 @@ class CalibrationTrainer(Trainer):
     ) -> tuple[list[Any], Tensor | int | None]:
         """The library's batches of one optimiser step, with the number of *questions* in it, over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(sample["answer_B"]) for sample in samples), device=device)
-        return samples, self.accelerator.gather(count).sum()
+        if self.accelerator.num_processes > 1:
+            samples = self._without_repeats(samples)
+        mine = sum(len(sample["answer_B"]) for sample in samples if not sample.get("repeated"))
+        return samples, self.accelerator.gather(torch.tensor(mine, device=device)).sum()
+
+    def _without_repeats(self, samples: list[Any]) -> list[Any]:
+        """Batches without questions that the epoch has had: to give each process as many, the library fills up the last ones.
+
+        Batch j of m questions goes to process j mod P, so of n questions those at place n or later are repeats. A batch that
+        holds no other stays, as the processes go in step, but is ``repeated``: its loss counts 0.
+        """
+        n, m = len(self.train_dataset), self.args.per_device_train_batch_size
+        processes, each = self.accelerator.num_processes, self.args.gradient_accumulation_steps
+        steps = math.ceil(math.ceil(math.ceil(n / m) / processes) / each)  # of an epoch
+        first, kept = self.state.global_step % steps * each, []
+        for i, sample in enumerate(samples, start=first):
+            size = len(sample["answer_B"])
+            own = n - (i * processes + self.accelerator.process_index) * m
+            if 0 < own < size:
+                sample = self.data_collator([self.train_dataset[j] for j in sample["index_B"][:own].tolist()])
+            kept.append({**sample, "repeated": True} if own <= 0 else sample)
+        return kept
 
     def compute_loss(
         self,
@@ -172,7 +192,10 @@ class CalibrationTrainer(Trainer):
         questions = num_items_in_batch if num_items_in_batch is not None else len(inputs["answer_B"])
         # Data parallelism averages gradients over processes; the mean here is over the questions of all of them.
         value = loss.value * self.accelerator.num_processes / questions
-        self._tally({**loss.metrics, "questions": torch.tensor(float(len(joint_BK)), device=value.device)})
+        if inputs.get("repeated"):
+            value = value * 0
+        else:
+            self._tally({**loss.metrics, "questions": torch.tensor(float(len(joint_BK)), device=value.device)})
         return (value, {"joint_BK": joint_BK}) if return_outputs else value
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -342,16 +342,19 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
     return tuned
 
 
+def made_as(style: PromptStyle, config: TuneConfig) -> dict[str, str]:
+    """What tells runs of today from those of older versions, which are not gone on with: once options were taught as sums
+    whatever the variant, and rcft's targets followed each step's confidence.
+    """
+    read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
+    return {**read, **({"targets": "of the E-step"} if config.objective == "rcft" else {})}
+
+
 def _identity(
     model: LoadedModel, style: PromptStyle, config: TuneConfig, train: QuestionSet, calibration: QuestionSet
 ) -> dict[str, Any]:
-    # Older runs are not gone on with: until options were taught as the variant reads them such runs taught the sum, and until
-    # targets were the E-step's they followed each step's confidence.
-    read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
-    em = {"targets": "of the E-step"} if config.objective == "rcft" else {}
     return {
-        **read,
-        **em,
+        **made_as(style, config),
         "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
         "prompt": asdict(style),
         "prompt_digest": style.digest,
