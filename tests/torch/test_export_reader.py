@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from calibrant.errors import QuestionError
 from calibrant.exporting import Export, ServeConfig, Source, export, reader
 from calibrant.exporting.portable import portable_prompt
 from calibrant.prompts import PromptStyle
@@ -20,6 +21,7 @@ from calibrant.questions import Question
 from calibrant.scalers import Temperature
 from calibrant.scoring import score
 from calibrant.scoring.models import quiet_peft
+from calibrant.scoring.options import encode
 
 STYLES = [
     PromptStyle(),
@@ -116,6 +118,49 @@ def test_an_adapter_on_the_head_is_read_with_it(model_folder, make_questions, qu
     plain = score(model_folder(), questions, device="cpu")
     assert np.abs(scores.p_NK - plain.p_NK).max() > 0.01
     assert_same(read(made, questions), scores)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Setting `save_embedding_layers`", "ignore:`is_gradient_checkpointing` is deprecated"
+)
+def test_a_half_precision_adapter_on_the_head_is_read_with_float32_logits(model_folder, questions, tmp_path):
+    """Hidden states are the same to the bit, one text at a time: what is left is the head."""
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with quiet_peft():
+        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
+    tuned.save_pretrained(tmp_path / "adapter")
+    source = Source(str(model_folder()), str(tmp_path / "adapter"), loading={"device": "cpu", "dtype": "bfloat16"})
+    made = export(source, out=tmp_path / "out", config=ServeConfig(merge=False))
+    assert_same(read(made, questions), score(made.load(device="cpu"), questions, batch_tokens=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 27, 30])
+def test_a_number_of_choices_that_the_package_refuses_is_refused(exported, n):
+    own = reader.Reader(exported().folder)
+    with pytest.raises(ValueError, match=f"2 to 26 choices, not {n}"):
+        own.answer("Which?", [f"c{i}" for i in range(n)])
+    assert len(own.probabilities("Which?", [f"c{i}" for i in range(26)])) == 26
+
+
+@pytest.mark.parametrize(
+    ("kind", "style"), [("llama", PromptStyle()), ("gpt2", PromptStyle(reading="continuation"))], ids=["llama", "gpt2"]
+)
+def test_a_question_is_answered_up_to_the_length_that_the_package_takes(kind, style, exported, loaded):
+    """One more token each time, across the 512 of the context: 511 and 512 are answered by both, 513 and 514 by neither."""
+    own, tokenizer = reader.Reader(exported(kind, style).folder), loaded(kind).tokenizer
+    frame = encode(tokenizer, [Question("one", "a", ("x", "of z"), 0)], style)[0].n_tokens - 1
+    for total in (511, 512, 513, 514):
+        question = Question("long", "a" * (total - frame), ("x", "of z"), 0)
+        assert encode(tokenizer, [question], style)[0].n_tokens == total
+        if total <= 512:
+            wanted = score(loaded(kind), [question], style=style)
+            assert_same([own.probabilities(question.text, list(question.choices))], wanted)
+        else:
+            with pytest.raises(QuestionError, match=f"take {total} tokens"):
+                score(loaded(kind), [question], style=style)
+            with pytest.raises(ValueError, match=f"take {total} tokens, and the context has 512"):
+                own.probabilities(question.text, list(question.choices))
 
 
 def test_the_file_runs_alone_without_calibrant(exported, model_folder, questions, tmp_path):

@@ -84,6 +84,84 @@ def test_frozen_bfloat16_head_that_scored_can_still_train(tokenizer, make_model)
     assert h_SD.grad.abs().sum() > 0
 
 
+LORA = {"target_modules": ["lm_head"], "init_lora_weights": False, "r": 4}
+COPY = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+TOKENS = {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [5, 7]}}
+ON_THE_HEAD = pytest.mark.parametrize("settings", [LORA, {**LORA, "use_dora": True}, COPY, TOKENS], ids=str)
+
+
+def adapted(model, settings, dtype):
+    """A model in ``dtype`` with an adapter on its head that differs from what it started as."""
+    from peft import LoraConfig, get_peft_model
+
+    from calibrant.scoring.models import quiet_peft
+
+    torch.manual_seed(4)
+    with quiet_peft():
+        tuned = get_peft_model(model.to(dtype), LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+    with torch.no_grad():
+        for name, weight in tuned.get_output_embeddings().named_parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * (0.3 if "lora" in name else 1.0))
+    return tuned
+
+
+@ON_THE_HEAD
+def test_adapter_on_a_bfloat16_head_is_computed_in_float32_and_learns_the_same(settings, tokenizer, make_model):
+    """Against the same weights in a float32 model: logits and gradients are those of its own head."""
+    half = adapted(make_model("llama", tokenizer), settings, torch.bfloat16)
+    full = adapted(make_model("llama", tokenizer), settings, torch.bfloat16).float()
+    heads = [Head.of(half), Head.of(full)]
+    h_SD = torch.randn(6, 32, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    wanted_SV = full.get_output_embeddings()(h_SD.float())
+    with torch.inference_mode():
+        scored_SV = heads[0].logits(h_SD)
+    assert scored_SV.dtype == torch.float32
+    torch.testing.assert_close(scored_SV, wanted_SV, rtol=1e-5, atol=1e-5)
+    rounded_SV = half.get_output_embeddings()(h_SD).float()
+    assert (rounded_SV - wanted_SV).abs().max() > 1e-3  # what 16 bits would have lost
+    plain_SV = make_model("llama", tokenizer).to(torch.bfloat16).lm_head(h_SD).float()
+    assert (plain_SV - wanted_SV).abs().max() > 0.5  # the adapter does something
+    gradients = []
+    for head, rows in zip(heads, (h_SD, h_SD.float()), strict=True):
+        rows = rows.clone().requires_grad_()
+        head.token_logp(rows, torch.tensor([7, 5, 3, 7, 9, 5]), chunk=4).sum().backward()
+        trained = {name: w.grad for name, w in head.module.named_parameters() if w.grad is not None}
+        gradients.append({"rows": rows.grad, **trained})
+    assert gradients[0].keys() == gradients[1].keys() > {"rows"}
+    for name, gradient in gradients[0].items():
+        assert gradient.dtype == dict(heads[0].module.named_parameters()).get(name, h_SD).dtype
+        torch.testing.assert_close(gradient.float(), gradients[1][name], rtol=1e-2, atol=1e-3)
+
+
+def test_adapter_on_the_head_that_is_switched_off_leaves_the_plain_head(tokenizer, make_model):
+    plain = make_model("llama", tokenizer).to(torch.bfloat16)
+    h_SD = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
+    wanted_SV = h_SD.float() @ plain.lm_head.weight.float().T
+    tuned = adapted(plain, LORA, torch.bfloat16)
+    head = Head.of(tuned)
+    assert (head.logits(h_SD) - wanted_SV).abs().max() > 0.5
+    with tuned.disable_adapter():
+        torch.testing.assert_close(head.logits(h_SD), wanted_SV)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_adapter_on_the_head_that_changes_nothing_moves_no_probability(tmp_path, model_folder, make_questions):
+    """B = 0. A bfloat16 head would round logits of up to 6 to steps of 1/32, and the probabilities with them."""
+    from peft import LoraConfig, get_peft_model
+
+    from calibrant.scoring import load_model, score
+    from calibrant.scoring.models import quiet_peft
+
+    model = load_model(model_folder(), device="cpu").model
+    with quiet_peft():
+        get_peft_model(model, LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    questions, half = make_questions("half", 8), {"device": "cpu", "dtype": "bfloat16"}
+    plain = score(model_folder(), questions, **half)
+    adapted = score(model_folder(), questions, adapter=tmp_path, **half)
+    assert abs(adapted.p_NK - plain.p_NK).max() < 1e-6
+
+
 def test_capture_lets_one_position_through_the_head(loaded):
     model = loaded("llama").model
     head = Head.of(model)

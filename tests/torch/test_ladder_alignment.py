@@ -166,3 +166,15 @@ def test_the_plan_counts_the_checks_and_settings_without_a_question_are_refused(
     assert not made.out.exists()
     with pytest.raises(ConfigError, match="no preference pairs and no prompts"):
         make_ladder(preferences=None, prompts=None)
+
+
+@pytest.mark.slow
+def test_what_the_aligned_model_said_in_another_precision_is_not_taken(make_ladder):
+    make_ladder(fixes=["cft"], seeds=1).run()
+    made = make_ladder(fixes=["sft"], seeds=1)
+    first = folder_of(made, "cft") / "run.json"
+    first.write_text(json.dumps({**json.loads(first.read_text()), "dtype": "bfloat16"}))  # as from a GPU
+    (folder_of(made, "cft") / "preferences.jsonl").write_text("not read\n")
+    made.run()
+    assert (folder_of(made, "sft") / "alignment.json").exists()
+    assert not (made.out / "cells/sft/default/seed-0/error.json").exists()

@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from calibrant.errors import ModelError
-from calibrant.scoring import load_model
+from calibrant.prompts import PromptStyle
+from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import fingerprint, pick_device, quiet_peft
 
 
@@ -116,22 +117,110 @@ def test_fingerprint_follows_the_weights_not_the_place(copy, model_folder, tmp_p
     assert fingerprint(copy) != fingerprint(model_folder())
 
 
+def test_fingerprint_sees_a_small_tensor_between_the_blocks_it_reads(tmp_path):
+    """24 MB: the 64 blocks lie 380 KB apart. The last normalisation, 16 KiB, lies at 12.1 MB, between the 32nd, which
+    ends at 11.84 MB, and the 33rd, which starts at 12.16 MB; one temperature folded into the model changes it alone.
+    """
+    weights = {"a": torch.zeros(3_025_000), "b.norm": torch.ones(4096), "c": torch.zeros(2_971_000)}
+    file = tmp_path / "model.safetensors"
+    save_file(weights, file)
+    size, at = file.stat().st_size, file.read_bytes().index(b"\x00\x00\x80\x3f")
+    assert not any(start - 16384 < at < start + 65536 for start in ((size - 65536) * i // 63 for i in range(64)))
+    before = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == before
+    save_file({**weights, "b.norm": torch.full((4096,), 1 / 1.7)}, file)
+    assert file.stat().st_size == size
+    assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"\xff" * 8, (4).to_bytes(8, "little") + b"[{}]", (9).to_bytes(8, "little") + b"{}"]
+)
+def test_fingerprint_of_a_file_that_is_no_safetensors_is_one_all_the_same(header, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(header + b"1")
+    one = fingerprint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(header + b"2")
+    assert len(one) == 16
+    assert fingerprint(tmp_path) != one
+
+
+# ---- adapters that would be read wrongly or taken unsaid ------------------------------------------------------------
+
+
+def with_adapter(model_folder, settings, place=None):
+    torch.manual_seed(1)
+    base = load_model(model_folder(), device="cpu")
+    with quiet_peft():
+        tuned = get_peft_model(base.model, settings).eval()
+    if place is not None:
+        tuned.save_pretrained(place)
+    return LoadedModel(tuned, base.tokenizer, {"model": "in memory"})
+
+
+VIRTUAL = [
+    PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=16),
+]
+
+
+@pytest.mark.parametrize("settings", VIRTUAL, ids=lambda settings: settings.peft_type.value)
+def test_adapter_with_virtual_tokens_is_refused_because_answers_would_be_read_too_early(
+    settings, model_folder, make_questions, tmp_path
+):
+    in_memory = with_adapter(model_folder, settings, tmp_path)
+    with pytest.raises(ModelError, match="virtual tokens") as raised:
+        load_model(model_folder(), adapter=tmp_path, device="cpu")
+    assert raised.value.asked == f"the adapter {str(tmp_path)!r} on {str(model_folder())!r}"
+    assert settings.peft_type.value in raised.value.found
+    assert "LoRA" in raised.value.todo
+    with pytest.raises(ModelError, match="virtual tokens"):
+        score(in_memory, make_questions("few", 2))
+
+
+def test_prefix_tuning_is_read_at_the_answer(model_folder, make_questions, tmp_path):
+    """Keys and values in front are no rows: the letters have the probabilities of the model's own forward."""
+    settings = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    model = with_adapter(model_folder, settings, tmp_path).model
+    with torch.no_grad():
+        for weight in model.prompt_encoder.parameters():
+            weight.normal_(std=5)
+    model.save_pretrained(tmp_path)
+    (question,) = make_questions("one", 1)
+    loaded = load_model(model_folder(), adapter=tmp_path, device="cpu")
+    found = score(loaded, [question])
+    assert abs(found.p_NK - score(model_folder(), [question], device="cpu").p_NK).max() > 0.01
+    ids = loaded.tokenizer(PromptStyle().render(question).prompt)["input_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0, -1].double()
+    letters = [[loaded.tokenizer.convert_tokens_to_ids(text) for text in (f"Ġ{x}", x)] for x in "ABCD"]
+    p_K = torch.softmax(logits, 0)[torch.tensor(letters)].sum(1)
+    torch.testing.assert_close(torch.tensor(found.p_NK[0]), p_K / p_K.sum(), rtol=1e-4, atol=1e-5)
+
+
+LORA = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+
+
+def test_adapter_in_the_models_own_folder_is_refused_not_applied_unsaid(copy, model_folder):
+    with_adapter(model_folder, LORA, copy)
+    assert (copy / "adapter_config.json").exists()
+    assert (copy / "config.json").exists()
+    with pytest.raises(ModelError, match=r"adapter_config\.json") as raised:
+        load_model(copy, device="cpu")
+    assert raised.value.asked == f"the causal language model {str(copy)!r}"
+    assert "--adapter" in raised.value.todo
+    (copy / "adapter_config.json").unlink()
+    assert load_model(copy, device="cpu").facts["adapter"] is None
+
+
+def test_adapter_in_the_models_own_repository_is_refused_too(copy, hub, model_folder):
+    with_adapter(model_folder, LORA, copy)
+    hub("owner/both", {"a" * 40: ("main", copy)})
+    with pytest.raises(ModelError, match=r"adapter_config\.json") as raised:
+        load_model("owner/both", device="cpu")
+    assert "as --adapter" in raised.value.todo
+
+
 # ---- the hub, as far as its cache on disk ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A hub cache on disk, laid out as the hub's client does; a function puts a folder into it as a repository."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    def put(repository, commits):
-        place = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
-        (place / "refs").mkdir(parents=True)
-        for commit, (name, folder) in commits.items():
-            shutil.copytree(folder, place / "snapshots" / commit)
-            (place / "refs" / name).write_text(commit)
-
-    return put
 
 
 def adapters(model_folder, tmp_path):

@@ -1,5 +1,6 @@
 """``score`` on tiny models: routes, batches, padding, variants and mass against direct computations."""
 
+import hashlib
 import json
 import math
 import random
@@ -14,8 +15,8 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import quiet_peft
-from calibrant.scoring.options import encode
+from calibrant.scoring.models import chat_template_facts, quiet_peft
+from calibrant.scoring.options import encode, template_digest
 from calibrant.scoring.scorer import OptionScorer
 
 TEXTS = PromptStyle(reading="continuation")
@@ -208,6 +209,33 @@ def test_provenance_names_everything_that_made_the_scores(tmp_path, model_folder
     assert kept.hashes == tuple(q.content_hash for q in questions)
     assert kept.subjects == tuple(q.subject for q in questions)
     json.dumps(dict(p), allow_nan=False)
+
+
+def test_chat_formats_name_their_chat_template_and_others_none(loaded, questions):
+    """sha256 of the template as it is written, first 16 digits: ``printf %s TEMPLATE | sha256sum``."""
+    digest = hashlib.sha256(loaded().tokenizer.chat_template.encode()).hexdigest()[:16]
+    for format in ("chat", "chat-prefix"):
+        assert score(loaded(), questions[:2], style=PromptStyle(format=format)).provenance["chat_template"] == digest
+        assert chat_template_facts(loaded().facts["model"], ["raw", format]) == {"chat_template": digest}
+        assert chat_template_facts(loaded(), [format], dtype="float32") == {"chat_template": digest}
+    for format in ("raw", "release"):
+        assert "chat_template" not in score(loaded(), questions[:2], style=PromptStyle(format=format)).provenance
+    assert chat_template_facts("no/such-model", ["raw", "release"]) == {}
+    with pytest.raises(ModelError, match="the tokenizer of 'no/such-model'"):
+        chat_template_facts("no/such-model", ["chat"])
+
+
+def test_a_template_digest_follows_the_template_alone(make_tokenizer):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "abc"
+    assert template_digest(tokenizer) == "ba7816bf8f01cfea"  # FIPS 180-2, appendix B.1
+    tokenizer.chat_template = "abc\n"
+    assert template_digest(tokenizer) != "ba7816bf8f01cfea"
+    tokenizer.chat_template = {"default": "abc", "tools": "xyz"}
+    several = template_digest(tokenizer)
+    tokenizer.chat_template = {"tools": "xyz", "default": "abc"}
+    assert template_digest(tokenizer) == several
+    assert template_digest(make_tokenizer(chat=False)) is None
 
 
 def test_adapter_changes_the_scores_and_is_named_in_the_provenance(tmp_path, model_folder, questions):

@@ -1,12 +1,14 @@
 """Other orders and other formats through tiny models, and the real command."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from calibrant.cli import main
 from calibrant.diagnosis.sensitivity import order_sensitivity
@@ -243,6 +245,24 @@ def test_another_run_in_the_same_folder_is_refused(model_folder, questions, tmp_
         sensitivity(model_folder(), questions, **{**asked, "shifts": 3})
     with pytest.raises(ConfigError, match="different model, weights"):
         sensitivity(model_folder("gpt2"), questions, **asked)
+
+
+def test_a_run_of_another_chat_template_is_refused_where_it_asks_in_a_chat_format(model_folder, questions, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder(), model)
+    kinds = {"chat": {"formats": ["raw", "chat"], "shifts": 1}, "raw": {"formats": ["raw"], "shifts": 2}}
+    asked = {name: {"out": tmp_path / name, "analysis": FEW, "device": "cpu", **more} for name, more in kinds.items()}
+    before = {name: sensitivity(model, questions, **more) for name, more in asked.items()}
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>", "[[ASSISTANT]]:")
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ConfigError, match="different chat_template"):
+        sensitivity(model, questions, **asked["chat"])
+    assert sensitivity(model, questions, **asked["raw"]).orders.to_json() == before["raw"].orders.to_json()
+    elsewhere = sensitivity(model, questions, **{**asked["chat"], "out": tmp_path / "again"})
+    raw, chat = ([f.formats.numbers[name].to_json() for f in (before["chat"], elsewhere)] for name in ("raw", "chat"))
+    assert raw[0] == raw[1]
+    assert chat[0] != chat[1]
 
 
 @pytest.fixture

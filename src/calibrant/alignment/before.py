@@ -14,7 +14,8 @@ from calibrant.alignment.preferences import PairLogps
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, read_json, write_atomically
 
-SAME = ("model", "loading", "preferences", "prompts", "max_new_tokens", "temperature", "seed")
+GENERATION = ("max_new_tokens", "temperature", "seed")
+SAME = ("model", "loading", "dtype", "quantized", "preferences", "prompts", *GENERATION)
 """What the aligned model's side of a check depends on, beside the fingerprint of its weights."""
 
 

@@ -256,7 +256,7 @@ def _of_messages(
     if given is not None:
         explicit = _conversation(row, given)[0]
         prompt = explicit if before == [(), ()] else before[0]
-        if before != [(), ()] and before[0][-len(explicit) :] != explicit:
+        if before != [(), ()] and _said(before[0][-len(explicit) :]) != _said(explicit):
             raise QuestionError(
                 asked="", found="a prompt that is not how both conversations begin", todo="correct the row"
             )
@@ -267,6 +267,11 @@ def _of_messages(
             todo="give one prompt and two responses to it",
         )
     return prompt, [side[-1].content for side in sides]
+
+
+def _said(turns: Sequence[Turn]) -> list[tuple[str, str]]:
+    """Roles and contents without white space at their ends: a prompt as text has none, the same as a message may have."""
+    return [(turn.role, turn.content.strip()) for turn in turns]
 
 
 def _common_transcript(row: Mapping[str, Any], chosen: str, rejected: str) -> tuple[str, str, str]:

@@ -43,7 +43,8 @@ def mean(x_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> Esti
 def ratio(above_N: np.ndarray, below_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> Estimate:
     """``Σ above / Σ below`` with its percentile bootstrap interval over items, or over clusters of them.
 
-    For sums over the tokens of each prompt this is the mean over tokens, clustered by prompt. ``n`` counts items.
+    For sums over the tokens of each prompt this is the mean over tokens, clustered by prompt. ``n`` counts items. Draws in
+    which ``Σ below`` is 0 have no ratio and are left out.
     """
     n, cluster_N = len(above_N), _codes(cluster_N)
     columns_NC = np.column_stack([below_N, above_N]).astype(np.float64)
@@ -52,7 +53,10 @@ def ratio(above_N: np.ndarray, below_N: np.ndarray, how: How, cluster_N: np.ndar
     if groups < 2:
         return Estimate(value, math.nan, math.nan, n)
     draws_BC = bootstrap_sums(columns_NC.__getitem__, n, how.n_boot, how.seed, cluster_N)
-    draws_B = draws_BC[:, 1] / draws_BC[:, 0]
+    known_BC = draws_BC[draws_BC[:, 0] != 0]
+    if not len(known_BC):
+        return Estimate(value, math.nan, math.nan, n)
+    draws_B = known_BC[:, 1] / known_BC[:, 0]
     wider = cluster_factor(None if cluster_N is None else groups, how.level)
     low, high = percentile_interval(value + wider * (draws_B - value), how.level)
     return Estimate(value, low, high, n)

@@ -11,17 +11,21 @@ from typing import Any, Literal
 import torch
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.scoring.models import LoadedModel, fingerprints, load_model
+from calibrant.scoring.models import LoadedModel, fingerprints, load_model, pick_device, pick_dtype
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""peft's ``init_lora_weights`` that leave the model's own weights as they are; PiSSA, OLoRA and others move a part of them
+into the adapter."""
 
 
 class ModelPair:
     """Aligned and tuned model, loaded when first needed.
 
-    With an adapter the weights are loaded once: the aligned model is the tuned one with its adapter switched off.
-    With tuned weights both models are in memory together.
+    With an adapter the weights are loaded once: the aligned model is the tuned one with its adapter switched off. With tuned
+    weights both models are in memory together, and so they are with an adapter that changes the model's own weights, which
+    switching it off does not give back (tuned biases; PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, KaSA).
 
     Parameters
     ----------
@@ -85,23 +89,42 @@ class ModelPair:
         gc.collect()
 
     def identity(self) -> dict[str, Any]:
-        """Names and weight fingerprints of the models, for the folder of a run."""
+        """Names and weight fingerprints of the models, and in what precision they are, for the folder of a run."""
         named = {"model": self.model, "adapter": self.adapter, "tuned": self.tuned}
         return {
             **{name: None if at is None else str(at) for name, at in named.items()},
             "weights": fingerprints(**named),
             "loading": {name: str(value) for name, value in self.loading.items()},
+            **precision(self.loading),
         }
 
     def _load(self) -> LoadedModel:
         if self._tuned is None:
             if self.tuned is None:
-                self._tuned = load_model(self.model, adapter=self.adapter, **self.loading)
+                with_adapter = load_model(self.model, adapter=self.adapter, **self.loading)
+                if not all(map(leaves_weights_alone, with_adapter.model.peft_config.values())):
+                    self._aligned = load_model(self.model, **self.loading)
+                self._tuned = with_adapter
             else:
                 self._aligned = load_model(self.model, **self.loading)
                 self._tuned = load_model(self.tuned, **{**self.loading, "revision": None})
                 same_vocabulary(self._aligned.tokenizer, self._tuned, "tuned model")
         return self._aligned or self._tuned
+
+
+def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a model is computed in where it is loaded with these arguments on this machine."""
+    kind = pick_dtype(loading.get("dtype", "auto"), pick_device(loading.get("device", "auto")))
+    return {
+        "dtype": str(kind).removeprefix("torch."),
+        "quantized": "nf4" if loading.get("quantize_4bit") else None,
+    }
+
+
+def leaves_weights_alone(config: Any) -> bool:
+    """Whether a model whose adapter has this peft configuration is the one without it once the adapter is switched off."""
+    biases, start = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", None)
+    return biases == "none" and start in PLAIN_STARTS and getattr(config, "kasa_config", None) is None
 
 
 def same_vocabulary(tokenizer: Any, other: LoadedModel, what: str) -> None:

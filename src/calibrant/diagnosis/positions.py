@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from calibrant.diagnosis.estimates import Sampling
+from calibrant.metrics.measurement import finite
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class PositionEffect:
 
     Parameters
     ----------
-    share_K : mean share of each position over questions that have it, and their orders.
+    share_K : mean share of each position over questions that have it, and their orders; nan (``None`` in JSON) where no
+        question has it.
     expected_K : the same, had each option the share that it has on average over the orders; 1/K_i in a complete design.
     n_K : questions that have such a position.
     distance : ``(1/2) sum_k |mean over all N of (share_ik - expected_ik)|``: what positions move, from 0 to 1.
@@ -34,8 +36,8 @@ class PositionEffect:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         return {
-            "share_K": list(self.share_K),
-            "expected_K": list(self.expected_K),
+            "share_K": [finite(x) for x in self.share_K],
+            "expected_K": [finite(x) for x in self.expected_K],
             "n_K": list(self.n_K),
             "distance": self.distance,
             "p_value": self.p_value,
@@ -56,9 +58,11 @@ def position_effect(x_SNK: np.ndarray, counts_SN: np.ndarray, k_N: np.ndarray, h
     redrawn = (np.abs(turned(excess_NK, k_N, rng.integers(0, k_N)).mean(0)).sum() / 2 for _ in range(how.n_boot))
     reached = sum(bool(d >= distance - 1e-12) for d in redrawn)
     n_K = (k_N[:, None] > np.arange(share_NK.shape[1])).sum(0)
+    with np.errstate(invalid="ignore"):
+        share_K, expected_K = share_NK.sum(0) / n_K, expected_NK.sum(0) / n_K
     return PositionEffect(
-        tuple(float(x) for x in share_NK.sum(0) / n_K),
-        tuple(float(x) for x in expected_NK.sum(0) / n_K),
+        tuple(float(x) for x in share_K),
+        tuple(float(x) for x in expected_K),
         tuple(int(n) for n in n_K),
         distance,
         (1 + reached) / (1 + how.n_boot),

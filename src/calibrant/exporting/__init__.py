@@ -4,7 +4,8 @@ from calibrant.exporting.check import check_drift
 from calibrant.exporting.folding import Folded, fold_temperature
 from calibrant.exporting.manifest import Export, is_export
 from calibrant.exporting.merging import merge_adapter
-from calibrant.exporting.run import ServeConfig, export
+from calibrant.exporting.run import export
+from calibrant.exporting.settings import ServeConfig
 from calibrant.exporting.source import Source
 
 __all__ = [

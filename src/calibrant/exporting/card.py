@@ -126,7 +126,7 @@ def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
             "Adapter",
             "none" if not facts["adapter"] else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}",
         ),
-        ("Precision", facts["dtype"]),
+        ("Precision", facts["dtype"] + (f"; measured in {facts['quantized']}" if facts.get("quantized") else "")),
         ("Reading", f"{prompt['reading']}, {prompt['format']}, {prompt['variant']}; prompt digest {prompt['digest']}"),
         ("Versions", versions),
     ]

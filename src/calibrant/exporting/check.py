@@ -52,8 +52,8 @@ def check_drift(
 
     Raises
     ------
-    ConfigError : models without questions; sides that put questions in different ways; scores that a scaler has changed
-        against something that it has not.
+    ConfigError : models without questions; sides that put questions in different ways, by the style or by the tokenizer's
+        chat template; scores that a scaler has changed against something that it has not.
     """
     exports = {side: Export.open(side) for side in (a, b) if is_export(side)}
     stored = {side: Scores.load(side) for side in (a, b) if _is_scores(side)}
@@ -88,6 +88,7 @@ def check_drift(
                 del options["dtype"]  # an export is measured as it is served
             sides.append(_Side(score(export.load(**options), questions, **common), temperature))
     one, two = sides
+    _refuse_two_templates(a, b, one.scores, two.scores)
     return drift(at_temperature(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
 
 
@@ -100,6 +101,17 @@ def _refuse_one_rescaled(a: str | Path, b: str | Path, stored: Mapping[str | Pat
             asked=f"the drift from {a} to {b}",
             found=f"{rescaled} was rescaled after scoring, and the other side was not in the same way",
             todo="give the scores as the model gave them; what a scaler changes is shown by `calibrant compare`",
+        )
+
+
+def _refuse_two_templates(a: str | Path, b: str | Path, one: Scores, two: Scores) -> None:
+    """Raise :class:`ConfigError` where both sides know their chat template and it is not one: the drift would be its."""
+    known = [scores.provenance.get("chat_template") for scores in (one, two)]
+    if None not in known and known[0] != known[1]:
+        raise ConfigError(
+            asked=f"the drift from {a} to {b}",
+            found=f"their tokenizers have different chat templates ({known[0]} and {known[1]})",
+            todo="give both the same chat template, or compare them in a format that needs none (--format raw)",
         )
 
 

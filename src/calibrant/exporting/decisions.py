@@ -96,13 +96,17 @@ def expected(test: Scores, scaler: Temperature | None) -> dict[str, Any]:
 
 
 def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle, name: str) -> None:
-    """Raise :class:`ConfigError` for scores that another model, adapter or prompt made, or that were rescaled, as far as
-    their provenance tells.
+    """Raise :class:`ConfigError` for scores that another model, adapter, quantisation, prompt or chat template made, or that
+    were rescaled, as far as their provenance tells.
     """
     wanted = {**{key: facts.get(key) for key in ("weights", "adapter_weights")}, "prompt_digest": style.digest}
     if facts.get("weights") is None:  # on the hub, a commit stands for the weights
         wanted |= {key: facts.get(key) for key in ("model", "revision")}
+    wanted |= {"quantized": facts.get("quantized")}
+    wanted |= {key: facts[key] for key in ("chat_template",) if facts.get(key) is not None}
     known = scores.provenance
+    if "adapter_weights" in known:  # facts of load_model, which says nothing of weights that are not quantised
+        known = {"quantized": None, **known}
     if "scaler" in known:
         raise ConfigError(
             asked=f"{name} from scores of the exported model",
@@ -116,7 +120,8 @@ def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle,
             found="; ".join(
                 f"{key.replace('_', ' ')} {known[key]!r} in the scores, {wanted[key]!r} here" for key in differs
             ),
-            todo="score the questions with this model, adapter and prompt (`calibrant score MODEL --adapter …`)",
+            todo="score the questions with this model, adapter and prompt, quantised or not as it is here "
+            "(`calibrant score MODEL --adapter …`)",
         )
 
 

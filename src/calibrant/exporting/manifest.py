@@ -24,9 +24,11 @@ from calibrant.files import write_json
 from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature
 from calibrant.scoring.models import LoadedModel, load_model
+from calibrant.scoring.refusals import ADAPTER_CONFIG
 
 MANIFEST, SCALER, THRESHOLD, READER, CARD = "serving.json", "scaler.json", "threshold.json", "reader.py", "README.md"
 FORMAT, FORMAT_VERSION = "calibrant-export", 1
+WEIGHTS = {".safetensors", ".bin"}
 STYLE_FIELDS = ("reading", "format", "variant", "system")
 
 
@@ -43,7 +45,8 @@ class Export:
 
         Raises
         ------
-        ModelError : no export, one of a newer format, or a file that is missing or changed.
+        ModelError : no export, one of a newer format, a file that is missing or changed, or weights or an adapter beside them
+            that are not of this export (a GGUF file made from it may lie there: nothing loads that unasked).
         """
         folder = Path(folder)
         asked = f"the export in {folder}"
@@ -62,7 +65,7 @@ class Export:
             raise ModelError(
                 asked=asked,
                 found="; ".join(faults[:5]),
-                todo="fetch the files again, or delete the folder and export again",
+                todo="delete what is not of it and fetch the other files again, or delete the folder and export again",
             )
         return cls(folder, facts)
 
@@ -113,6 +116,8 @@ def _faults(folder: Path, facts: Mapping[str, Any]) -> list[str]:
             faults.append(f"{name} is missing")
         elif path.stat().st_size != wanted["bytes"] or _file_facts(path) != wanted:
             faults.append(f"{name} was changed")
+    there = (path.name for path in sorted(folder.iterdir()) if path.name == ADAPTER_CONFIG or path.suffix in WEIGHTS)
+    faults += [f"{name} is not of this export" for name in there if name not in facts.get("files", {})]
     return faults
 
 

@@ -30,6 +30,8 @@ class Reader:
         adapter, base = self.facts["adapter"], self.facts["model"]
         alone = adapter is not None and not adapter["merged"]
         source, revision = (base["name"], base["revision"]) if alone else (str(folder), None)
+        if (Path(source) / "adapter_config.json").exists():
+            raise ValueError(f"an adapter lies beside the model's weights in {source} and would be put on them unsaid")
         options: dict[str, Any] = {"dtype": getattr(torch, self.facts["dtype"]), "revision": revision}
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
@@ -38,9 +40,9 @@ class Reader:
 
             model = PeftModel.from_pretrained(model, str(folder))
         self.model = model.to(device).eval()
-        head = self.model.get_output_embeddings()
-        if type(head) is torch.nn.Linear:  # an adapter on the head has weights of its own
-            head.register_forward_hook(_float32_head)
+        config = self.model.config.get_text_config()
+        self.limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        self.model.get_output_embeddings().register_forward_hook(_float32_head)
 
     def answer(self, question: str, choices: list[str]) -> dict[str, Any]:
         """The most probable choice, its confidence, all probabilities, and whether to abstain."""
@@ -52,13 +54,21 @@ class Reader:
 
     @torch.inference_mode()
     def probabilities(self, question: str, choices: list[str]) -> list[float]:
-        """One probability a choice, after the temperature; they sum to 1."""
+        """One probability a choice, after the temperature; they sum to 1.
+
+        Raises ValueError for fewer than 2 or more than 26 choices, and for a question that is longer than the context.
+        """
+        if not 2 <= len(choices) <= len(LETTERS):
+            raise ValueError(f"a question has 2 to {len(LETTERS)} choices, not {len(choices)}")
         style = self.facts["prompt"]
         pairs = zip(LETTERS, choices, strict=False)
         lines = "\n".join(style["option_line"].format(letter=x, choice=c) for x, c in pairs)
         prompt = self._prompt(style["template"].format(question=question, options=lines))
         start = self._tokens(prompt, style["add_special_tokens"])
         options = [self._option(prompt, start, x, c) for x, c in zip(LETTERS, choices, strict=False)]
+        length = len(start) + max(len(tokens) for option in options for tokens in option)
+        if self.limit is not None and length > self.limit:
+            raise ValueError(f"prompt and longest choice take {length} tokens, and the context has {self.limit}")
         score = torch.stack([self._logp(start, option) for option in options])
         if style["variant"] == "pmi":
             bare = self._tokens(self._prompt(style["unconditional"]), style["add_special_tokens"])
@@ -112,10 +122,14 @@ class Reader:
         return torch.logsumexp(torch.stack(sums), 0)
 
 
-def _float32_head(head: Any, args: tuple[Any, ...], _output: Any) -> torch.Tensor:
+def _float32_head(head: Any, args: tuple[Any, ...], output: Any) -> Any:
     """Logits in float32, whatever the weights are in: rounded to 16 bits they move confidences and make ties."""
-    bias = getattr(head, "bias", None)
-    return torch.nn.functional.linear(args[0].float(), head.weight.float(), None if bias is None else bias.float())
+    hidden, weights = args[0], dict(head.named_parameters())
+    if hidden.dtype == torch.float32 or not all(weight.is_floating_point() for weight in weights.values()):
+        return output  # in float32 already, the call of the next line too; or quantised
+    return torch.func.functional_call(
+        head, {name: weight.float() for name, weight in weights.items()}, (hidden.float(),)
+    )
 
 
 def main() -> None:

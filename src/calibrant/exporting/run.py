@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import peft
 import torch
@@ -23,50 +21,21 @@ from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.exporting import reader
 from calibrant.exporting.card import drift_words, serving_card
 from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
-from calibrant.exporting.folding import Folded, fold_temperature, refuse_folding
-from calibrant.exporting.manifest import CARD, MANIFEST, READER, SCALER, THRESHOLD, Export, write_manifest
+from calibrant.exporting.folding import Folded, fold_temperature
+from calibrant.exporting.manifest import CARD, READER, SCALER, THRESHOLD, Export, write_manifest
 from calibrant.exporting.merging import merge_adapter
 from calibrant.exporting.portable import portable_prompt
+from calibrant.exporting.settings import ServeConfig, already_there, asked_for, refuse_settings
 from calibrant.exporting.source import Source
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics import Drift, drift
-from calibrant.metrics.drift import TOLERANCE
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import DTYPES, fingerprints, quiet_peft
+from calibrant.scoring.models import DTYPES, chat_template_facts, quiet_peft
 
-FitOn = Scores | Literal["calibration"]
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """What to write. Defaults: merged, in the precision that was measured, no temperature, no threshold.
-
-    Parameters
-    ----------
-    merge : add the adapter to the weights; else the adapter alone is written, with its model's name and revision.
-    dtype : ``"auto"`` (as the tuned model was measured), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    scaler : a fitted temperature to ship; without it, and without ``temperature_from``, the one of the source's run.
-    temperature_from : fit one on these scores; ``"calibration"`` scores the source's calibration questions for it.
-    fold : fold the temperature into the weights instead of leaving it to the reader (letters only).
-    target_accuracy, level : ask for an abstention threshold that promises this accuracy with this probability.
-    calibration : scores to find the threshold on. Where a temperature is fitted on the same ones, each gets a half.
-    tolerance : movement that the drift check allows (:func:`calibrant.metrics.drift`).
-    allow_drift : write an export that drifted all the same; it says so.
-    """
-
-    merge: bool = True
-    dtype: str = "auto"
-    scaler: Temperature | None = None
-    temperature_from: FitOn | None = None
-    fold: bool = False
-    target_accuracy: float | None = None
-    level: float = 0.95
-    calibration: FitOn = "calibration"
-    tolerance: float = TOLERANCE
-    allow_drift: bool = False
+UNQUANTISED = "; the model was measured in 4 bits, and the export holds the weights and the adapter as they are stored"
 
 
 def export(
@@ -101,9 +70,9 @@ def export(
     """
     config, out = config or ServeConfig(), Path(out)
     check = check or source.calibration
-    _refuse_settings(source, config, check)
-    asked = _asked(source, config, check)
-    if (known := _already(out, asked)) is not None:
+    refuse_settings(source, config, check)
+    asked = asked_for(source, config, check)
+    if (known := already_there(out, asked)) is not None:
         return known
     scoring: dict[str, Any] = {"progress": progress, "batch_tokens": batch_tokens, "command": command}
     work = _Work(source, config, asked, scoring)
@@ -146,7 +115,8 @@ class _Work:
     def measure(self, check: QuestionSet | None) -> None:
         source, config = self.source, self.config
         self.loaded = load_model(source.model, adapter=source.adapter, **source.loading)
-        self.facts, self.check = self.loaded.facts, check
+        self.facts = {**self.loaded.facts, **chat_template_facts(self.loaded, [source.style.format])}
+        self.check = check
         if not config.merge and (source.adapter is None or str(source.model).lower().endswith(".gguf")):
             found = "there is no adapter" if source.adapter is None else "its model is a GGUF file"
             raise ConfigError(asked="the adapter alone (--no-merge)", found=found, todo="leave --no-merge out")
@@ -198,7 +168,8 @@ class _Work:
             raise ModelError(
                 asked=f"an export that stays within {found.tolerance:g} of the model before",
                 found=drift_words(facts),
-                todo="use a wider --dtype, leave folding off, raise --tolerance, or accept it with --allow-drift",
+                todo="use a wider --dtype, leave folding off, raise --tolerance, or accept it with --allow-drift"
+                + (UNQUANTISED if "quantized" in self.facts else ""),
             )
         write_atomically(folder / CARD, serving_card(facts))
         write_manifest(folder, facts)
@@ -228,12 +199,15 @@ class _Work:
         return None
 
     def _in_float32(self) -> LoadedModel:
+        """The model with its weights as they are stored, also where it was measured in 4 bits."""
         assert self.loaded is not None
-        if self.facts["dtype"] == "float32" and self.facts["device"] == "cpu":
+        as_stored = self.facts["dtype"] == "float32" and "quantized" not in self.facts
+        if as_stored and self.facts["device"] == "cpu":
             kept = self.loaded
         else:
             self._release()
             plain = {**self.source.loading, "dtype": "float32", "device": "cpu"}
+            plain.pop("quantize_4bit", None)
             kept = load_model(self.source.model, adapter=self.source.adapter, **plain)
         self._release()
         return kept
@@ -284,6 +258,7 @@ class _Work:
                 "merged": self.config.merge,
             },
             "dtype": dtype,
+            "quantized": facts.get("quantized"),
             "prompt": portable_prompt(self.source.style),
             "temperature": {
                 "value": value,
@@ -319,81 +294,3 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
             found=" ".join(str(error).split())[:400],
             todo="correct the model's generation or other configuration files, then export again",
         ) from error
-
-
-def _refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | None) -> None:
-    given = (config.scaler, config.temperature_from, source.temperature)
-    has_temperature = any(one is not None for one in given)
-    needs = [name for name in ("temperature_from", "calibration") if isinstance(getattr(config, name), str)]
-    if config.target_accuracy is None and "calibration" in needs:
-        needs.remove("calibration")
-    wrong = None
-    if config.dtype not in ("auto", *DTYPES):
-        wrong = (f"dtype {config.dtype!r}", f"known are auto, {', '.join(DTYPES)}", "choose one of these")
-    elif config.scaler is not None and config.scaler.temperature_ is None:
-        wrong = ("a temperature to ship", "none fitted", "call fit(scores) first")
-    elif config.scaler is not None and config.temperature_from is not None:
-        wrong = ("a temperature", "one is given and one is to be fitted", "give --scaler or --temperature-from")
-    elif needs and source.calibration is None:
-        wrong = (
-            "a temperature or threshold from the calibration questions",
-            "a model without a run has none",
-            "give scores: --temperature-from SCORES, --calibration SCORES",
-        )
-    elif config.fold and not has_temperature:
-        wrong = ("a temperature folded into the weights", "no temperature", "give --scaler or --temperature-from")
-    elif config.fold and not config.merge:
-        wrong = ("a temperature folded into the weights", "the adapter is written alone", "leave --no-merge out")
-    elif config.fold and check is None:
-        wrong = (
-            "a temperature folded into the weights",
-            "no questions to check it on: letters with two tokens each (' A' and 'A') are only nearly exact",
-            "give --check QUESTIONS",
-        )
-    if wrong is not None:
-        raise ConfigError(asked=wrong[0], found=wrong[1], todo=wrong[2])
-    if config.fold:
-        refuse_folding(source.style)
-
-
-def _asked(source: Source, config: ServeConfig, check: QuestionSet | None) -> dict[str, Any]:
-    """What tells this export from another one in the same folder."""
-
-    def named(value: Any) -> Any:
-        if isinstance(value, Scores):
-            value = [value.n, value.logp_NK.tolist(), value.answer_N.tolist()]
-        elif isinstance(value, Temperature):
-            value = value.to_json()
-        else:
-            return value
-        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-
-    settings = {name: named(getattr(config, name)) for name in ServeConfig.__dataclass_fields__}
-    return {
-        "model": source.model,
-        "adapter": source.adapter,
-        "weights": fingerprints(model=source.model, adapter=source.adapter),
-        "run_temperature": named(source.temperature),
-        "loading": {name: str(value) for name, value in source.loading.items()},
-        "prompt": asdict(source.style),
-        "check": None if check is None else check.digest,
-        "test": named(source.test),
-        **settings,
-    }
-
-
-def _already(out: Path, asked: Mapping[str, Any]) -> Export | None:
-    """The export that stands in ``out`` if it is this very one; nothing if the place is free."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    found, todo = "something that is no export stands there", "choose a new or empty folder"
-    if (out / MANIFEST).is_file():
-        known = Export.open(out)
-        differs = [name for name in asked if known.facts["asked"].get(name) != asked[name]]
-        if not differs:
-            return known
-        found, todo = (
-            f"it holds another one, with a different {', '.join(differs)}",
-            "choose another folder, or delete it",
-        )
-    raise ConfigError(asked=f"an export in {out}", found=found, todo=todo)

@@ -49,6 +49,9 @@ class Source:
     def of_run(cls, folder: str | Path) -> Source:
         """The tuned model of a finished ``restore`` run; the aligned one where the diagnosis asked for no tuning.
 
+        A run that tunes on weights in 4 bits scores all its models so (its tuning's setting, not one of the loading), and
+        the source asks for 4 bits too: what is measured here must be what was measured there.
+
         Raises
         ------
         ConfigError : no such run, or one that is not finished.
@@ -73,12 +76,20 @@ class Source:
             model=str(weights or identity["model"]),
             adapter=adapter,
             style=PromptStyle(**identity["prompt"]),
-            loading={name: WORDS.get(value, value) for name, value in identity["loading"].items()},
+            loading=_loading(identity),
             calibration=load_questions(folder / "questions" / "calibration.jsonl"),
             test=Scores.load(folder / "scores" / when / "test.safetensors"),
             temperature=Temperature.from_json(read_json(kept)) if kept.exists() else None,
             steered=tuning is not None,
         )
+
+
+def _loading(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``load_model`` with which the run scored its models."""
+    loading = {name: WORDS.get(value, value) for name, value in identity["loading"].items()}
+    if identity.get("config", {}).get("quantize_4bit"):
+        loading["quantize_4bit"] = True
+    return loading
 
 
 def _identity(folder: Path) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from calibrant.errors import ConfigError, ScoresError
+from calibrant.importing.runs import run_facts
 from calibrant.importing.samples import NAMES_SHOWN, Sample, SampleFile, find_files, read_task
 from calibrant.questions import clean, did_you_mean
 from calibrant.scores import Scores
 from calibrant.sources import numeral
 
 ImportVariant = Literal["sum", "per_char", "pmi"]
-FACTS = ("lm_eval_version", "transformers_version", "git_hash", "chat_template_sha", "system_instruction_sha")
-MODEL_KEYS = ("pretrained", "model", "path", "engine")
 
 
 def import_lm_eval(
@@ -57,8 +56,9 @@ def import_lm_eval(
 
     Raises
     ------
-    ScoresError : no sample file, a damaged one, no task with one correct option, a target that fits no option or
-        contradicts ``acc``, files of several models, numbers that the variant needs and the file has not.
+    ScoresError : no sample file, a damaged one or a part of one, no task with one correct option, a target that fits no
+        option or contradicts ``acc``, files of several models, or of several revisions, precisions, chat templates or
+        system instructions of one, numbers that the variant needs and the file has not.
     ConfigError : a variant that does not exist.
     """
     if variant not in get_args(ImportVariant):
@@ -87,7 +87,7 @@ def import_lm_eval(
             found=reasons,
             todo="give samples of a task whose output_type is multiple_choice, with one correct option a document",
         )
-    facts = _facts([file for file, _ in read.values()], path)
+    facts = run_facts([file for file, _ in read.values()], path)
     parts = {task: _task_scores(task, file, samples, variant) for task, (file, samples) in read.items()}
     provenance = {
         "source": "lm-eval samples",
@@ -282,7 +282,7 @@ def _score(task: str, s: Sample, variant: ImportVariant, delimiter: Any) -> list
 
 def _length(text: str, delimiter: Any) -> int:
     """Characters of the option without the delimiter that lm-eval put before it; white space where the file names none."""
-    return len(text.removeprefix(delimiter) if isinstance(delimiter, str) and delimiter else text.lstrip())
+    return len(text.removeprefix(delimiter) if isinstance(delimiter, str) else text.lstrip())
 
 
 def _check_acc_norm(task: str, samples: Sequence[Sample], score: list[list[float]], answers: list[int]) -> None:
@@ -299,39 +299,7 @@ def _logmass(s: Sample) -> float:
     return min(0.0, float(np.logaddexp.reduce(s.logp))) if s.one_context else float("nan")
 
 
-# ---- provenance and joining ---------------------------------------------------------------------------------------------
-
-
-def _facts(files: Sequence[SampleFile], path: str | Path) -> dict[str, Any]:
-    """What the results files say of the model and the run; one model only."""
-    runs = {file.time: file.results for file in files if file.results}
-    models = Counter(filter(None, map(_model, runs.values())))
-    if len(models) > 1:
-        raise ScoresError(
-            asked=f"scores of one model from {path}",
-            found=f"samples of {len(models)} models: {', '.join(models)}",
-            todo="name the files of one of them",
-        )
-    newest = runs[max(runs)] if runs else {}
-    config = newest.get("config") or {}
-    return {
-        "model": next(iter(models), None),
-        "revision": config.get("model_sha") or config.get("model_revision"),
-        "dtype": config.get("model_dtype"),
-        "backend": config.get("model"),
-        **{name: newest.get(name) for name in FACTS},
-    }
-
-
-def _model(results: Mapping[str, Any]) -> str | None:
-    """The model's name; 0.4.0 - 0.4.2 only have it inside ``model_args``."""
-    if name := results.get("model_name"):
-        return str(name)
-    arguments = (results.get("config") or {}).get("model_args")
-    if isinstance(arguments, str):
-        arguments = dict(part.partition("=")[::2] for part in arguments.split(","))
-    known = arguments if isinstance(arguments, Mapping) else {}
-    return next((str(known[key]) for key in MODEL_KEYS if key in known), None)
+# ---- joining ------------------------------------------------------------------------------------------------------------
 
 
 def _joined(parts: Sequence[Scores], split: str, provenance: dict[str, Any]) -> Scores:

@@ -12,6 +12,9 @@ mid 2024        ``samples_<task>_<time>.json``, an      the same, later as in 0.
 0.4.4           the same                                ``target`` as text
 0.4.7 - 0.4.13  the same                                also the name of the ``filter``
 ==============  ======================================  =======================================================
+
+Since 0.4.3 the results count a task's documents (``n-samples``); from 0.4.9 to 0.4.11 they count all of them where
+``--samples`` chose some. Since 0.4.9 they name the release.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +35,8 @@ SAMPLE_FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\d(?:T[\d.
 OLD_FILE = re.compile(r"(?P<stem>.+)\.jsonl(\.gz)?")
 GREEDY = (True, False, "True", "False", "true", "false")  # 1 and 0, which other harnesses write, equal the first two
 NAMES_SHOWN = 8
+NAMED, COUNTED = (0, 4, 9), (0, 4, 12)
+"""The first release that the results name, and the first that counts the documents which ``--samples`` chose."""
 
 
 class SampleFile(NamedTuple):
@@ -124,11 +129,13 @@ def read_task(file: SampleFile) -> list[Sample] | str:
 
     Raises
     ------
-    ScoresError : a file that cannot be read, a row that is no sample, a document twice with other numbers.
+    ScoresError : a file that cannot be read, a row that is no sample, a document twice with other numbers, fewer documents
+        than the results beside the file count.
     """
     samples: list[Sample] = []
+    release = _release(file.results)
     for where, row in _rows(file.path):
-        sample = _sample(where, row)
+        sample = _sample(where, row, release)
         if isinstance(sample, str):
             return f"not multiple choice: {sample} ({where})"
         samples.append(sample)
@@ -146,7 +153,37 @@ def read_task(file: SampleFile) -> list[Sample] | str:
                 found=f"document {s.doc_id} with other log-probabilities in {first[s.doc_id].where} and {s.where}",
                 todo="give the file of one run",
             )
+    _refuse_part(file, list(first.values()))
     return list(first.values())
+
+
+def _refuse_part(file: SampleFile, samples: Sequence[Sample]) -> None:
+    """Refuse fewer documents than the results count; where that may be all of which ``--samples`` chose some, with another
+    mean of ``acc`` than theirs.
+    """
+    whole = ((file.results.get("n-samples") or {}).get(file.task) or {}).get("effective")
+    if not isinstance(whole, (int, float)) or len(samples) >= whole:
+        return
+    release = _release(file.results)
+    limit = (file.results.get("config") or {}).get("limit")
+    if release is not None and NAMED <= release < COUNTED and limit is None:
+        told = ((file.results.get("results") or {}).get(file.task) or {}).get(f"acc,{samples[0].filter or 'none'}")
+        hits = [s.acc for s in samples if s.acc is not None]
+        if not isinstance(told, float) or len(hits) < len(samples) or abs(sum(hits) / len(hits) - told) < 1e-9:
+            return
+    raise ScoresError(
+        asked=f"all documents of lm-eval task {file.task}",
+        found=f"{len(samples)} in {file.path.name}, but {whole:g} by the results beside it",
+        todo="copy the file again, or run lm_eval again, if it was cut off; a part is read where no results lie beside it",
+    )
+
+
+def _release(results: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The release that wrote the results, at most 0.4.8 where they name none; ``None`` where nothing is known."""
+    if not results:
+        return None
+    found = re.match(r"\d+(\.\d+)+", str(results.get("lm_eval_version", "0.4.8")))
+    return tuple(map(int, found[0].split("."))) if found else None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -187,7 +224,7 @@ def _checked(where: str, row: Any) -> Mapping[str, Any]:
     )
 
 
-def _sample(where: str, row: Mapping[str, Any]) -> Sample | str:
+def _sample(where: str, row: Mapping[str, Any], release: tuple[int, ...] | None) -> Sample | str:
     """The row as a sample, or why it is no question with one correct option."""
     responses = row.get("resps", row.get("filtered_resps"))
     values = [_log_likelihood(r) for r in responses] if isinstance(responses, list) else []
@@ -196,7 +233,7 @@ def _sample(where: str, row: Mapping[str, Any]) -> Sample | str:
         return "the responses are texts, or log-likelihoods of whole texts"
     pairs = _arguments(row.get("arguments"))
     pairs = pairs if len(pairs) == len(logp) else []
-    halves = _halves(row, pairs, len(logp))
+    halves = _halves(row, pairs, len(logp), release)
     if halves is None:
         return "it has acc_mutual_info, but no arguments that tell options with the question from those without"
     with_question, without, acc_is_right = halves
@@ -258,12 +295,15 @@ def _arguments(arguments: Any) -> list[tuple[str, str]]:
     return [(r[0], r[1]) for r in requests if isinstance(r, list) and len(r) > 1 and all(type(x) is str for x in r[:2])]
 
 
-def _halves(row: Mapping[str, Any], pairs: list[tuple[str, str]], n: int) -> tuple[slice, slice, bool] | None:
+def _halves(
+    row: Mapping[str, Any], pairs: list[tuple[str, str]], n: int, release: tuple[int, ...] | None
+) -> tuple[slice, slice, bool] | None:
     """Where the options stand, where they stand again without the question, and whether the row's ``acc`` is right.
 
     A task with the metric ``acc_mutual_info`` asks for each option twice: in turn until 0.4.4, one half after the other
-    since 0.4.5. From 0.4.5 to 0.4.8 lm-eval still read them in turn, so that its ``acc`` is wrong; these files have no
-    delimiter before the options of the second half. ``None``: the row says that it is doubled, but not how.
+    since 0.4.5. From 0.4.5 to 0.4.8 lm-eval still read them in turn, so that its ``acc`` is wrong. Where the release is not
+    known, a delimiter in both halves shows a later one: those had none in the second half, and under a chat template, from
+    0.4.6 on, there is none at all. ``None``: the row says that it is doubled, but not how.
     """
     whole = slice(0, n), slice(0, 0), True
     layouts = ((slice(0, n // 2), slice(n // 2, n)), (slice(0, n, 2), slice(1, n, 2)))
@@ -272,7 +312,8 @@ def _halves(row: Mapping[str, Any], pairs: list[tuple[str, str]], n: int) -> tup
         bare = bool(pairs) and all(context for context, _ in first) and not any(context for context, _ in second)
         if bare and [text.strip() for _, text in first] == [text.strip() for _, text in second]:
             same = [text for _, text in first] == [text for _, text in second]
-            return with_question, without, same or with_question.step == 2
+            later = all(text[:1].isspace() for _, text in first) if release is None else release >= NAMED
+            return with_question, without, (same and later) or with_question.step == 2
     return None if "acc_mutual_info" in row else whole
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt, align_check
 from calibrant.alignment.instructions import instruction_set
+from calibrant.alignment.models import precision
 from calibrant.errors import ConfigError
-from calibrant.files import write_json
+from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import CELLS, Cell, Place, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
@@ -120,10 +121,12 @@ def reason_against(fix: Fix) -> str | None:
 def check(bench: Bench, cell: Cell, asked: Asked, model: Mapping[str, Any]) -> None:
     """Compare a cell's model (arguments of ``Bench.score``) with the aligned one; what was begun goes on.
 
-    What the aligned model says is taken from a check of another cell, where there is one.
+    What the aligned model says is taken from a check of another cell in the same precision, where there is one.
     """
     bench.release()
-    others = sorted((bench.root / CELLS).glob(f"*/*/seed-*/{asked.folder}/{RESULT}"))
+    wanted = precision(bench.scoring).items()
+    found = sorted((bench.root / CELLS).glob(f"*/*/seed-*/{asked.folder}/{RESULT}"))
+    others = [path for path in found if wanted <= (read_json(path.parent / RUN_FILE) or {}).items()]
     align_check(
         bench.model,
         adapter=model.get("adapter"),

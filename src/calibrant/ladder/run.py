@@ -32,7 +32,7 @@ from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
 from calibrant.scores import Scores
-from calibrant.scoring.models import fingerprints
+from calibrant.scoring.models import chat_template_facts, fingerprints
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
@@ -384,6 +384,7 @@ def _claim(asked: Ladder) -> None:
     root, sets = Path(asked.out), {**{name: asked.splits[name] for name in SPLITS}, **asked.ood}
     config = asked.config.model_dump(mode="json")
     identity = {
+        **chat_template_facts(asked.model, [asked.style.format], **asked.loading),
         "model": str(asked.model),
         "weights": fingerprints(model=asked.model),
         "loading": {name: str(value) for name, value in asked.loading.items()},

@@ -14,7 +14,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, groups_of
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
-from calibrant.scoring.models import fingerprints
+from calibrant.scoring.models import chat_template_facts, fingerprints
 from calibrant.tuning import TuneConfig, TuneResult
 
 
@@ -31,6 +31,7 @@ def identity(
 ) -> dict[str, Any]:
     """What tells this run from another; a folder holds one run."""
     return {
+        **chat_template_facts(model, [style.format], **loading),
         "reference": None if reference is None else str(reference),
         "model": str(model),
         "weights": fingerprints(model=model, reference=reference),

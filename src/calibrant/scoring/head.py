@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -46,7 +47,7 @@ class Head:
     module: nn.Module
     scale: float = 1.0
     cap: float | None = None
-    _weight32: Tensor | None = field(default=None, repr=False)
+    _float32: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module) -> Head:
@@ -83,12 +84,19 @@ class Head:
             handle.remove()
 
     def logits(self, h_SD: Tensor, *, exact: bool = True) -> Tensor:
-        """Float32 logits (S, V). ``exact``: the product too is in float32; else in the model's own precision."""
-        if exact and type(self.module) is nn.Linear:
-            bias = self.module.bias
-            raw_SV = functional.linear(_wide(h_SD), self._float_weight(), None if bias is None else _wide(bias))
-        else:
+        """Float32 logits (S, V). ``exact``: the product too is in float32; else in the model's own precision.
+
+        A head that is no plain linear layer (an adapter lies on it, or a saved copy) runs with float32 copies of its weights;
+        one whose weights are quantised runs as it is.
+        """
+        if not exact:
             raw_SV = _wide(self.module(h_SD))
+        elif type(self.module) is nn.Linear:
+            bias = self.module.bias
+            weight = self._float("weight", self.module.weight)
+            raw_SV = functional.linear(_wide(h_SD), weight, None if bias is None else _wide(bias))
+        else:
+            raw_SV = self._float_module(h_SD)
         raw_SV = raw_SV if self.scale == 1.0 else raw_SV * self.scale
         return raw_SV if self.cap is None else self.cap * torch.tanh(raw_SV / self.cap)
 
@@ -117,17 +125,25 @@ class Head:
         logits_SV = self.logits(h_SD, exact=exact)
         return logits_SV[row_A, token_A] - torch.logsumexp(logits_SV, 1)[row_A]
 
-    def _float_weight(self) -> Tensor:
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
+    def _float_module(self, h_SD: Tensor) -> Tensor:
+        weights = dict(self.module.named_parameters())
+        if not all(weight.is_floating_point() for weight in weights.values()):
+            return _wide(self.module(h_SD))
+        buffers = {name: buffer for name, buffer in self.module.named_buffers() if buffer.is_floating_point()}
+        wide = {name: self._float(name, tensor) for name, tensor in (weights | buffers).items()}
+        return _wide(functional_call(self.module, wide, (_wide(h_SD),)))
+
+    def _float(self, name: str, weight: Tensor) -> Tensor:
+        """A weight of the head in float32; the copy of one that is not trained is kept."""
         if weight.dtype in (torch.float32, torch.float64):
             return weight
         if weight.requires_grad:
             return weight.float()
-        if self._weight32 is None or self._weight32.device != weight.device:
+        kept = self._float32.get(name)
+        if kept is None or kept.device != weight.device:
             with torch.inference_mode(False):  # made while scoring, it must still serve a later training step
-                self._weight32 = weight.detach().float()
-        return self._weight32
+                kept = self._float32[name] = weight.detach().float()
+        return kept
 
 
 def _wide(x: Tensor) -> Tensor:

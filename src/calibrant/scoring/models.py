@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.hub import resolve_revision
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
+from calibrant.scoring.options import template_digest
+from calibrant.scoring.refusals import (
+    refuse_hidden_adapter,
+    refuse_other_kinds,
+    refuse_pickled_adapter,
+    refuse_virtual_tokens,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
+BLOCK, LARGEST_HEADER = 1 << 16, 100_000_000
 
 
 @dataclass
@@ -76,7 +86,8 @@ def load_model(
 
     Raises
     ------
-    ModelError : no such model, not a causal language model, unsafe weights, damaged files.
+    ModelError : no such model, not a causal language model, unsafe weights, damaged files; an adapter in the model's own
+        folder, or one that puts virtual tokens in front of the text.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
@@ -93,8 +104,9 @@ def load_model(
         if quantize_4bit:
             weights.update(_nf4(kind, where))
     try:
+        refuse_hidden_adapter(source, common["revision"], asked)
         if not gguf:
-            _refuse_other_kinds(source, common, asked)
+            refuse_other_kinds(source, common, asked)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         model = AutoModelForCausalLM.from_pretrained(source, **common, **weights)
         facts = {
@@ -113,17 +125,57 @@ def load_model(
 
             asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
             folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
-            _refuse_pickled_adapter(folder, asked, allow_pickle)
+            refuse_pickled_adapter(folder, asked, allow_pickle)
             with quiet_peft():
                 model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable_adapter)
+            refuse_virtual_tokens(model, asked)
             facts["adapter_weights"] = fingerprint(folder)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError) as error:
+    except LOADING_ERRORS as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(name))) from error
     if not quantize_4bit:
         model = model.to(where)
     return LoadedModel(model.eval(), tokenizer, facts)
+
+
+def chat_template_facts(
+    model: str | Path | LoadedModel,
+    formats: Iterable[str],
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **_loading: Any,
+) -> dict[str, str | None]:
+    """``{"chat_template": digest}`` for the identity of a run, where it asks in a chat format; else nothing.
+
+    The digest is that of :func:`calibrant.scoring.options.template_digest`; of a model that is not loaded the tokenizer
+    alone is.
+
+    Parameters
+    ----------
+    model : as for :func:`load_model`, or loaded already.
+    formats : of :class:`calibrant.PromptStyle`: all that the run asks in.
+    loading : arguments of :func:`load_model`; those that the tokenizer does not depend on make no difference.
+
+    Raises
+    ------
+    ModelError : no such model, or no tokenizer in it.
+    """
+    if not any(name.startswith("chat") for name in formats):
+        return {}
+    if isinstance(model, LoadedModel):
+        return {"chat_template": template_digest(model.tokenizer)}
+    source, gguf = _split_gguf(str(model))
+    extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code, **extra
+        )
+    except LOADING_ERRORS as error:
+        asked = f"the tokenizer of {str(model)!r}"
+        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(model))) from error
+    return {"chat_template": template_digest(tokenizer)}
 
 
 @contextmanager
@@ -181,19 +233,43 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def fingerprint(path: Path) -> str:
-    """First 16 hex digits of sha256 over names, sizes and 64 evenly spaced blocks of 64 KiB of a model's weight files."""
+    """First 16 hex digits of sha256 over a model's weight files: what tells weights from others in their place, in seconds.
+
+    Of each file it sees the name, the size, 64 evenly spaced blocks of 64 KiB, and of a safetensors file the header and every
+    tensor of at most 64 KiB whole: normalisations, biases, a temperature folded into one of them. It does not see a change
+    that lies inside larger tensors between the blocks alone (in a file above 4 MiB), such as a single edited row; training,
+    merging and quantisation change nearly all of a tensor and are seen. Configuration and tokenizer are no part of it.
+    """
     files = (
         [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
     )
-    digest, block, blocks = hashlib.sha256(), 1 << 16, 64
+    digest, blocks = hashlib.sha256(), 64
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
         with file.open("rb") as stream:
-            for i in range(blocks):
-                stream.seek(max(0, size - block) * i // (blocks - 1))
-                digest.update(stream.read(block))
+            spans = _header_and_small_tensors(stream, size) if file.suffix == ".safetensors" else []
+            for start, length in [*((max(0, size - BLOCK) * i // (blocks - 1), BLOCK) for i in range(blocks)), *spans]:
+                stream.seek(start)
+                digest.update(stream.read(length))
     return digest.hexdigest()[:16]
+
+
+def _header_and_small_tensors(stream: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Start and length of a safetensors file's header and of its tensors of at most 64 KiB; nothing of a damaged file.
+
+    The file is a length of 8 bytes, so many bytes of JSON, and the tensors, at offsets from the end of the header.
+    """
+    header = int.from_bytes(stream.read(8), "little")
+    if not 0 < header <= min(size - 8, LARGEST_HEADER):
+        return []
+    try:
+        tensors = json.loads(stream.read(header))
+        places = sorted(tuple(facts["data_offsets"]) for name, facts in tensors.items() if name != "__metadata__")
+        small = [(8 + header + start, end - start) for start, end in places if 0 < end - start <= BLOCK]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []
+    return [(8, header), *small]
 
 
 def fingerprints(**places: str | Path | None) -> dict[str, str]:
@@ -217,18 +293,6 @@ def _split_gguf(name: str) -> tuple[str, str | None]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
-def _refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None:
-    config = AutoConfig.from_pretrained(source, **common)
-    if common["trust_remote_code"] or type(config) in AutoModelForCausalLM._model_mapping:
-        declared = getattr(config, "architectures", None) or []
-        if not declared or any("CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a for a in declared):
-            return
-        found = f"its configuration declares {', '.join(declared)}"
-    else:
-        found = f"its kind is {config.model_type!r}, which predicts no next token"
-    raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
-
-
 def _adapter_folder(adapter: str, revision: str | None) -> tuple[Path, str | None]:
     """A local folder with the adapter's files, and the commit they are of where they come from the hub."""
     if Path(adapter).exists():
@@ -237,16 +301,6 @@ def _adapter_folder(adapter: str, revision: str | None) -> tuple[Path, str | Non
         snapshot_download(adapter, revision=revision, allow_patterns=["adapter_config.json", "adapter_model*"])
     )
     return folder, folder.name
-
-
-def _refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:
-    pickled = (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists()
-    if pickled and not allow_pickle:
-        raise ModelError(
-            asked=asked,
-            found="its weights are in adapter_model.bin, which can run code when loaded",
-            todo="ask for safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle",
-        )
 
 
 def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:

@@ -6,6 +6,8 @@ and everything that reads or trains an answer uses these.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -197,3 +199,15 @@ def chat_template_of(tokenizer: Any) -> ChatTemplate | None:
         return text
 
     return template
+
+
+def template_digest(tokenizer: Any) -> str | None:
+    """First 16 hex digits of sha256 over a tokenizer's chat template as it is written; ``None`` where it has none.
+
+    A chat prompt is the style's text within the template: :attr:`calibrant.PromptStyle.digest` knows the first alone.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from calibrant.errors import QuestionError
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
-from calibrant.scoring.models import LoadedModel, load_model, refuse_loading
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, refuse_loading
 from calibrant.scoring.options import encode
 from calibrant.scoring.scorer import OptionScorer, evaluating
 
@@ -39,7 +39,9 @@ def score(
 
     Letters: ``logp_k = log Σ_{alias of letter k} p(alias | prompt)``. Continuation: ``Σ_t log p(token_t of option k | …)``,
     or its variant. Both are then normalised over the options; ``logmass`` keeps what they had together before that.
-    Logits are float32 whatever the model's precision.
+    Logits are float32 whatever the model's precision, also where an adapter lies on the output head; an output head that is
+    itself quantised computes as it does in use. Provenance names the model, the prompt and, for the chat formats, the chat
+    template.
 
     Parameters
     ----------
@@ -129,6 +131,7 @@ def score_variants(
     found = {}
     for variant, one in styles.items():
         own = {**facts, "prompt": asdict(one), "prompt_digest": one.digest}
+        own |= chat_template_facts(model, [one.format])
         found[variant] = scores_of(questions, *read[variant], split=split, provenance=own)
     return found
 

@@ -16,7 +16,7 @@ from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
-from calibrant.scoring.models import LoadedModel, fingerprints, load_model, refuse_loading
+from calibrant.scoring.models import LoadedModel, chat_template_facts, fingerprints, load_model, refuse_loading
 from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")
@@ -304,6 +304,7 @@ def _identity(
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
+        **chat_template_facts(model, [style.format, *formats], **loading),
         "model": str(model),
         "weights": fingerprints(model=model, adapter=loading.get("adapter")),
         "loading": {name: str(value) for name, value in loading.items()},

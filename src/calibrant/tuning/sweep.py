@@ -18,7 +18,7 @@ from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
-from calibrant.scoring.models import LoadedModel, fingerprints
+from calibrant.scoring.models import LoadedModel, chat_template_facts, fingerprints
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.tune import RESULT, TuneResult, made_as, tune
 
@@ -131,17 +131,8 @@ def sweep(
             todo="name the model's hub id, folder or file, or use budget quick",
         )
     config.check()
-    identity = {
-        **made_as(style, config),
-        "model": str(model),
-        "weights": fingerprints(model=model),
-        "budget": budget,
-        "prompt_digest": style.digest,
-        "config": config.model_dump(mode="json"),
-        "questions": {name: q.digest for name, q in (("train", train), ("calibration", calibration))},
-        "loading": {name: str(settings[name]) for name in sorted(settings) if name not in WATCHING},
-    }
-    claim_folder(out, identity, "sweep")
+    loading = {name: settings[name] for name in sorted(settings) if name not in WATCHING}
+    claim_folder(out, _identity(model, style, config, budget, (train, calibration), loading), "sweep")
     if (out / RESULT).exists():
         return TuneResult.load(out)
     found: dict[str, TuneResult] = {}
@@ -182,6 +173,27 @@ def sweep(
         _move(found[best], out, report)
     state.wait_for_everyone()
     return TuneResult.load(out)
+
+
+def _identity(
+    model: str | Path,
+    style: PromptStyle,
+    config: TuneConfig,
+    budget: Budget,
+    sets: tuple[QuestionSet, QuestionSet],
+    loading: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        **made_as(style, config),
+        **chat_template_facts(model, [style.format], **loading),
+        "model": str(model),
+        "weights": fingerprints(model=model),
+        "budget": budget,
+        "prompt_digest": style.digest,
+        "config": config.model_dump(mode="json"),
+        "questions": {name: q.digest for name, q in zip(("train", "calibration"), sets, strict=True)},
+        "loading": {name: str(value) for name, value in loading.items()},
+    }
 
 
 def loss_of(result: TuneResult) -> float:

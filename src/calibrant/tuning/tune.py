@@ -21,7 +21,14 @@ from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, refuse_leakage
-from calibrant.scoring.models import LoadedModel, fingerprint, load_model, quiet_peft, refuse_loading
+from calibrant.scoring.models import (
+    LoadedModel,
+    chat_template_facts,
+    fingerprint,
+    load_model,
+    quiet_peft,
+    refuse_loading,
+)
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import training_arguments
@@ -355,6 +362,7 @@ def _identity(
 ) -> dict[str, Any]:
     return {
         **made_as(style, config),
+        **chat_template_facts(model, [style.format]),
         "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
         "prompt": asdict(style),
         "prompt_digest": style.digest,

@@ -142,6 +142,24 @@ def test_the_aligned_side_is_taken_from_another_check_of_the_same_and_of_no_othe
     assert not (tmp_path / "three").exists()
 
 
+def test_the_aligned_side_in_another_precision_is_another(model_folder, make_adapter, pairs, tmp_path):
+    """``dtype="auto"`` is float32 here and bfloat16 on a GPU, under the same name."""
+    common = {"adapter": make_adapter(0.2), "preferences": pairs, "settings": SHORT}
+    align_check(model_folder(), out=tmp_path / "one", device="cpu", **common)
+    kept = tmp_path / "one" / "run.json"
+    run = json.loads(kept.read_text())
+    assert (run["dtype"], run["quantized"]) == ("float32", None)
+    kept.write_text(json.dumps(run | {"dtype": "bfloat16"}))  # all that such a run would keep of it
+    for more in ({"out": tmp_path / "one"}, {"out": tmp_path / "two", "aligned_from": tmp_path / "one"}):
+        with pytest.raises(ConfigError, match="with a different dtype"):
+            align_check(model_folder(), device="cpu", **more, **common)
+    kept.write_text(json.dumps({name: value for name, value in run.items() if name != "dtype"}))  # an older one
+    with pytest.raises(ConfigError, match="with a different dtype"):
+        align_check(model_folder(), device="cpu", out=tmp_path / "two", aligned_from=tmp_path / "one", **common)
+    align_check(model_folder(), out=tmp_path / "half", device="cpu", dtype="bfloat16", **common)
+    assert json.loads((tmp_path / "half" / "run.json").read_text())["dtype"] == "bfloat16"
+
+
 def test_what_does_not_fit_is_left_out_by_name(model_folder, make_adapter, pairs, prompts, tmp_path):
     rows = [{"prompt": p.prompt.text, "chosen": p.chosen, "rejected": p.rejected} for p in pairs.items]
     texts = [{"prompt": p.text} for p in prompts.items]

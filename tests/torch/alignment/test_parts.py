@@ -160,6 +160,41 @@ def test_divergence_sees_an_adapter_on_the_output_head(model_folder, tmp_path, o
         assert found.kl[i] > 0.01
 
 
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("gpt2", {"bias": "all", "target_modules": ["c_attn"], "fan_in_fan_out": True}),
+        ("gpt2", {"bias": "lora_only", "target_modules": ["c_attn"], "fan_in_fan_out": True}),
+        ("llama", {"init_lora_weights": "pissa", "target_modules": ["q_proj", "o_proj"]}),
+        ("llama", {"init_lora_weights": "olora", "target_modules": ["q_proj", "o_proj"]}),
+    ],
+)
+def test_the_aligned_model_is_as_it_was_where_an_adapter_changed_its_own_weights(
+    model_folder, loaded, tmp_path, kind, how
+):
+    """Tuned biases, and weights that moved into the adapter: peft leaves them changed when the adapter is switched off."""
+    model = load_model(model_folder(kind), device="cpu").model
+    torch.manual_seed(1)
+    with quiet_peft():
+        tuned = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **how)).eval()
+    with torch.no_grad():
+        for weight in tuned.parameters():
+            if weight.requires_grad:
+                weight.add_(0.2 * torch.randn_like(weight))
+    tuned.save_pretrained(tmp_path / "adapter")
+    ids, pair = torch.tensor([[0, 9, 8, 7, 30, 31]]), pair_of(model_folder, tmp_path / "adapter", kind)
+
+    def logp(of):
+        with torch.no_grad():
+            return of(input_ids=ids).logits.log_softmax(-1)
+
+    with pair.using("aligned") as aligned:
+        torch.testing.assert_close(logp(aligned), logp(loaded(kind).model))
+    with pair.using("tuned") as there:
+        torch.testing.assert_close(logp(there), logp(tuned), atol=1e-3, rtol=1e-3)
+    assert (logp(tuned) - logp(loaded(kind).model)).abs().max() > 0.1
+
+
 # ---- answers --------------------------------------------------------------------------------------------------------
 
 

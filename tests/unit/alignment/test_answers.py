@@ -75,6 +75,13 @@ def test_the_same_answers_are_no_drift_and_empty_ones_do_no_harm():
     assert found.identical.value == 1
 
 
+def test_relative_length_has_an_interval_where_nearly_all_answers_were_empty():
+    """One of 30 had 10 tokens and has 5. Draws that leave it out (about 1 in e) have no length; all others say -5/10."""
+    aligned, tuned = ([Answer("some", n, True)] + [Answer("", 0, True)] * 29 for n in (10, 5))
+    found = drift_check({"aligned": aligned, "tuned": tuned}, max_new_tokens=40, how=HOW).relative_length
+    assert (found.value, found.low, found.high, found.n) == (-0.5, -0.5, -0.5, 30)
+
+
 # ---- instructions ---------------------------------------------------------------------------------------------------
 
 

@@ -90,6 +90,19 @@ def test_conversational_lists_with_implicit_and_explicit_prompt(row):
     )
 
 
+@pytest.mark.parametrize("asked", ["Up?\n", " Up?", "Up?"])
+def test_a_prompt_with_white_space_around_it_is_the_one_of_its_messages(asked):
+    """As in UltraFeedback's binarised pairs: the prompt as text, and again as the last of the user's turns."""
+    start = [{"role": "system", "content": "Be brief."}, *messages(asked)]
+    row = {"prompt": asked, **{n: [*start, {"role": "assistant", "content": n}] for n in ("chosen", "rejected")}}
+    (pair,) = load_preferences([row]).items
+    assert pair.prompt.turns == (Turn("system", "Be brief."), Turn("user", asked))
+    with pytest.raises(QuestionError, match="not how both conversations begin"):
+        load_preferences([{**row, "prompt": "Down?"}])
+    with pytest.raises(QuestionError, match="not how both conversations begin"):
+        load_preferences([{**row, "prompt": [{"role": "system", "content": asked}, *messages(asked)]}])
+
+
 def test_a_list_of_several_turns_has_a_plain_text_for_models_without_a_template():
     (prompt,) = load_prompts([{"prompt": messages("Hi", "Hello", "Up?")}]).items
     assert prompt.text == "Human: Hi\n\nAssistant: Hello\n\nHuman: Up?\n\nAssistant:"

@@ -140,6 +140,16 @@ def test_ratio_is_the_mean_over_tokens_and_its_interval_is_over_prompts():
     assert covered / 200 > 0.88
 
 
+def test_draws_without_a_denominator_are_left_out_and_without_any_other_there_is_no_interval():
+    """1/2 and 3/1 beside three zeros: whatever is drawn lies between .5 and 3, unless both are left out."""
+    found = ratio(np.array([1.0, 3, 0, 0, 0]), np.array([2.0, 1, 0, 0, 0]), HOW)
+    assert found.value == pytest.approx(4 / 3)
+    assert 0.5 <= found.low < 4 / 3 < found.high <= 3
+    codes = np.array([0, 0, 0, 0, 1])  # in a cluster of their own the zeros stand for nothing
+    one = ratio(np.array([1.0, 3, 0, 0, 0]), np.array([2.0, 1, 0, 0, 0]), How(n_boot=50), codes)
+    assert (one.low, one.high) == pytest.approx((4 / 3, 4 / 3))
+
+
 def test_paired_share_needs_no_bootstrap_and_keeps_the_counts():
     a, b = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
     found = paired_share(a, b, HOW)

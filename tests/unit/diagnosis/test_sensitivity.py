@@ -248,6 +248,21 @@ def test_json_has_every_number_and_no_nan(world):
     assert order_sensitivity(shown, n_boot=100).to_json() == found.to_json()
 
 
+def test_a_position_that_no_question_has_is_unknown_in_json():
+    """Three columns, two options each: as where the third option stood in questions that were left out."""
+    shown = [
+        Scores.from_probs([[0.7, 0.3, NAN], [0.4, 0.6, NAN], [0.2, 0.5, 0.3]], answers).select([0, 1])
+        for answers in ([0, 1, 2], [1, 0, 0])
+    ]
+    assert (shown[0].k, shown[0].k_N.tolist()) == (3, [2, 2])
+    found = order_sensitivity(shown, n_boot=50)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    for effect in (plain["probability"], plain["picks"]):
+        assert effect["share_K"][2] is effect["expected_K"][2] is None
+        assert effect["n_K"] == [2, 2, 0]
+    assert plain["probability"]["share_K"][:2] == pytest.approx([0.55, 0.45])
+
+
 # ---- formats ------------------------------------------------------------------------------------------------------
 
 

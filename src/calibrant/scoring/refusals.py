@@ -1,0 +1,72 @@
+"""Models and adapters that would load and then be read wrongly, or run code: each refused in three parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import find_adapter_config_file
+
+from calibrant.errors import ModelError
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None:
+    """Raise :class:`ModelError` for a model that predicts no next token, before its weights are loaded."""
+    config = AutoConfig.from_pretrained(source, **common)
+    if common["trust_remote_code"] or type(config) in AutoModelForCausalLM._model_mapping:
+        declared = getattr(config, "architectures", None) or []
+        if not declared or any("CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a for a in declared):
+            return
+        found = f"its configuration declares {', '.join(declared)}"
+    else:
+        found = f"its kind is {config.model_type!r}, which predicts no next token"
+    raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
+
+
+def refuse_hidden_adapter(source: str, revision: str | None, asked: str) -> None:
+    """Raise :class:`ModelError` where an adapter lies in the model's own folder or repository.
+
+    transformers would put it on the model unsaid, and what is scored, tuned or exported would not be the model that the
+    facts name.
+    """
+    if find_adapter_config_file(source, revision=revision) is None:
+        return
+    if Path(source).is_dir():
+        todo = "move the adapter to a folder of its own and name it with --adapter beside its model, or delete it"
+    else:
+        todo = "give the model that the adapter is for, and this name as --adapter"
+    raise ModelError(
+        asked=asked,
+        found=f"an adapter lies in the same place ({ADAPTER_CONFIG}) and would be put on the model unsaid",
+        todo=todo,
+    )
+
+
+def refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:
+    """Raise :class:`ModelError` for an adapter whose weights can run code when loaded, unless that was allowed."""
+    pickled = (folder / "adapter_model.bin").exists() and not (folder / "adapter_model.safetensors").exists()
+    if pickled and not allow_pickle:
+        raise ModelError(
+            asked=asked,
+            found="its weights are in adapter_model.bin, which can run code when loaded",
+            todo="ask for safetensors weights, or, if you trust the source, pass allow_pickle / --allow-pickle",
+        )
+
+
+def refuse_virtual_tokens(model: Any, asked: str) -> None:
+    """Raise :class:`ModelError` for an adapter that puts virtual tokens in front of a text (prompt tuning, P-tuning).
+
+    The hidden states then have more rows than the text has tokens, and every answer would be read that many rows too early.
+    Prefix tuning adds keys and values alone, and no rows.
+    """
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not config.is_prompt_learning or config.peft_type == "PREFIX_TUNING":
+        return
+    raise ModelError(
+        asked=asked,
+        found=f"an adapter of kind {config.peft_type.value}, which puts virtual tokens in front of the text",
+        todo="give an adapter that changes weights (LoRA, for one) or one of prefix tuning",
+    )

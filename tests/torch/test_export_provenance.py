@@ -1,0 +1,213 @@
+"""An export is of the model that was measured: in 4 bits where it was so, with its chat template, with no foreign files."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from calibrant.errors import ConfigError, MissingExtraError, ModelError
+from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
+from calibrant.exporting import run as exporting
+from calibrant.prompts import PromptStyle
+from calibrant.scalers import Temperature
+from calibrant.scoring import load_model, score
+from calibrant.scoring.models import quiet_peft
+from calibrant.scoring.options import template_digest
+
+CHAT = PromptStyle(format="chat")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, model_folder):
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    with quiet_peft():
+        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    tuned.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def check(make_questions):
+    return make_questions("check", 40, ks=(4, 3))
+
+
+@pytest.fixture(scope="module")
+def source(model_folder, adapter):
+    return Source(str(model_folder()), str(adapter), loading={"device": "cpu"})
+
+
+@pytest.fixture(scope="module")
+def made(source, check, tmp_path_factory):
+    return export(source, out=tmp_path_factory.mktemp("out") / "served", check=check)
+
+
+# ---- a model that was measured in 4 bits ----------------------------------------------------------------------------
+
+
+def in_few_levels(name, *, quantize_4bit=False, **loading):
+    """``load_model``; 4 bits, which need a GPU and bitsandbytes, by 15 evenly spaced levels a row of each linear layer."""
+    loaded = load_model(name, **loading)
+    if quantize_4bit:
+        with torch.no_grad():
+            for layer, module in loaded.model.named_modules():
+                if isinstance(module, torch.nn.Linear) and "lora" not in layer and "lm_head" not in layer:
+                    step = module.weight.abs().amax(1, keepdim=True) / 7
+                    module.weight.copy_((module.weight / step).round() * step)
+        loaded.facts["quantized"] = "nf4"
+    return loaded
+
+
+def write_run(folder, model, check, scores, *, quantize_4bit):
+    """What ``restore`` leaves of a run whose diagnosis asked for no tuning, as far as an export reads it."""
+    run = {
+        "model": str(model),
+        "loading": {"device": "cpu", "revision": "None"},
+        "prompt": {"reading": "letters", "format": "raw", "variant": "sum", "system": None},
+        "config": {"quantize_4bit": quantize_4bit},
+        "questions": {},
+    }
+    (folder / "report").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "report" / "report.json").write_text("{}")
+    check.save(folder / "questions" / "calibration.jsonl")
+    scores.save(folder / "scores" / "before" / "test.safetensors")
+    return folder
+
+
+def test_a_run_in_4_bits_is_exported_as_a_model_in_4_bits(tmp_path, model_folder, check, make_questions):
+    test = score(in_few_levels(model_folder(), device="cpu", quantize_4bit=True), make_questions("test", 20))
+    for bits, wanted in ((True, {"quantize_4bit": True}), (False, {})):
+        found = Source.of_run(write_run(tmp_path / str(bits), model_folder(), check, test, quantize_4bit=bits))
+        assert found.loading == {"device": "cpu", "revision": None, **wanted}
+    asks = Source.of_run(tmp_path / "True")
+    if not torch.cuda.is_available():
+        with pytest.raises((ModelError, MissingExtraError), match="4 bits"):
+            export(asks, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="quantized 'nf4' in the scores, None here"):
+        export(Source.of_run(tmp_path / "False"), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_the_unquantised_model_are_no_scores_of_the_quantised_one(
+    source, check, make_questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(exporting, "load_model", in_few_levels)
+    plain = score(source.model, make_questions("test", 20), adapter=source.adapter, device="cpu")
+    four = replace(source, loading={**source.loading, "quantize_4bit": True}, test=plain)
+    with pytest.raises(ConfigError, match="quantized None in the scores, 'nf4' here") as raised:
+        export(four, out=tmp_path / "out", check=check)
+    assert "quantised or not as it is here" in raised.value.todo
+
+
+def test_the_check_sees_what_the_weights_as_stored_do_to_a_model_measured_in_4_bits(
+    source, made, check, tmp_path, monkeypatch
+):
+    """The export holds the stored weights with the adapter: the same tensors as an export that was measured unquantised.
+
+    So its probabilities are not those that were measured in few levels, and the check, which compares these, says so.
+    """
+    monkeypatch.setattr(exporting, "load_model", in_few_levels)
+    loading = {**source.loading, "quantize_4bit": True}
+    measured = score(in_few_levels(source.model, adapter=source.adapter, **loading), check)
+    four = replace(source, loading=loading, test=measured)
+    with pytest.raises(ModelError, match="Drifted") as raised:
+        export(four, out=tmp_path / "no", check=check)
+    assert "measured in 4 bits" in raised.value.todo
+    found = export(four, out=tmp_path / "out", check=check, config=ServeConfig(allow_drift=True))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (found.folder, made.folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    served = score(found.load(device="cpu"), check)
+    movement = np.abs(served.p_NK - measured.p_NK).sum(1).mean() / 2
+    assert found.facts["drift"]["movement"] == pytest.approx(movement, abs=1e-4)
+    assert movement > 0.02
+    assert (found.facts["quantized"], made.facts["quantized"]) == ("nf4", None)
+    assert "measured in nf4" in (found.folder / "README.md").read_text()
+
+
+# ---- the chat template ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other_template(tmp_path_factory, model_folder):
+    """The same weights, with another header of the assistant's turn in the tokenizer's chat template."""
+    folder = tmp_path_factory.mktemp("template") / "model"
+    shutil.copytree(model_folder(), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|assistant|>", "[[ASSISTANT]]:")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_scores_under_another_chat_template_are_refused(model_folder, other_template, check, tmp_path):
+    foreign = score(other_template, check, style=CHAT, device="cpu")
+    own = score(model_folder(), check, style=CHAT, device="cpu")
+    assert np.abs(foreign.p_NK - own.p_NK).max() > 0.01  # another prompt, whatever the style's digest says
+    assert foreign.provenance["prompt_digest"] == own.provenance["prompt_digest"]
+    asked = Source(str(model_folder()), style=CHAT, loading={"device": "cpu"})
+    with pytest.raises(ConfigError, match="chat template '"):
+        export(asked, out=tmp_path / "out", config=ServeConfig(temperature_from=foreign))
+    older = replace(own, provenance={k: v for k, v in own.provenance.items() if k != "chat_template"})
+    for scores in (own, older):  # scores that say nothing of it are taken
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        export(asked, out=tmp_path / "out", config=ServeConfig(temperature_from=scores))
+
+
+def test_an_export_from_before_the_template_was_changed_is_not_this_one(model_folder, check, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder(), model)
+    asked = Source(str(model), style=CHAT, loading={"device": "cpu"})
+    first = export(asked, out=tmp_path / "out", check=check)
+    assert export(asked, out=tmp_path / "out", check=check).facts == first.facts
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template += " "
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ConfigError, match="a different chat_template"):
+        export(asked, out=tmp_path / "out", check=check)
+
+
+def test_drift_between_two_chat_templates_is_refused(model_folder, other_template, check, tmp_path):
+    with pytest.raises(ConfigError, match="different chat templates") as raised:
+        check_drift(model_folder(), other_template, check, style=CHAT, device="cpu")
+    for folder in (model_folder(), other_template):
+        assert template_digest(AutoTokenizer.from_pretrained(folder)) in raised.value.found
+    assert check_drift(model_folder(), other_template, check, device="cpu").max_dlogp < 1e-6  # a raw prompt has none
+    made = export(Source(str(model_folder()), style=CHAT, loading={"device": "cpu"}), out=tmp_path / "out")
+    assert check_drift(model_folder(), made.folder, check, device="cpu").max_dlogp < 1e-4
+
+
+# ---- files that are not of the export -------------------------------------------------------------------------------
+
+
+def test_an_adapter_or_weights_that_came_into_the_folder_are_faults(made, source, check, tmp_path):
+    """A merged export copied over an adapter alone: transformers would put the adapter on a second time."""
+    alone = export(source, out=tmp_path / "both", config=ServeConfig(merge=False))
+    shutil.copytree(made.folder, alone.folder, dirs_exist_ok=True)
+    with pytest.raises(ModelError, match=r"adapter_config\.json is not of this export") as raised:
+        Export.open(alone.folder)
+    assert "adapter_model.safetensors is not of this export" in raised.value.found
+    with pytest.raises(ModelError, match="would be put on the model unsaid"):
+        load_model(alone.folder, device="cpu")
+    with pytest.raises(ValueError, match="unsaid"):
+        reader.Reader(alone.folder)
+    (alone.folder / "adapter_config.json").unlink()
+    (alone.folder / "adapter_model.safetensors").unlink()
+    (alone.folder / "model.gguf").write_bytes(b"GGUF")  # made from the export, and loaded by nothing unasked
+    assert Export.open(alone.folder).facts == made.facts
+    (alone.folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is not of this export"):
+        Export.open(alone.folder)
+
+
+def test_the_temperature_of_scores_in_4_bits_is_no_temperature_of_the_stored_weights(source, check, tmp_path):
+    cal = score(in_few_levels(source.model, adapter=source.adapter, device="cpu", quantize_4bit=True), check)
+    assert Temperature().fit(cal).temperature_
+    with pytest.raises(ConfigError, match="a temperature from scores of the exported model"):
+        export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=cal))
