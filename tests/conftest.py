@@ -194,3 +194,21 @@ def loaded(model_folder):
         return kept[kind]
 
     return load
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, model_folder):
+    """A LoRA adapter of random weights for the plain tiny model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from calibrant.scoring.models import quiet_peft
+
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    with quiet_peft():
+        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    tuned.save_pretrained(folder)
+    return folder

@@ -8,9 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from calibrant.errors import ConfigError, LeakageError, ModelError, OutputError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export
@@ -20,20 +19,8 @@ from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import load_model, score
-from calibrant.scoring.models import quiet_peft
 
 FITTED = Temperature().fit(Scores.from_probs([[0.9, 0.1]] * 10, [0] * 7 + [1] * 3))
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory, model_folder):
-    torch.manual_seed(3)
-    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    with quiet_peft():
-        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
-    folder = tmp_path_factory.mktemp("tuned") / "adapter"
-    tuned.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
@@ -17,21 +16,9 @@ from calibrant.exporting import run as exporting
 from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature
 from calibrant.scoring import load_model, score
-from calibrant.scoring.models import quiet_peft
 from calibrant.scoring.options import template_digest
 
 CHAT = PromptStyle(format="chat")
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory, model_folder):
-    torch.manual_seed(3)
-    settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    with quiet_peft():
-        tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder()), settings)
-    folder = tmp_path_factory.mktemp("tuned") / "adapter"
-    tuned.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
