@@ -167,22 +167,30 @@ def _fetch(judge: Judge, missing: dict[Path, dict[str, Any]], progress: str | No
     key = os.environ.get(judge.key_env) if judge.key_env else None
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     stop = Event()
+    first: list[BaseException] = []  # what stopped all, whichever comparison it was of
     with http.Client(timeout=judge.timeout, headers=headers) as client, ThreadPoolExecutor(judge.concurrency) as pool:
 
         def one(item: tuple[Path, dict[str, Any]]) -> None:
             path, body = item
-            if not stop.is_set():
+            if stop.is_set():
+                return
+            try:
                 write_json(path, {"reply": _reply(judge, http, client, body, stop), "request": body})
+            except BaseException as error:
+                if not stop.is_set():
+                    first.append(error)
+                stop.set()
+                raise
 
         futures = [pool.submit(one, item) for item in missing.items()]
         try:
             for future in track(futures, progress, total=len(futures), size=lambda _: 1):
                 future.result()
-        except BaseException:
+        except BaseException as error:
             stop.set()
             for future in futures:
                 future.cancel()
-            raise
+            raise first[0] if first else error  # noqa: B904 (it is this one, or what this one comes of)
 
 
 def _reply(judge: Judge, http: Any, client: Any, body: dict[str, Any], stop: Event) -> str:
