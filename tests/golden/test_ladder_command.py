@@ -59,7 +59,7 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
     out, _ = finish(start(*ARGUMENTS, "--dry", cwd=room))
     assert not (room / "run").exists()
     assert "cft/(chosen)/seed-1" in out
-    assert "2 trainings of 105 optimiser steps each" in out
+    assert "2 trainings of 120 optimiser steps each" in out  # 42 questions in steps of 8: 6 an epoch
     assert [line.split()[:2] for line in out.splitlines() if " align " in line] == [["cft/(chosen)/seed-0", "align"]]
 
     process = start(*ARGUMENTS, cwd=room)

@@ -190,7 +190,9 @@ def _fetch(judge: Judge, missing: dict[Path, dict[str, Any]], progress: str | No
             stop.set()
             for future in futures:
                 future.cancel()
-            raise first[0] if first else error  # noqa: B904 (it is this one, or what this one comes of)
+            if first and first[0] is not error:
+                raise first[0] from error
+            raise
 
 
 def _reply(judge: Judge, http: Any, client: Any, body: dict[str, Any], stop: Event) -> str:
