@@ -36,6 +36,7 @@ def refusal(table, **options):
         ("p_a", "p_b", "p_c"),
         ("prob_A", "prob_B", "prob_C"),
         ("P0", "P1", "P2"),
+        ("A", "B", "C"),
     ],
 )
 def test_option_columns_are_found_by_their_names(tmp_path, names):
@@ -43,6 +44,13 @@ def test_option_columns_are_found_by_their_names(tmp_path, names):
     assert s.p_NK == pytest.approx(np.array(P))
     assert s.answer_N.tolist() == [0, 2]
     assert s.provenance["columns"] == list(names)
+
+
+def test_bare_letters_are_probabilities_only_where_nothing_else_is(tmp_path):
+    """In the layout of MMLU they are the options' texts."""
+    path = csv(tmp_path, "question,A,B,p_0,p_1,answer\nWhere?,here,there,.7,.3,A\n")
+    assert import_table(path).provenance["columns"] == ["p_0", "p_1"]
+    assert "columns question, B, C, answer" in refusal(csv(tmp_path, "question,B,C,answer\nWhere?,.7,.3,B\n"))
 
 
 def test_option_columns_in_any_order_go_by_number_and_named_ones_as_named(tmp_path):

@@ -22,7 +22,7 @@ from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
 Rows = list[tuple[str, Mapping[str, Any]]]
 OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
 LOG_PREFIXES = ("logp", "logprob")
-WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; or natural logarithms as logp_0, logp_1, …"
+WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; A, B, …; or natural logarithms as logp_0, logp_1, …"
 
 
 def import_table(
@@ -41,8 +41,8 @@ def import_table(
     table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), or a mapping of column name to values.
     answer : the column of the correct option: a 0-based index or a letter.
     probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
-        ``logp_0``, …). Names that begin with ``logp`` hold natural logarithms, which are normalised over the options;
-        probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option that the question has not.
+        ``logp_0``, …; without any such, ``A``, ``B``, …). Names that begin with ``logp`` hold natural logarithms, which are
+        normalised over the options; probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option that the question has not.
     id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
         else the ids are 0, 1, …
     split : name that the scores will carry.
@@ -154,6 +154,9 @@ def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
         if match := OPTION_COLUMN.fullmatch(str(column)):
             place = ord(match[2].lower()) - ord("a") if match[2].isalpha() else int(match[2])
             families.setdefault((match[1].lower(), match[2].isalpha()), {})[place] = column
+    if not families:
+        bare = {ord(column) - ord("A"): column for column in columns if re.fullmatch("[A-Z]", column)}
+        families = {("", True): bare} if bare else {}
     whole = [
         [by_place[place] for place in sorted(by_place)]
         for (_, lettered), by_place in families.items()
@@ -165,7 +168,8 @@ def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
         raise ScoresError(
             asked=f"{asked}: one column of probabilities an option",
             found=f"columns {', '.join(map(str, columns))}" + (" (several sets of options)" if whole else ""),
-            todo=f"name them {WANTED}, or say which they are with probabilities=[…]",
+            todo=f"name them {WANTED}, or say which they are with probabilities=['first', 'second'], on the command line "
+            "--columns 'probabilities: [first, second]'",
         )
     return whole[0]
 
