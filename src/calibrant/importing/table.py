@@ -42,7 +42,8 @@ def import_table(
     answer : the column of the correct option: a 0-based index or a letter.
     probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
         ``logp_0``, …; without any such, ``A``, ``B``, …). Names that begin with ``logp`` hold natural logarithms, which are
-        normalised over the options; probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option that the question has not.
+        normalised over the options; probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option
+        that the question has not.
     id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
         else the ids are 0, 1, …
     split : name that the scores will carry.
