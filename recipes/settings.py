@@ -44,6 +44,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "rcft": {
         "base": {},
         **RATES,
+        "lambda 0": {"lam": 0.0},
         "lambda 5": {"lam": 5.0},
         "mean over tokens": {"sft2_mean": "token"},
         "lambda 20": {"lam": 20.0},
