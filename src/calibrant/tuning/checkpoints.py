@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from calibrant.errors import OutputError
 from calibrant.tuning.trainer import EmState
-
-STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Checkpoint:
         whole = []
         for path in folder.glob("checkpoint-*"):
             try:
-                state = json.loads((path / STATE).read_text(encoding="utf-8"))
+                state = json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
                 whole.append((state["global_step"], cls(path, state)))
             except (OSError, ValueError, KeyError):
                 shutil.rmtree(path, ignore_errors=True)

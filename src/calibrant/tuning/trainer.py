@@ -13,6 +13,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from calibrant.diagnosis import checkpoint_point
@@ -230,7 +231,7 @@ class CalibrationTrainer(Trainer):
 
     def take(self, last: Path, best: Path | None) -> None:
         """State and weights of a run that had ended: those of its ``best`` checkpoint or, without one, of its ``last``."""
-        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         if best is None:
             self._load_from_checkpoint(str(last))
         else:
