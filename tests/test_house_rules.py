@@ -22,7 +22,7 @@ TEXTS = [
 # Each module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "files", "progress", "objectives", "_version"},
-    {"questions", "sources", "intake", "prompts", "scores"},
+    {"questions", "sets", "sources", "intake", "prompts", "scores"},
     {"metrics"},
     {"scalers", "diagnosis", "importing"},
     {"scoring"},

@@ -113,9 +113,10 @@ class QuestionSet(Sequence[Question]):
     @overload
     def __getitem__(self, index: int) -> Question: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Question, ...]: ...
-    def __getitem__(self, index: int | slice) -> Question | tuple[Question, ...]:
-        return self.questions[index]
+    def __getitem__(self, index: slice) -> QuestionSet: ...
+    def __getitem__(self, index: int | slice) -> Question | QuestionSet:
+        """A question, or a set of those of a slice; as with :meth:`subset`, the skipped rows stay with the whole set."""
+        return QuestionSet(self.name, self.questions[index]) if isinstance(index, slice) else self.questions[index]
 
     @cached_property
     def digest(self) -> str:
@@ -139,8 +140,31 @@ class QuestionSet(Sequence[Question]):
         return write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
+def question_set(questions: Iterable[Question], name: str = "questions") -> QuestionSet:
+    """A set as it is; questions in a sequence as a set of that name. What holds no questions is refused.
+
+    Raises
+    ------
+    QuestionError : a path, rows that are not read yet, or anything else.
+
+    >>> question_set([Question("q", "Up?", ("yes", "no"), 1)], "mine").name
+    'mine'
+    """
+    if isinstance(questions, QuestionSet):
+        return questions
+    items: tuple[Any, ...] = (questions,) if isinstance(questions, str | Path) else tuple(questions)
+    wrong = next((item for item in items if not isinstance(item, Question)), None)
+    if wrong is not None:
+        raise QuestionError(
+            asked=f"a QuestionSet, or a sequence of Question, for {name!r}",
+            found=f"{type(wrong).__name__} {str(wrong)[:80]!r}",
+            todo="read files, rows and data sets with calibrant.load_questions(...), and give what it returns",
+        )
+    return QuestionSet(name, items)
+
+
 def split_questions(
-    questions: QuestionSet,
+    questions: Sequence[Question],
     *,
     train: float,
     calibration: float,
@@ -173,6 +197,7 @@ def split_questions(
     >>> {name: len(part) for name, part in parts.items()}
     {'train': 6, 'calibration': 2, 'test': 2}
     """
+    questions = question_set(questions)
     ends = _ends(len(questions), (train, calibration, test))
     parts: dict[str, list[int]] = {name: [] for name in SPLIT_NAMES}
     dealt = 0

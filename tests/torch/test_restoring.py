@@ -10,10 +10,11 @@ import torch
 from calibrant import PromptStyle, Question, QuestionSet, Scores, Temperature, diagnose
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
-from calibrant.restoring import assemble, restore
+from calibrant.restoring import restore
 from calibrant.restoring.run import last_temperature
 from calibrant.restoring.words import better_than_start, shared_groups
 from calibrant.scoring import score
+from calibrant.sets import assemble
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
 

@@ -10,9 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrant.errors import LeakageError, QuestionError
+from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.intake import load_questions
-from calibrant.questions import Question, QuestionSet, Skipped, clean, drop_leaked, refuse_leakage, split_questions
+from calibrant.questions import (
+    Question,
+    QuestionSet,
+    Skipped,
+    clean,
+    drop_leaked,
+    question_set,
+    refuse_leakage,
+    split_questions,
+)
+from calibrant.sets import checked_sets
 
 
 def question(i: int, **changes: object) -> Question:
@@ -101,6 +111,43 @@ def test_a_set_is_a_sequence_of_its_questions() -> None:
     assert some[0].id == "q0"
     assert [q.id for q in some[3:]] == ["q3", "q4"]
     assert [q.id for q in some.subset([4, 0], "two")] == ["q4", "q0"]
+
+
+def test_a_slice_of_a_set_is_a_set() -> None:
+    whole = sums(5)
+    part = whole[1:4]
+    assert isinstance(part, QuestionSet)
+    assert part.name == "sums"
+    assert part == whole.subset([1, 2, 3])
+    assert whole[::-1].questions == whole.questions[::-1]
+    assert whole[7:].questions == ()
+
+
+def test_questions_in_a_list_become_a_set_and_anything_else_is_refused() -> None:
+    whole = sums(4)
+    assert question_set(whole) is whole
+    assert question_set(list(whole), "mine") == QuestionSet("mine", whole.questions)
+    parts = split_questions(list(whole), train=2, calibration=1, test=1)
+    assert [part.name for part in parts.values()] == ["questions-train", "questions-calibration", "questions-test"]
+    for wrong in ("questions.jsonl", Path("questions.jsonl"), [{"question": "Up?"}], [*whole, "Up?"]):
+        with pytest.raises(QuestionError, match=r"(?s)Question, for 'train'.*load_questions"):
+            question_set(wrong, "train")  # type: ignore[arg-type]
+
+
+def test_the_sets_of_a_run_are_checked_together() -> None:
+    splits = {"train": list(sums(3)), "calibration": sums(2, 10), "test": sums(2, 20)}
+    found, ood = checked_sets(splits, {"far": sums(2, 30)})
+    assert list(found) == ["train", "calibration", "test"]
+    assert list(ood) == ["far"]
+    assert found["train"] == QuestionSet("train", sums(3).questions)
+    with pytest.raises(ConfigError, match="validation, which nothing is done with"):
+        checked_sets({**splits, "validation": sums(2, 40)}, {})
+    with pytest.raises(ConfigError, match="test is the name of a split"):
+        checked_sets(splits, {"test": sums(2, 40)})
+    with pytest.raises(QuestionError, match="none for train; 1 for far"):
+        checked_sets({**splits, "train": []}, {"far": sums(1, 40)})
+    with pytest.raises(LeakageError, match="'q20' of test = 'q20' of far"):
+        checked_sets(splits, {"far": sums(2, 20)})
 
 
 def test_two_questions_with_one_id_are_refused_with_their_positions() -> None:

@@ -28,7 +28,7 @@ def sets_of(
     group: str | None = None,
 ) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
     """The splits and the out-of-domain sets that the options name."""
-    from calibrant.restoring import assemble
+    from calibrant.sets import assemble
 
     far = [load(source) for source in ood or []]
     names = [questions.name for questions in far]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt
-from calibrant.errors import CalibrantError, ConfigError, OutputError, QuestionError, memory_full
+from calibrant.errors import CalibrantError, ConfigError, OutputError, memory_full
 from calibrant.files import alone, claim_folder
 from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
 from calibrant.ladder.bench import Bench
@@ -30,14 +30,14 @@ from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
+from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
 from calibrant.scoring.models import chat_template_facts, fingerprints
+from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
-SPLITS = ("train", "calibration", "test")
 CRITERION = {
     "none": "none: nothing to choose",
     "post-hoc": "out-of-fold log loss of the calibration questions (5 folds)",
@@ -98,8 +98,10 @@ class Ladder:
     loading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        splits, ood = checked_sets(self.splits, self.ood)
+        object.__setattr__(self, "splits", splits)
+        object.__setattr__(self, "ood", ood)
         _check(self)
-        refuse_leakage(**{name: self.splits[name] for name in SPLITS}, **self.ood)
 
     @property
     def exam(self) -> dict[str, QuestionSet]:
@@ -345,22 +347,6 @@ class _Clock:
 
 
 def _check(asked: Ladder) -> None:
-    sets = {**{name: asked.splits.get(name) for name in SPLITS}, **asked.ood}
-    none = [name for name, q in sets.items() if not q]
-    one = [name for name, q in sets.items() if name != "train" and q is not None and len(q) == 1]
-    if none or one:
-        raise QuestionError(
-            asked=f"questions to {', '.join(sets)}",
-            found="; ".join(f"{n} for {', '.join(names)}" for n, names in (("none", none), ("one", one)) if names),
-            todo="give each set some, two or more where it measures; split_questions makes three of one set",
-        )
-    clash = [name for name in asked.ood if name in SPLITS]
-    if clash:
-        raise ConfigError(
-            asked=f"out-of-domain sets named {', '.join(asked.ood)}",
-            found=f"{', '.join(clash)} is the name of a split",
-            todo="give them names of their own",
-        )
     if asked.budget not in SETTINGS or asked.seeds < 1:
         raise ConfigError(
             asked=f"budget {asked.budget!r} with {asked.seeds} seeds",
@@ -381,7 +367,7 @@ def _check(asked: Ladder) -> None:
 
 
 def _claim(asked: Ladder) -> None:
-    root, sets = Path(asked.out), {**{name: asked.splits[name] for name in SPLITS}, **asked.ood}
+    root, sets = Path(asked.out), {**asked.splits, **asked.ood}
     config = asked.config.model_dump(mode="json")
     identity = {
         **chat_template_facts(asked.model, [asked.style.format], **asked.loading),

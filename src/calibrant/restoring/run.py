@@ -16,7 +16,7 @@ Every stage leaves its result in the run's folder, so an interrupted run goes on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +27,13 @@ from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, check_cluster, refuse_leakage
+from calibrant.questions import Question, check_cluster
 from calibrant.reporting import Domain, model_card, report
 from calibrant.restoring import words
-from calibrant.restoring.sets import SPLITS, check_splits
 from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
+from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig, TuneResult
 from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import Budget, settings_for
@@ -59,10 +59,10 @@ class Restored:
 
 def restore(
     model: str | Path,
-    splits: Mapping[str, QuestionSet],
+    splits: Mapping[str, Sequence[Question]],
     *,
     out: str | Path,
-    ood: Mapping[str, QuestionSet] | None = None,
+    ood: Mapping[str, Sequence[Question]] | None = None,
     objective: Choice = "auto",
     config: TuneConfig | None = None,
     budget: Budget = "quick",
@@ -115,15 +115,14 @@ def restore(
     LeakageError : a question stands in two splits.
     ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
-    style, out, ood = style or PromptStyle(), Path(out), dict(ood or {})
+    style, out = style or PromptStyle(), Path(out)
     config = _settings(config or TuneConfig(), objective, style)
     settings_for(config.objective, budget)
     refuse_four_bits(loading)
-    check_splits(splits, ood)
-    sets = {**{name: splits[name] for name in SPLITS}, **ood}
+    splits, ood = checked_sets(splits, ood or {})
+    sets = {**splits, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     check_cluster(cluster, held_out)
-    refuse_leakage(**sets)
     claim_folder(
         out,
         words.identity(model, style, config, objective, sets, reference, temperature, budget, loading),

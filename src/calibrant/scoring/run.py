@@ -15,7 +15,7 @@ import transformers
 from calibrant._version import __version__
 from calibrant.errors import QuestionError
 from calibrant.prompts import PromptStyle, Variant
-from calibrant.questions import Question, QuestionSet
+from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
 from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, refuse_loading
 from calibrant.scoring.options import encode
@@ -102,7 +102,7 @@ def score_variants(
     Others, and errors : as for :func:`score`.
     """
     styles = {variant: replace(style, variant=variant) for variant in variants}
-    questions = list(questions if isinstance(questions, QuestionSet) else QuestionSet("questions", tuple(questions)))
+    questions = list(question_set(questions))
     if not questions:
         raise QuestionError(asked="scores", found="no questions", todo="give at least one")
     if not isinstance(model, LoadedModel):

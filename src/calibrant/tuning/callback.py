@@ -20,7 +20,7 @@ from calibrant.diagnosis.collapse import entropies
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.metrics.comparison import align
 from calibrant.prompts import PromptStyle
-from calibrant.questions import Question, QuestionSet
+from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
 from calibrant.scoring.models import DTYPES, LoadedModel
 from calibrant.scoring.options import Encoded, encode
@@ -105,9 +105,7 @@ class CalibrationCallback(TrainerCallback):
         n_bins: int = 10,
         batch_tokens: int | None = None,
     ) -> None:
-        self.questions = list(
-            questions if isinstance(questions, QuestionSet) else QuestionSet("held out", tuple(questions))
-        )
+        self.questions = list(question_set(questions, "held out"))
         if not self.questions:
             raise QuestionError(asked="a CalibrationCallback", found="no questions", todo="give held-out questions")
         if not 0 < budget < 1 or (every is not None and every < 1):

@@ -20,7 +20,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, refuse_leakage
+from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
 from calibrant.scoring.models import (
     LoadedModel,
     chat_template_facts,
@@ -95,8 +95,8 @@ class TuneResult:
 
 def tune(
     model: str | Path | LoadedModel,
-    train: QuestionSet,
-    calibration: QuestionSet,
+    train: Sequence[Question],
+    calibration: Sequence[Question],
     *,
     out: str | Path,
     config: TuneConfig | None = None,
@@ -135,6 +135,7 @@ def tune(
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     config.check()
     refuse_four_bits(loading)
+    train, calibration = question_set(train, "train"), question_set(calibration, "calibration")
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):
         if not len(questions):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from calibrant.errors import ConfigError, QuestionError
-from calibrant.questions import QuestionSet, drop_leaked, split_questions
+from calibrant.questions import (
+    SPLIT_NAMES,
+    Question,
+    QuestionSet,
+    drop_leaked,
+    question_set,
+    refuse_leakage,
+    split_questions,
+)
 
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
-SPLITS = tuple(SHARES)
 
 
 def assemble(
@@ -49,32 +56,44 @@ def assemble(
         seed=seed,
         group=group if len(wanted) > 1 else None,
     )
-    splits = {name: given.get(name, parts[name]) for name in SPLITS}
+    splits = {name: given.get(name, parts[name]) for name in SPLIT_NAMES}
     splits["train"] = replace(splits["train"], skipped=questions.skipped)
     return splits, {name: given[name] for name in ood}
 
 
-def check_splits(splits: Mapping[str, QuestionSet], ood: Mapping[str, QuestionSet]) -> None:
-    """Each split has questions, what is measured two or more, and no out-of-domain set has a split's name."""
-    missing = [name for name in SPLITS if not splits.get(name)]
-    if missing:
-        raise QuestionError(
-            asked=f"questions to {', '.join(SPLITS)}",
-            found=f"none for {', '.join(missing)}",
-            todo="give each split at least one question; split_questions makes three of one set",
+def checked_sets(
+    splits: Mapping[str, Sequence[Question]], ood: Mapping[str, Sequence[Question]]
+) -> tuple[dict[str, QuestionSet], dict[str, QuestionSet]]:
+    """The three splits and the out-of-domain sets.
+
+    Raises
+    ------
+    QuestionError : a split without questions, or fewer than two where something is measured; what is no set of questions.
+    ConfigError : a split of another name, or an out-of-domain set with a split's name.
+    LeakageError : a question in two of them.
+    """
+    other = [name for name in splits if name not in SPLIT_NAMES]
+    if other:
+        raise ConfigError(
+            asked=f"splits named {', '.join(splits)}",
+            found=f"{', '.join(other)}, which nothing is done with",
+            todo=f"name them {', '.join(SPLIT_NAMES)}; give further sets to be measured as ood",
         )
-    measured = {name: q for name, q in {**splits, **ood}.items() if name != "train"}
-    few = [name for name, questions in measured.items() if len(questions) < 2]
-    if few:
-        raise QuestionError(
-            asked=f"questions to {', '.join(measured)}",
-            found=f"fewer than two for {', '.join(few)}",
-            todo="give each at least two; a few hundred are needed to tell anything",
-        )
-    clash = [name for name in ood if name in SPLITS]
+    clash = [name for name in ood if name in SPLIT_NAMES]
     if clash:
         raise ConfigError(
             asked=f"out-of-domain sets named {', '.join(ood)}",
             found=f"{', '.join(clash)} is the name of a split",
             todo="give them names of their own",
         )
+    sets = {name: question_set(splits.get(name, ()), name) for name in SPLIT_NAMES}
+    sets |= {name: question_set(questions, name) for name, questions in ood.items()}
+    few = {name: len(q) for name, q in sets.items() if len(q) < (1 if name == "train" else 2)}
+    if few:
+        raise QuestionError(
+            asked=f"questions to {', '.join(sets)}",
+            found="; ".join(f"{n or 'none'} for {name}" for name, n in few.items()),
+            todo="give each at least two, of which a few hundred tell something; split_questions makes three of one set",
+        )
+    refuse_leakage(**sets)
+    return {name: sets[name] for name in SPLIT_NAMES}, {name: sets[name] for name in ood}
