@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 from typing import Any, Literal, NamedTuple
 
-from calibrant.errors import ConfigError, MissingExtraError, ModelError
-from calibrant.files import write_json
-from calibrant.progress import track
+from calibrant.endpoint import Endpoint, ask_all
+from calibrant.errors import ConfigError
 
 Vote = Literal["first", "second", "tie"]
 JUDGE_PROMPT = """\
@@ -36,8 +29,6 @@ Explain in one or two sentences. Then write one last line that is exactly one of
 Verdict: A
 Verdict: B
 Verdict: tie"""
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
-LONGEST_WAIT = 60.0
 
 _VERDICT = re.compile(
     r"verdict[*_`\"']*\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+|an?\s+(?=tie))?(A|B|tie)[*_`\"'\])]*[ \t]*"
@@ -126,14 +117,20 @@ def ask(
     MissingExtraError : no HTTP client.
     ModelError : the endpoint refuses, cannot be reached, or stays busy; what was answered until then is kept.
     """
-    folder = Path(cache)
-    bodies = [_body(judge, c) for c in comparisons]
-    paths = [folder / f"{_digest(judge, body)}.json" for body in bodies]
-    missing = {path: body for path, body in zip(paths, bodies, strict=True) if not path.exists()}
-    if missing:
-        _fetch(judge, missing, progress)
-    replies = [str(json.loads(path.read_text(encoding="utf-8"))["reply"]) for path in paths]
-    return [Judged(read_vote(reply), reply) for reply in replies]
+    endpoint = Endpoint(
+        judge.base_url,
+        "/chat/completions",
+        asked=f"a verdict of the judge {judge.model!r} at {judge.base_url}",
+        reads=_content,
+        reply="chat completion",
+        key_env=judge.key_env,
+        timeout=judge.timeout,
+        retries=judge.retries,
+        backoff=judge.backoff,
+        concurrency=judge.concurrency,
+    )
+    replies = ask_all(endpoint, [_body(judge, c) for c in comparisons], cache=Path(cache), progress=progress)
+    return [Judged(read_vote(str(reply)), str(reply)) for reply in replies]
 
 
 def _body(judge: Judge, c: Comparison) -> dict[str, Any]:
@@ -151,103 +148,7 @@ def _body(judge: Judge, c: Comparison) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _digest(judge: Judge, body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([judge.base_url, body], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _fetch(judge: Judge, missing: dict[Path, dict[str, Any]], progress: str | None) -> None:
-    try:
-        http = importlib.import_module("httpx2")
-    except ImportError as error:
-        raise MissingExtraError(
-            asked=f"the judge {judge.model!r} at {judge.base_url}",
-            found="the HTTP client httpx2 is not installed",
-            todo="pip install 'calibrant[api]'",
-        ) from error
-    key = os.environ.get(judge.key_env) if judge.key_env else None
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    stop = Event()
-    first: list[BaseException] = []  # what stopped all, whichever comparison it was of
-    with http.Client(timeout=judge.timeout, headers=headers) as client, ThreadPoolExecutor(judge.concurrency) as pool:
-
-        def one(item: tuple[Path, dict[str, Any]]) -> None:
-            path, body = item
-            if stop.is_set():
-                return
-            try:
-                write_json(path, {"reply": _reply(judge, http, client, body, stop), "request": body})
-            except BaseException as error:
-                if not stop.is_set():
-                    first.append(error)
-                stop.set()
-                raise
-
-        futures = [pool.submit(one, item) for item in missing.items()]
-        try:
-            for future in track(futures, progress, total=len(futures), size=lambda _: 1):
-                future.result()
-        except BaseException as error:
-            stop.set()
-            for future in futures:
-                future.cancel()
-            if first and first[0] is not error:
-                raise first[0] from error
-            raise
-
-
-def _reply(judge: Judge, http: Any, client: Any, body: dict[str, Any], stop: Event) -> str:
-    url, wait, found = f"{judge.base_url.rstrip('/')}/chat/completions", judge.backoff, ""
-    for attempt in range(judge.retries + 1):
-        if attempt:
-            stop.wait(min(wait, LONGEST_WAIT))
-            if stop.is_set():
-                break
-            wait *= 2
-        try:
-            response = client.post(url, json=body)
-        except http.InvalidURL as error:
-            raise _refused(judge, f"no address: {error}") from error
-        except (http.TransportError, http.DecodingError) as error:
-            found = f"{type(error).__name__}: {error}"
-            continue
-        if response.status_code in RETRIED:
-            found = f"status {response.status_code}: {response.text[:200]}"
-            wait = max(wait, _retry_after(response.headers.get("retry-after")))
-            continue
-        if response.status_code != 200:
-            raise _refused(judge, f"status {response.status_code}: {response.text[:200]}")
-        text = _content(response)
-        if text is None:
-            raise _refused(judge, f"a reply that is no chat completion: {response.text[:200]!r}")
-        return text
-    raise ModelError(
-        asked=f"a verdict of the judge {judge.model!r} at {judge.base_url}",
-        found=f"{judge.retries + 1} tries failed, the last with {found or 'an interruption'}",
-        todo="check that it is up and run the same command again; what it answered already is kept",
-    )
-
-
-def _content(response: Any) -> str | None:
-    """The text of a chat completion; ``None`` where the body is something else."""
-    try:
-        text = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        return None
+def _content(completion: Any) -> str | None:
+    """The text of a chat completion; ``None`` where it is something else."""
+    text = completion["choices"][0]["message"]["content"]
     return text if isinstance(text, str) else "" if text is None else None
-
-
-def _refused(judge: Judge, found: str) -> ModelError:
-    key = f"the key in the environment variable {judge.key_env}" if judge.key_env else "whether it needs a key"
-    return ModelError(
-        asked=f"a verdict of the judge {judge.model!r} at {judge.base_url}",
-        found=found,
-        todo=f"check the address, the model's name and {key}",
-    )
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds that a server asks to wait; 0 where it says nothing that we read (dates are not)."""
-    try:
-        return max(float(value or 0), 0.0)
-    except ValueError:
-        return 0.0

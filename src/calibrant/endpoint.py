@@ -1,0 +1,167 @@
+"""Many JSON requests to one HTTP address: tried again while it is busy, several at once, every reply kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from calibrant.errors import MissingExtraError, ModelError
+from calibrant.files import write_json
+from calibrant.progress import track
+
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address that takes JSON and gives JSON.
+
+    Parameters
+    ----------
+    base_url : address without ``route``; route : what follows it, e.g. ``"/chat/completions"``.
+    asked : what an error says was asked, e.g. ``"a verdict of the judge 'm' at https://host/v1"``.
+    reads : a reply's JSON to what is kept of it (JSON-able); ``None`` where it is no answer of the kind ``reply``.
+    key_env : environment variable that holds the key; without it no key is sent. The key itself is never written.
+    timeout : seconds for one request. retries : further tries after a busy or broken answer. backoff : seconds before
+        the first further try, doubled each time; a server's ``Retry-After`` is heeded, up to a minute.
+    concurrency : requests at once.
+    """
+
+    base_url: str
+    route: str
+    asked: str
+    reads: Callable[[Any], Any]
+    reply: str
+    key_env: str | None = None
+    timeout: float = 60.0
+    retries: int = 5
+    backoff: float = 1.0
+    concurrency: int = 4
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        return f"{self.base_url.rstrip('/')}{self.route}"
+
+
+def ask_all(
+    endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], *, cache: Path, progress: str | None = None
+) -> list[Any]:
+    """The reply to each request body, in order; one that stands in ``cache`` is not asked for again.
+
+    Raises
+    ------
+    MissingExtraError : no HTTP client.
+    ModelError : the endpoint refuses, cannot be reached, or stays busy; what was answered until then is kept.
+    """
+    paths = [cache / f"{_digest(endpoint, body)}.json" for body in bodies]
+    missing = {path: body for path, body in zip(paths, bodies, strict=True) if not path.exists()}
+    if missing:
+        _fetch(endpoint, missing, progress)
+    return [json.loads(path.read_text(encoding="utf-8"))["reply"] for path in paths]
+
+
+def _digest(endpoint: Endpoint, body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([endpoint.base_url, body], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _fetch(endpoint: Endpoint, missing: Mapping[Path, Mapping[str, Any]], progress: str | None) -> None:
+    try:
+        http = importlib.import_module("httpx2")
+    except ImportError as error:
+        raise MissingExtraError(
+            asked=endpoint.asked,
+            found="the HTTP client httpx2 is not installed",
+            todo="pip install 'calibrant[api]'",
+        ) from error
+    key = os.environ.get(endpoint.key_env) if endpoint.key_env else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    stop = Event()
+    first: list[BaseException] = []  # what stopped all, whichever request it was of
+    timeout, at_once = endpoint.timeout, endpoint.concurrency
+    with http.Client(timeout=timeout, headers=headers) as client, ThreadPoolExecutor(at_once) as pool:
+
+        def one(item: tuple[Path, Mapping[str, Any]]) -> None:
+            path, body = item
+            if stop.is_set():
+                return
+            try:
+                write_json(path, {"reply": _reply(endpoint, http, client, body, stop), "request": dict(body)})
+            except BaseException as error:
+                if not stop.is_set():
+                    first.append(error)
+                stop.set()
+                raise
+
+        futures = [pool.submit(one, item) for item in missing.items()]
+        try:
+            for future in track(futures, progress, total=len(futures), size=lambda _: 1):
+                future.result()
+        except BaseException as error:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            if first and first[0] is not error:
+                raise first[0] from error
+            raise
+
+
+def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], stop: Event) -> Any:
+    wait, found = endpoint.backoff, ""
+    for attempt in range(endpoint.retries + 1):
+        if attempt:
+            stop.wait(min(wait, LONGEST_WAIT))
+            if stop.is_set():
+                break
+            wait *= 2
+        try:
+            response = client.post(endpoint.url, json=body)
+        except http.InvalidURL as error:
+            raise _refused(endpoint, f"no address: {error}") from error
+        except (http.TransportError, http.DecodingError) as error:
+            found = f"{type(error).__name__}: {error}"
+            continue
+        if response.status_code in RETRIED:
+            found = f"status {response.status_code}: {response.text[:200]}"
+            wait = max(wait, _retry_after(response.headers.get("retry-after")))
+            continue
+        if response.status_code != 200:
+            raise _refused(endpoint, f"status {response.status_code}: {response.text[:200]}")
+        kept = _read(endpoint, response)
+        if kept is None:
+            raise _refused(endpoint, f"a reply that is no {endpoint.reply}: {response.text[:200]!r}")
+        return kept
+    raise ModelError(
+        asked=endpoint.asked,
+        found=f"{endpoint.retries + 1} tries failed, the last with {found or 'an interruption'}",
+        todo="check that it is up and run the same command again; what it answered already is kept",
+    )
+
+
+def _read(endpoint: Endpoint, response: Any) -> Any:
+    try:
+        return endpoint.reads(response.json())
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _refused(endpoint: Endpoint, found: str) -> ModelError:
+    key = f"the key in the environment variable {endpoint.key_env}" if endpoint.key_env else "whether it needs a key"
+    return ModelError(asked=endpoint.asked, found=found, todo=f"check the address, the model's name and {key}")
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that a server asks to wait; 0 where it says nothing that we read (dates are not)."""
+    try:
+        return max(float(value or 0), 0.0)
+    except ValueError:
+        return 0.0
