@@ -1,7 +1,10 @@
 """Tiny random models with real tokenizers, made on the spot: no network, no downloads, seconds to build."""
 
+import json
 import os
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -212,3 +215,64 @@ def adapter(tmp_path_factory, model_folder):
     folder = tmp_path_factory.mktemp("tuned") / "adapter"
     tuned.save_pretrained(folder)
     return folder
+
+
+class JsonServer:
+    """``answer(body) -> JSON``; ``failures`` holds (status, headers, text) that are sent first, one a request."""
+
+    def __init__(self, answer):
+        self.answer, self.failures, self.requests, self.lock = answer, [], [], threading.Lock()
+        self.running = self.most_at_once = 0
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                owner.handle(self)
+
+            def log_message(self, *_args):
+                pass
+
+        self.server = ThreadingHTTPServer(("localhost", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self):
+        return f"http://localhost:{self.server.server_address[1]}/v1"
+
+    def handle(self, handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        with self.lock:
+            self.requests.append((handler.path, dict(handler.headers), body))
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+            failure = self.failures.pop(0) if self.failures else None
+        status, headers, text = failure or (200, {}, json.dumps(self.answer(body)))
+        with self.lock:
+            self.running -= 1
+        handler.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(text.encode()))}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def json_server(monkeypatch):
+    """A function from ``answer`` to a running HTTP server on this machine; all are closed at the end of the test."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    running = []
+
+    def start(answer):
+        running.append(JsonServer(answer))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.close()

@@ -137,12 +137,20 @@ def test_threshold_and_temperature_stand_on_different_calibration_questions(room
 def test_the_code_of_the_card_runs(served, monkeypatch):
     folder, _ = served
     card = (folder / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    shown = "import json\n" + code.replace("reader.answer(", "found = reader.answer(") + "\nprint(json.dumps(found))"
-    done = subprocess.run(
-        [sys.executable, "-c", shown], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
-    found = json.loads(done.stdout)
+    read, decided = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+    def ran(code, last):
+        shown = "import json\n" + code.replace(last, f"found = {last}") + "\nprint(json.dumps(found))"
+        done = subprocess.run(
+            [sys.executable, "-c", shown], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    found = ran(read, "reader.answer(")
+    given = ran(decided, "decide({")
+    assert [given[choice] for choice in ("Lyon", "Paris")] == pytest.approx(
+        found["probabilities"], abs=0.03
+    )  # one token a letter
     assert sum(found["probabilities"]) == pytest.approx(1)
     limit = json.loads((folder / "threshold.json").read_text())["threshold"]
     assert found["abstain"] == (found["confidence"] < limit)

@@ -21,6 +21,7 @@ from calibrant.cli import (
     rescale,
     restore,
     score,
+    score_served,
     sensitivity,
     tune,
 )
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 VERBS = (
-    *(restore, score, measure, compare, diagnose, sensitivity, rescale, tune),
+    *(restore, score, score_served, measure, compare, diagnose, sensitivity, rescale, tune),
     *(ladder, align_check, export, drift, report, demo),
 )
 for verb in VERBS:

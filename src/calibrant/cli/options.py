@@ -196,6 +196,13 @@ def _say_skipped(found: Any) -> None:
             typer.echo(f"  {row.where}: {row.reason}", err=True)
 
 
+def save_scores(scores: Any, out: Path) -> None:
+    """Write scores, and say in a line what they are."""
+    scores.save(out)
+    accuracy, confidence = scores.correct_N.mean(), scores.confidence_N.mean()
+    typer.echo(f"{out}: {scores.n} questions, accuracy {accuracy:.3f}, mean confidence {confidence:.3f}")
+
+
 def judge_of(url: str | None, model: str | None, key_env: str, concurrency: int, options: str | None) -> Any:
     """The judge that the options name, or ``None``."""
     if url is None and model is None:

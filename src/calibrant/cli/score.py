@@ -97,7 +97,4 @@ def run(
                 allow_pickle=allow_pickle,
             ),
         )
-    scores.save(out)
-    typer.echo(
-        f"{out}: {scores.n} questions, accuracy {scores.correct_N.mean():.3f}, mean confidence {scores.confidence_N.mean():.3f}"
-    )
+    o.save_scores(scores, out)

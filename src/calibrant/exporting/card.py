@@ -36,6 +36,8 @@ def serving_card(facts: Mapping[str, Any]) -> str:
             "abstention": abstention_words(facts),
             "expected": expected_words(facts),
             "drift": drift_words(facts),
+            "decides": "files" in facts["decision_model"],
+            "decision_model": decision_words(facts),
             "version": __version__,
         },
     )
@@ -94,14 +96,34 @@ def drift_words(facts: Mapping[str, Any]) -> str:
     d = facts["drift"]
     if d is None:
         return "Not checked: no questions were given."
+    return _checked(d)
+
+
+def decision_words(facts: Mapping[str, Any]) -> str:
+    """Whether transformers can serve the folder as a decision model, and how near that is to what was measured."""
+    made = facts["decision_model"]
+    if "why_not" in made:
+        return f"Not as a decision model: {made['why_not']}."
+    covered = "Calibration was measured on questions with one right option (`choice`), put by themselves."
+    checked = "Not checked: no questions were given." if made["drift"] is None else _checked(made["drift"])
+    return f"{checked} {covered}"
+
+
+def movement_words(d: Mapping[str, Any]) -> str:
+    """How far probabilities went."""
     ece = d["conf_ece"]
     largest = "infinite" if d["max_dlogp"] is None else f"{d['max_dlogp']:.2g}"
     mean = "infinite" if d["mean_dlogp"] is None else f"{d['mean_dlogp']:.2g}"
     return (
-        f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: movement "
-        f"{d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, on average); "
-        f"{d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at most {largest}, "
-        f"{mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]."
+        f"movement {d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, "
+        f"on average); {d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at "
+        f"most {largest}, {mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]"
+    )
+
+
+def _checked(d: Mapping[str, Any]) -> str:
+    return (
+        f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: {movement_words(d)}."
     )
 
 

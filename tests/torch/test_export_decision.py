@@ -1,0 +1,162 @@
+"""An export is a decision model of transformers: the same prompt, the same probabilities, or a reason why not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.pipelines import pipeline
+
+from calibrant.exporting import Export, ServeConfig, Source, export
+from calibrant.exporting.decision_model import CONFIG, TEMPLATE, decided, decision_template
+from calibrant.importing.systemone import request_of
+from calibrant.prompts import PromptStyle
+from calibrant.questions import Question, question_set
+from calibrant.scalers import Temperature, at_temperature
+from calibrant.scoring import score
+from calibrant.scoring.options import encode
+
+STYLES = [
+    PromptStyle(),
+    PromptStyle(format="release"),
+    PromptStyle(format="chat"),
+    PromptStyle(format="chat-prefix", system='Be "brief". {question} {{ x }} é😀\\n'),
+]
+
+
+def temperature(value):
+    plain = {"name": "temperature", "temperature": value, "at_bound": False, "n_fit": 9, "n_left_out": 0}
+    return Temperature.from_json({**plain, "fit_keys": []})
+
+
+@pytest.fixture(scope="module")
+def questions(make_questions):
+    odd = Question("odd", 'What is {{ x }} in "{question}"?', ("{% raw %}", 'a "b" \\ c', "é😀"), 1)
+    return [*make_questions("ask", 9, ks=(4, 2, 5)), odd]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model_folder, questions):
+    def make(kind="llama", style=None, check=True, tolerance=0.9, **settings):
+        settings["tolerance"] = tolerance  # of random weights the two tokens of a letter differ as two letters do
+        source = Source(str(model_folder(kind)), style=style or PromptStyle(), loading={"device": "cpu"})
+        out = tmp_path_factory.mktemp("out") / "served"
+        asked = export(
+            source, out=out, config=ServeConfig(**settings), check=question_set(questions, "check") if check else None
+        )
+        return Export.open(asked.folder)
+
+    return make
+
+
+def one_token(folder, questions, style, temperature=1.0):
+    """Probabilities over the first token of each letter alone, (N, K), by a plain forward pass."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    rows = []
+    for e in encode(AutoTokenizer.from_pretrained(folder), questions, style):
+        with torch.inference_mode():
+            logits = model(torch.tensor([e.prompt])).logits[0, -1]
+        p = torch.softmax(logits[[option[0][0] for option in e.options]] / temperature, 0).tolist()
+        rows.append(p + [0.0] * (5 - len(p)))
+    return rows
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: s.format)
+def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported, model_folder, questions):
+    made = exported(style=style, scaler=temperature(1.7))
+    facts = made.facts["decision_model"]
+    assert facts["files"] == [CONFIG, TEMPLATE]
+    assert set(facts["files"]) < set(made.facts["files"])
+    found = decided(made.folder, questions, device="cpu")
+    np.testing.assert_allclose(found.p_NK, one_token(model_folder(), questions, style, 1.7), atol=2e-5)
+    measured = at_temperature(score(model_folder(), questions, style=style, device="cpu"), 1.7)
+    assert facts["drift"]["movement"] == pytest.approx(np.abs(found.p_NK - measured.p_NK).sum(1).mean() / 2, abs=1e-5)
+    assert found.hashes == measured.hashes
+    assert len({round(float(c), 3) for c in found.confidence_N}) > 2  # the questions are told apart
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2", "granite", "gpt2"])
+def test_so_does_it_for_every_architecture(kind, exported, model_folder, questions):
+    found = decided(exported(kind).folder, questions, device="cpu")
+    np.testing.assert_allclose(found.p_NK, one_token(model_folder(kind), questions, PromptStyle()), atol=2e-5)
+
+
+def test_where_the_other_token_of_a_letter_matters_it_is_not_left_there(exported):
+    made = exported(tolerance=0.02)
+    assert "read so, movement 0." in made.facts["decision_model"]["why_not"]
+    assert not (made.folder / CONFIG).exists()
+    assert exported(tolerance=0.02, allow_drift=True).facts["decision_model"]["drift"]["verdict"] == "drifted"
+
+
+def test_a_folded_temperature_is_not_applied_again(exported):
+    beside, folded = exported(scaler=temperature(2.0)), exported(scaler=temperature(2.0), fold=True)
+    assert json.loads((beside.folder / CONFIG).read_text())["temperature"]["choice"] == 2.0
+    assert json.loads((folded.folder / CONFIG).read_text())["temperature"] == {}
+    movements = [made.facts["decision_model"]["drift"]["movement"] for made in (beside, folded)]
+    assert movements[0] == pytest.approx(movements[1], abs=0.02)
+
+
+def test_the_question_may_be_the_state_and_all_kinds_are_answered(exported):
+    folder = exported().folder
+    decide = pipeline("decision", model=str(folder), device="cpu")
+    question = Question("q", "Capital of France?", ("Lyon", "Paris"), 1)
+    asked = request_of(question)
+    stated = request_of(question, state="{question}", instructions="")
+    assert decide(asked) == decide(stated)
+    kinds = {
+        "level": {"type": "score", "instructions": "How big?", "criteria": ["small", "large"]},
+        "true": {"type": "noul", "instructions": "Is it?"},
+        "told": {"type": "choice", "instructions": "Which?", "criteria": {"x": "the first", "y": {"z": 1}}},
+    }
+    found = decide({"state": {"a": 1}, "questions": kinds})
+    assert list(found) == ["level", "true", "told"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = decision_template(tokenizer, PromptStyle())
+    shown = tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}],
+        chat_template=template,
+        tokenize=False,
+        state={"a": 1},
+        question={
+            "type": "choice",
+            "instructions": "Which?",
+            "options": ["x", "y"],
+            "labels": [" A", " B"],
+            "descriptions": ["the first", {"z": 1}],
+        },
+    )
+    assert shown.endswith('Question: {"a": 1}\nWhich?\nA. x: the first\nB. y: {"z": 1}\nAnswer:')
+
+
+def test_what_cannot_be_one_says_why(exported, tmp_path, model_folder, adapter, questions):
+    texts = exported(style=PromptStyle(reading="continuation"))
+    assert "options' texts are read" in texts.facts["decision_model"]["why_not"]
+    alone = export(
+        Source(str(model_folder()), str(adapter), loading={"device": "cpu"}),
+        out=tmp_path / "alone",
+        config=ServeConfig(merge=False),
+        check=question_set(questions, "check"),
+    )
+    assert "the adapter is written alone" in alone.facts["decision_model"]["why_not"]
+    for made in (texts, alone):
+        assert not (made.folder / CONFIG).exists()
+        assert "Not as a decision model: " in (made.folder / "README.md").read_text()
+
+
+def test_other_tokens_than_the_measured_ones_are_not_left_there(exported, monkeypatch):
+    from calibrant.exporting import decision_model
+
+    def other(tokenizer, style):  # a prompt that was not measured, of as many tokens or not
+        return decision_template(tokenizer, style).replace("Question: ", "Riddle: ")
+
+    monkeypatch.setattr(decision_model, "decision_template", other)
+    made = exported()
+    assert "other tokens of the prompt" in made.facts["decision_model"]["why_not"]
+    assert not (made.folder / TEMPLATE).exists()
+
+
+def test_without_questions_it_is_written_unchecked(exported):
+    made = exported(check=False)
+    assert made.facts["decision_model"] == {"files": [CONFIG, TEMPLATE], "drift": None}
+    assert "Not checked: no questions were given. Calibration was" in (made.folder / "README.md").read_text()

@@ -1,0 +1,137 @@
+"""Served decision models: known probabilities through a real HTTP server; what is no distribution is refused by name."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from calibrant.cli import app
+from calibrant.errors import ConfigError, ModelError, QuestionError
+from calibrant.importing import import_systemone
+from calibrant.importing.systemone import request_of
+from calibrant.questions import Question, QuestionSet
+from calibrant.scores import Scores
+
+pytest.importorskip("httpx2")
+QUESTIONS = QuestionSet(
+    "some",
+    (
+        Question("a", "Capital of France?", ("Lyon", "Paris", "Nice"), 1, "france", {"passage": "Of cities."}),
+        Question("b", "2 + 2?", ("3", "4"), 1, None, {"passage": "Of sums."}),
+    ),
+)
+
+
+def shares(body):
+    """The i-th option of K gets (i + 1) / (1 + … + K); confidence as such servers rescale it."""
+    ((name, question),) = body["questions"].items()
+    options = list(question["criteria"])
+    p = {option: (i + 1) / (len(options) * (len(options) + 1) / 2) for i, option in enumerate(options)}
+    return {"model": "decider-2", "answers": {name: {"type": "choice", "confidence": 0.0, "probabilities": p}}}
+
+
+def asked(server, folder, questions=QUESTIONS, **settings):
+    return import_systemone(questions, server.url, "decider", cache=folder, **{"backoff": 0.01, **settings})
+
+
+def test_probabilities_and_answers_are_those_of_the_questions(json_server, tmp_path):
+    server = json_server(shares)
+    scores = asked(server, tmp_path, split="test")
+    np.testing.assert_allclose(scores.p_NK, [[1 / 6, 2 / 6, 3 / 6], [1 / 3, 2 / 3, 0]])
+    assert scores.answer_N.tolist() == [1, 1]
+    assert scores.k_N.tolist() == [3, 2]
+    assert scores.hashes == tuple(q.content_hash for q in QUESTIONS)
+    assert (scores.ids, scores.subjects, scores.split) == (("a", "b"), ("france", None), "test")
+    assert scores.columns["passage"] == ("Of cities.", "Of sums.")
+    assert scores.provenance["answered_by"] == ["decider-2"]
+    assert np.isnan(scores.logmass_N).all()
+
+
+def test_what_is_sent(json_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", "secret-words")
+    server = json_server(shares)
+    asked(server, tmp_path, key_env="A_KEY")
+    paths, headers, bodies = zip(*server.requests, strict=True)
+    assert set(paths) == {"/v1/systemone"}
+    assert {h["Authorization"] for h in headers} == {"Bearer secret-words"}
+    wanted = {"type": "choice", "instructions": "2 + 2?", "criteria": {"3": None, "4": None}}
+    assert {"model": "decider", "state": "", "questions": {"answer": wanted}} in bodies
+    assert not any("secret-words" in path.read_text() for path in tmp_path.rglob("*.json"))
+
+
+def test_templates_fill_both_texts_and_name_what_is_missing(json_server, tmp_path):
+    told = request_of(QUESTIONS[1], state="{passage}", instructions="Which is right: {question}")
+    assert (told["state"], told["questions"]["answer"]["instructions"]) == ("Of sums.", "Which is right: 2 + 2?")
+    alone = request_of(QUESTIONS[1], state="{question}", instructions="")
+    assert (alone["state"], alone["questions"]["answer"]["instructions"]) == ("2 + 2?", None)
+    braces = Question("c", "What is {passage}?", ("{question}", "x"), 0)  # what is filled in is not filled in again
+    assert request_of(braces)["questions"]["answer"]["instructions"] == "What is {passage}?"
+    with pytest.raises(ConfigError, match=r"(?s)\{subject\} of question 'b'.*passage, question"):
+        asked(json_server(shares), tmp_path, state="{subject}")
+    with pytest.raises(ConfigError, match="neither its state nor its instructions"):
+        asked(json_server(shares), tmp_path, instructions="")
+
+
+def test_every_reply_is_kept_and_none_is_asked_for_twice(json_server, tmp_path):
+    server = json_server(shares)
+    first = asked(server, tmp_path, QUESTIONS[:1])
+    both = asked(server, tmp_path)
+    assert len(server.requests) == 2
+    np.testing.assert_array_equal(first.p_NK[0], both.p_NK[0])
+
+
+def test_a_busy_server_is_asked_again(json_server, tmp_path):
+    server = json_server(shares)
+    server.failures = [(503, {}, "loading"), (429, {"Retry-After": "0"}, "busy")]
+    assert asked(server, tmp_path).n == 2
+    assert len(server.requests) == 4
+
+
+def test_rounded_rows_are_made_whole_and_zeros_kept(json_server, tmp_path):
+    def rounded(body):
+        reply = shares(body)
+        options = list(body["questions"]["answer"]["criteria"])
+        reply["answers"]["answer"]["probabilities"] = dict.fromkeys(options, 0) | {options[0]: 0.996}
+        return reply
+
+    scores = asked(json_server(rounded), tmp_path)
+    assert scores.p_NK.tolist() == [[1, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"3": 0.5, "5": 0.5}, "other options than were asked, such as '4', '5'"),
+        ({"3": 1.0}, "other options"),
+        ({"3": 0.5, "4": 0.4}, r"probabilities \[0.5, 0.4\]"),
+        ({"3": 1.5, "4": -0.5}, r"probabilities \[1.5, -0.5\]"),
+        ({"3": float("nan"), "4": 0.5}, "no System One answer to a choice"),
+        ({"3": "much", "4": 0.5}, "no System One answer to a choice"),
+        ([0.5, 0.5], "no System One answer to a choice"),
+        (None, "no System One answer to a choice"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(json_server, tmp_path, given, found):
+    server = json_server(lambda _body: {"answers": {"answer": {"probabilities": given}}})
+    with pytest.raises(ModelError, match=found):
+        asked(server, tmp_path, QUESTIONS[1:])
+
+
+def test_bad_addresses_and_sets_are_told(tmp_path):
+    for url in ("localhost/v1", "ftp://host/v1"):
+        with pytest.raises(ConfigError, match="no http address"):
+            import_systemone(QUESTIONS, url, "m", cache=tmp_path)
+    with pytest.raises(QuestionError, match="no questions"):
+        import_systemone([], "http://host/v1", "m", cache=tmp_path)
+    with pytest.raises(QuestionError, match="load_questions"):
+        import_systemone("questions.jsonl", "http://host/v1", "m", cache=tmp_path)
+
+
+def test_the_command_writes_scores_and_keeps_the_replies(json_server, tmp_path):
+    server = json_server(shares)
+    file, out = QUESTIONS.save(tmp_path / "questions.jsonl"), tmp_path / "served.safetensors"
+    asked_for = ["score-served", f"{server.url}/systemone", "--model", "decider", "--questions", str(file)]
+    done = CliRunner().invoke(app, [*asked_for, "--out", str(out), "--quiet"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "2 questions, accuracy 0.500" in done.stdout
+    assert Scores.load(out).provenance["url"] == server.url
+    assert len(list((tmp_path / "served.safetensors.replies").glob("*.json"))) == 2
