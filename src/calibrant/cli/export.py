@@ -70,7 +70,7 @@ def run(
     from dataclasses import replace
 
     from calibrant.exporting import ServeConfig, Source, export
-    from calibrant.exporting.card import abstention_words, drift_words, temperature_words
+    from calibrant.exporting.card import abstention_words, decision_words, drift_words, temperature_words
 
     if run is not None:
         source = Source.of_run(run)
@@ -108,7 +108,13 @@ def run(
         batch_tokens=batch_tokens,
     )
     typer.echo(str(made.folder))
-    for label, words in (("temperature", temperature_words), ("abstention", abstention_words), ("drift", drift_words)):
+    told = {
+        "temperature": temperature_words,
+        "abstention": abstention_words,
+        "drift": drift_words,
+        "decision model": decision_words,
+    }
+    for label, words in told.items():
         typer.echo(f"{label}: {words(made.facts)}")
 
 

@@ -101,7 +101,7 @@ def drift_words(facts: Mapping[str, Any]) -> str:
 
 def decision_words(facts: Mapping[str, Any]) -> str:
     """Whether transformers can serve the folder as a decision model, and how near that is to what was measured."""
-    made = facts["decision_model"]
+    made = facts.get("decision_model") or {"why_not": "the export was made by an older version"}
     if "why_not" in made:
         return f"Not as a decision model: {made['why_not']}."
     covered = "Calibration was measured on questions with one right option (`choice`), put by themselves."
