@@ -16,7 +16,7 @@ from summary import summarise
 from calibrant import PromptStyle, QuestionSet, load_questions, restore
 from calibrant.demo import demo_model_path
 from calibrant.files import write_json
-from calibrant.restoring import assemble
+from calibrant.sets import assemble
 from calibrant.tuning import TuneConfig
 
 

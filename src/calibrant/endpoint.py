@@ -8,12 +8,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from calibrant.errors import MissingExtraError, ModelError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError
 from calibrant.files import write_json
 from calibrant.progress import track
 
@@ -29,7 +29,7 @@ class Endpoint:
     ----------
     base_url : address without ``route``; route : what follows it, e.g. ``"/chat/completions"``.
     asked : what an error says was asked, e.g. ``"a verdict of the judge 'm' at https://host/v1"``.
-    reads : a reply's JSON to what is kept of it (JSON-able); ``None`` where it is no answer of the kind ``reply``.
+    reads : what is kept (JSON-able) of a reply's JSON to a request body; ``None`` where it is no answer of the kind ``reply``.
     key_env : environment variable that holds the key; without it no key is sent. The key itself is never written.
     timeout : seconds for one request. retries : further tries after a busy or broken answer. backoff : seconds before
         the first further try, doubled each time; a server's ``Retry-After`` is heeded, up to a minute.
@@ -39,7 +39,7 @@ class Endpoint:
     base_url: str
     route: str
     asked: str
-    reads: Callable[[Any], Any]
+    reads: Callable[[Any, Mapping[str, Any]], Any]
     reply: str
     key_env: str | None = None
     timeout: float = 60.0
@@ -54,27 +54,52 @@ class Endpoint:
 
 
 def ask_all(
-    endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], *, cache: Path, progress: str | None = None
+    endpoint: Endpoint,
+    bodies: Sequence[Mapping[str, Any]],
+    *,
+    cache: Path,
+    names: Sequence[str] = (),
+    progress: str | None = None,
 ) -> list[Any]:
     """The reply to each request body, in order; one that stands in ``cache`` is not asked for again.
+
+    ``names`` are what an error calls the requests, e.g. ``"for question 'q7'"``.
 
     Raises
     ------
     MissingExtraError : no HTTP client.
     ModelError : the endpoint refuses, cannot be reached, or stays busy; what was answered until then is kept.
+    ConfigError : a key that no header can hold.
     """
-    paths = [cache / f"{_digest(endpoint, body)}.json" for body in bodies]
-    missing = {path: body for path, body in zip(paths, bodies, strict=True) if not path.exists()}
+    paths = _paths(endpoint, bodies, cache)
+    known = kept_replies(endpoint, bodies, cache)
+    calls = names or [""] * len(bodies)
+    missing = {path: (body, name) for path, body, name in zip(paths, bodies, calls, strict=True) if path not in known}
     if missing:
-        _fetch(endpoint, missing, progress)
-    return [json.loads(path.read_text(encoding="utf-8"))["reply"] for path in paths]
+        known |= _fetch(endpoint, missing, progress)
+    return [known[path] for path in paths]
 
 
-def _digest(endpoint: Endpoint, body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([endpoint.base_url, body], sort_keys=True).encode()).hexdigest()[:32]
+def kept_replies(endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], cache: Path) -> dict[Path, Any]:
+    """The replies that stand in ``cache`` and can be read, by file."""
+    found = {}
+    for path in _paths(endpoint, bodies, cache):
+        try:
+            found[path] = json.loads(path.read_text(encoding="utf-8"))["reply"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
-def _fetch(endpoint: Endpoint, missing: Mapping[Path, Mapping[str, Any]], progress: str | None) -> None:
+def _paths(endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], cache: Path) -> list[Path]:
+    """Where the reply to each body is kept. The order of a body's fields counts: options may be such fields."""
+    digests = (hashlib.sha256(json.dumps([endpoint.base_url, body]).encode()).hexdigest() for body in bodies)
+    return [cache / f"{digest[:32]}.json" for digest in digests]
+
+
+def _fetch(
+    endpoint: Endpoint, missing: Mapping[Path, tuple[Mapping[str, Any], str]], progress: str | None
+) -> dict[Path, Any]:
     try:
         http = importlib.import_module("httpx2")
     except ImportError as error:
@@ -84,18 +109,27 @@ def _fetch(endpoint: Endpoint, missing: Mapping[Path, Mapping[str, Any]], progre
             todo="pip install 'calibrant[api]'",
         ) from error
     key = os.environ.get(endpoint.key_env) if endpoint.key_env else None
+    if key and not key.isascii():
+        raise ConfigError(
+            asked=endpoint.asked,
+            found=f"a key in the environment variable {endpoint.key_env} with other than ASCII characters",
+            todo="set it again, without quotes or spaces that a text program has put in",
+        )
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     stop = Event()
+    found: dict[Path, Any] = {}
     first: list[BaseException] = []  # what stopped all, whichever request it was of
     timeout, at_once = endpoint.timeout, endpoint.concurrency
     with http.Client(timeout=timeout, headers=headers) as client, ThreadPoolExecutor(at_once) as pool:
 
-        def one(item: tuple[Path, Mapping[str, Any]]) -> None:
-            path, body = item
+        def one(item: tuple[Path, tuple[Mapping[str, Any], str]]) -> None:
+            path, (body, name) = item
             if stop.is_set():
                 return
             try:
-                write_json(path, {"reply": _reply(endpoint, http, client, body, stop), "request": dict(body)})
+                reply = _reply(replace(endpoint, asked=f"{endpoint.asked} {name}".rstrip()), http, client, body, stop)
+                write_json(path, {"reply": reply, "request": dict(body)})
+                found[path] = reply
             except BaseException as error:
                 if not stop.is_set():
                     first.append(error)
@@ -113,6 +147,7 @@ def _fetch(endpoint: Endpoint, missing: Mapping[Path, Mapping[str, Any]], progre
             if first and first[0] is not error:
                 raise first[0] from error
             raise
+    return found
 
 
 def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], stop: Event) -> Any:
@@ -136,7 +171,7 @@ def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], 
             continue
         if response.status_code != 200:
             raise _refused(endpoint, f"status {response.status_code}: {response.text[:200]}")
-        kept = _read(endpoint, response)
+        kept = _read(endpoint, response, body)
         if kept is None:
             raise _refused(endpoint, f"a reply that is no {endpoint.reply}: {response.text[:200]!r}")
         return kept
@@ -147,9 +182,9 @@ def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], 
     )
 
 
-def _read(endpoint: Endpoint, response: Any) -> Any:
+def _read(endpoint: Endpoint, response: Any, body: Mapping[str, Any]) -> Any:
     try:
-        return endpoint.reads(response.json())
+        return endpoint.reads(response.json(), body)
     except (ValueError, KeyError, IndexError, TypeError):
         return None
 

@@ -152,12 +152,13 @@ def question_set(questions: Iterable[Question], name: str = "questions") -> Ques
     """
     if isinstance(questions, QuestionSet):
         return questions
-    items: tuple[Any, ...] = (questions,) if isinstance(questions, str | Path) else tuple(questions)
-    wrong = next((item for item in items if not isinstance(item, Question)), None)
-    if wrong is not None:
+    sequence = isinstance(questions, Iterable) and not isinstance(questions, str)
+    items: tuple[Any, ...] = tuple(questions) if sequence else (questions,)
+    wrong = [item for item in items if not isinstance(item, Question)]
+    if wrong or not sequence:
         raise QuestionError(
             asked=f"a QuestionSet, or a sequence of Question, for {name!r}",
-            found=f"{type(wrong).__name__} {str(wrong)[:80]!r}",
+            found=f"{type(wrong[0]).__name__} {str(wrong[0])[:80]!r}" if wrong else "one Question by itself",
             todo="read files, rows and data sets with calibrant.load_questions(...), and give what it returns",
         )
     return QuestionSet(name, items)

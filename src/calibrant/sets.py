@@ -86,7 +86,7 @@ def checked_sets(
             found=f"{', '.join(clash)} is the name of a split",
             todo="give them names of their own",
         )
-    sets = {name: question_set(splits.get(name, ()), name) for name in SPLIT_NAMES}
+    sets = {name: question_set(splits.get(name) or (), name) for name in SPLIT_NAMES}
     sets |= {name: question_set(questions, name) for name, questions in ood.items()}
     few = {name: len(q) for name, q in sets.items() if len(q) < (1 if name == "train" else 2)}
     if few:

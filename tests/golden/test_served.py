@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers.pipelines import pipeline
 from typer.testing import CliRunner
 
 from calibrant.cli import app
-from calibrant.exporting import ServeConfig, Source, export
+from calibrant.errors import ConfigError
+from calibrant.exporting import ServeConfig, Source, check_drift, export
 from calibrant.exporting.decision_model import decided
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
@@ -72,7 +74,9 @@ def test_a_caller_gets_what_was_measured(url, folder, questions, tmp_path):
     asked = ["score-served", url, "--model", folder.name, "--questions", str(file), "--out", str(out), "--quiet"]
     assert CliRunner().invoke(app, asked, catch_exceptions=False).exit_code == 0
     served = Scores.load(out)
-    np.testing.assert_allclose(served.p_NK, decided(folder, questions, device="cpu").p_NK, atol=1e-6)
+    np.testing.assert_allclose(
+        served.p_NK, decided(pipeline("decision", model=str(folder), device="cpu"), questions).p_NK, atol=1e-6
+    )
     assert served.ids == tuple(q.id for q in questions)
 
 
@@ -85,3 +89,12 @@ def test_drift_between_the_model_that_was_measured_and_the_served_one(url, folde
     )
     assert done.exit_code == 0
     assert "faithful, on 12 questions" in done.stdout
+    with pytest.raises(ConfigError, match=r"(?s)endpoint applies a temperature.*check/before.safetensors"):
+        check_drift(folder, out, questions)
+    with pytest.raises(ConfigError, match="answers of an endpoint"):
+        export(
+            Source(str(folder), loading={"device": "cpu"}),
+            out=tmp_path / "again",
+            config=ServeConfig(temperature_from=Scores.load(out)),
+            check=questions,
+        )

@@ -1,6 +1,7 @@
 """An export is a decision model of transformers: the same prompt, the same probabilities, or a reason why not."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pipelines import pipeline
 
 from calibrant.exporting import Export, ServeConfig, Source, export
-from calibrant.exporting.decision_model import CONFIG, TEMPLATE, decided, decision_template
+from calibrant.exporting.decision_model import CONFIG, TEMPLATE, _refused_by_the_server, decided, decision_template
 from calibrant.importing.systemone import request_of
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, question_set
@@ -50,6 +51,10 @@ def exported(tmp_path_factory, model_folder, questions):
     return make
 
 
+def pipe(folder):
+    return pipeline("decision", model=str(folder), device="cpu")
+
+
 def one_token(folder, questions, style, temperature=1.0):
     """Probabilities over the first token of each letter alone, (N, K), by a plain forward pass."""
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -68,7 +73,7 @@ def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported,
     facts = made.facts["decision_model"]
     assert facts["files"] == [CONFIG, TEMPLATE]
     assert set(facts["files"]) < set(made.facts["files"])
-    found = decided(made.folder, questions, device="cpu")
+    found = decided(pipe(made.folder), questions)
     np.testing.assert_allclose(found.p_NK, one_token(model_folder(), questions, style, 1.7), atol=2e-5)
     measured = at_temperature(score(model_folder(), questions, style=style, device="cpu"), 1.7)
     assert facts["drift"]["movement"] == pytest.approx(np.abs(found.p_NK - measured.p_NK).sum(1).mean() / 2, abs=1e-5)
@@ -78,13 +83,13 @@ def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported,
 
 @pytest.mark.parametrize("kind", ["qwen3", "gemma2", "granite", "gpt2"])
 def test_so_does_it_for_every_architecture(kind, exported, model_folder, questions):
-    found = decided(exported(kind).folder, questions, device="cpu")
+    found = decided(pipe(exported(kind).folder), questions)
     np.testing.assert_allclose(found.p_NK, one_token(model_folder(kind), questions, PromptStyle()), atol=2e-5)
 
 
 def test_where_the_other_token_of_a_letter_matters_it_is_not_left_there(exported):
     made = exported(tolerance=0.02)
-    assert "read so, movement 0." in made.facts["decision_model"]["why_not"]
+    assert "read so, it moves by 0." in made.facts["decision_model"]["why_not"]
     assert not (made.folder / CONFIG).exists()
     assert exported(tolerance=0.02, allow_drift=True).facts["decision_model"]["drift"]["verdict"] == "drifted"
 
@@ -99,7 +104,7 @@ def test_a_folded_temperature_is_not_applied_again(exported):
 
 def test_the_question_may_be_the_state_and_all_kinds_are_answered(exported):
     folder = exported().folder
-    decide = pipeline("decision", model=str(folder), device="cpu")
+    decide = pipe(folder)
     question = Question("q", "Capital of France?", ("Lyon", "Paris"), 1)
     asked = request_of(question)
     stated = request_of(question, state="{question}", instructions="")
@@ -158,5 +163,81 @@ def test_other_tokens_than_the_measured_ones_are_not_left_there(exported, monkey
 
 def test_without_questions_it_is_written_unchecked(exported):
     made = exported(check=False)
-    assert made.facts["decision_model"] == {"files": [CONFIG, TEMPLATE], "drift": None}
+    facts = made.facts["decision_model"]
+    assert (facts["files"], facts["drift"], facts["prompts_that_differ"]) == ([CONFIG, TEMPLATE], None, [])
     assert "Not checked: no questions were given. Calibration was" in (made.folder / "README.md").read_text()
+
+
+def test_questions_whose_tokens_differ_are_named(tmp_path, model_folder, make_questions):
+    """A special token in a question is one in the measurement and text in the pipeline."""
+    odd = Question("odd", "What does </s> mean?", ("end", "start"), 0)
+    made = export(
+        Source(str(model_folder()), loading={"device": "cpu"}),
+        out=tmp_path / "served",
+        config=ServeConfig(tolerance=0.9),
+        check=question_set([*make_questions("ask", 5), odd], "check"),
+    )
+    assert made.facts["decision_model"]["prompts_that_differ"] == ["odd"]
+    assert "are other tokens there than were measured, 1: odd." in (made.folder / "README.md").read_text()
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None,
+                return_dict=None{more}):
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, use_cache=use_cache,
+        )
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "why"), [(", **kwargs", "reads it at another place"), ("", "transformers refused (TypeError")]
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_a_model_that_gives_no_single_position_is_not_one(
+    more, why, check, tmp_path, model_folder, questions, monkeypatch
+):
+    """The pipeline asks for the last position alone; a model with other ideas is measured and merged all the same."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / f"own{len(more)}{check}"
+    shutil.copytree(model_folder(), folder)
+    (folder / "modeling_own.py").write_text(OWN_CODE.format(more=more))
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    config |= {"model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    made = export(
+        Source(str(folder), loading={"device": "cpu", "trust_remote_code": True}),
+        out=tmp_path / "served",
+        config=ServeConfig(tolerance=0.9),
+        check=question_set(questions, "check") if check else None,
+    )
+    assert why in made.facts["decision_model"]["why_not"]
+    assert not (made.folder / CONFIG).exists()
+    assert (made.folder / "model.safetensors").exists()
+
+
+def test_what_the_server_cannot_load_is_said():
+    class Config:
+        architectures, model_type = ["OwnForCausalLM"], "own"
+
+    class Pictures:
+        architectures, model_type = ["Gemma3ForConditionalGeneration"], "gemma3"
+
+    class Plain:
+        architectures, model_type = ["LlamaForCausalLM"], "llama"
+
+    assert _refused_by_the_server(Plain) is None
+    assert "OwnForCausalLM is not one of transformers" in _refused_by_the_server(Config)
+    assert "with an image processor" in _refused_by_the_server(Pictures)

@@ -1,5 +1,7 @@
 """Served decision models: known probabilities through a real HTTP server; what is no distribution is refused by name."""
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -7,8 +9,8 @@ from typer.testing import CliRunner
 from calibrant.cli import app
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.importing import import_systemone
-from calibrant.importing.systemone import request_of
-from calibrant.questions import Question, QuestionSet
+from calibrant.importing.systemone import answered, request_of
+from calibrant.questions import Question, QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
 
 pytest.importorskip("httpx2")
@@ -98,22 +100,82 @@ def test_rounded_rows_are_made_whole_and_zeros_kept(json_server, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {"3": 0.5, "5": 0.5},
+        {"3": 1.0},
+        {"3": 0.5, "4": 0.4},
+        {"3": 1.5, "4": -0.5},
+        {"3": float("nan"), "4": 0.5},
+        {"3": "much", "4": 0.5},
+        [0.5, 0.5],
+        None,
+    ],
+)
+def test_what_is_no_distribution_is_refused_by_name_and_not_kept(json_server, tmp_path, given):
+    server = json_server(lambda _body: {"answers": {"answer": {"probabilities": given}}})
+    with pytest.raises(ModelError, match=r"(?s)for question 'b'.*no System One answer to the choice"):
+        asked(server, tmp_path, QUESTIONS[1:])
+    server.answer = shares
+    np.testing.assert_allclose(asked(server, tmp_path, QUESTIONS[1:]).p_NK, [[1 / 3, 2 / 3]])
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
     ("given", "found"),
     [
         ({"3": 0.5, "5": 0.5}, "other options than were asked, such as '4', '5'"),
-        ({"3": 1.0}, "other options"),
         ({"3": 0.5, "4": 0.4}, r"probabilities \[0.5, 0.4\]"),
-        ({"3": 1.5, "4": -0.5}, r"probabilities \[1.5, -0.5\]"),
-        ({"3": float("nan"), "4": 0.5}, "no System One answer to a choice"),
-        ({"3": "much", "4": 0.5}, "no System One answer to a choice"),
-        ([0.5, 0.5], "no System One answer to a choice"),
-        (None, "no System One answer to a choice"),
     ],
 )
-def test_what_is_no_distribution_is_refused(json_server, tmp_path, given, found):
+def test_probabilities_of_a_pipeline_are_judged_alike(given, found):
+    with pytest.raises(ModelError, match=rf"(?s)those for question 'b'.*{found}"):
+        answered(QUESTIONS[1:], [given], asked="those")
+
+
+def test_orders_of_one_question_are_other_questions(json_server, tmp_path):
+    server = json_server(shares)
+    turned = [asked(server, tmp_path, order) for order in cyclic_permutations(QUESTIONS, 2)]
+    assert len(server.requests) == 4
+    np.testing.assert_array_equal(turned[0].p_NK, turned[1].p_NK)  # by place, not by option
+    assert turned[0].answer_N.tolist() != turned[1].answer_N.tolist()
+
+
+def test_damaged_replies_are_asked_for_again_and_kept_ones_counted(json_server, tmp_path):
+    server = json_server(shares)
+    assert asked(server, tmp_path).provenance["replies_kept_before"] == 0
+    one, other = sorted(tmp_path.glob("*.json"))
+    one.write_text("")
+    other.write_text("[]")
+    assert asked(server, tmp_path).provenance["replies_kept_before"] == 0
+    assert len(server.requests) == 4
+    assert asked(server, tmp_path).provenance["replies_kept_before"] == 2
+
+
+def test_two_places_are_rounding(json_server, tmp_path):
+    given = {"Lyon": 0.33, "Paris": 0.33, "Nice": 0.33}
     server = json_server(lambda _body: {"answers": {"answer": {"probabilities": given}}})
-    with pytest.raises(ModelError, match=found):
-        asked(server, tmp_path, QUESTIONS[1:])
+    assert asked(server, tmp_path, QUESTIONS[:1]).p_NK == pytest.approx(np.full((1, 3), 1 / 3))
+
+
+def test_columns_of_any_name_and_kind_fill_in():
+    q = Question("d", "Up?", ("yes", "no"), 0, columns={"my-col": 7, "the passage": ["a", "é"]})
+    assert request_of(q, state="{my-col} {the passage}")["state"] == '7 ["a", "é"]'
+    with pytest.raises(ConfigError, match=r"\{my col\} of question 'd'"):
+        request_of(q, state="{my col}")
+
+
+def test_a_key_that_no_header_holds_is_told(json_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", "schlüssel")
+    with pytest.raises(ConfigError, match="A_KEY with other than ASCII"):
+        asked(json_server(shares), tmp_path, key_env="A_KEY")
+
+
+def test_what_a_server_refuses_names_the_question(json_server, tmp_path):
+    server = json_server(shares)
+    server.failures = [(422, {}, "too long")]
+    with pytest.raises(ModelError, match=r"(?s)for question '[ab]'.*422: too long"):
+        asked(server, tmp_path, concurrency=1)
 
 
 def test_bad_addresses_and_sets_are_told(tmp_path):
@@ -126,7 +188,7 @@ def test_bad_addresses_and_sets_are_told(tmp_path):
         import_systemone("questions.jsonl", "http://host/v1", "m", cache=tmp_path)
 
 
-def test_the_command_writes_scores_and_keeps_the_replies(json_server, tmp_path):
+def test_the_command_writes_scores(json_server, tmp_path):
     server = json_server(shares)
     file, out = QUESTIONS.save(tmp_path / "questions.jsonl"), tmp_path / "served.safetensors"
     asked_for = ["score-served", f"{server.url}/systemone", "--model", "decider", "--questions", str(file)]
@@ -134,4 +196,17 @@ def test_the_command_writes_scores_and_keeps_the_replies(json_server, tmp_path):
     assert done.exit_code == 0
     assert "2 questions, accuracy 0.500" in done.stdout
     assert Scores.load(out).provenance["url"] == server.url
-    assert len(list((tmp_path / "served.safetensors.replies").glob("*.json"))) == 2
+    assert not (tmp_path / "served.safetensors.replies").exists()  # it is for runs that are broken off
+
+
+def test_a_command_that_broke_off_goes_on(json_server, tmp_path):
+    server = json_server(shares)
+    file, out = QUESTIONS.save(tmp_path / "questions.jsonl"), tmp_path / "served.safetensors"
+    command = ["score-served", server.url, "--model", "decider", "--questions", str(file), "--out", str(out), "--quiet"]
+    first = shares({"questions": {"answer": {"criteria": dict.fromkeys(QUESTIONS[0].choices)}}})
+    server.failures = [(200, {}, json.dumps(first)), (400, {}, "no")]
+    assert isinstance(CliRunner().invoke(app, [*command, "--concurrency", "1"]).exception, ModelError)
+    assert not out.exists()
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "1 of 2 replies were kept from a run that was broken off" in done.stderr
+    assert len(server.requests) == 3

@@ -129,7 +129,15 @@ def test_questions_in_a_list_become_a_set_and_anything_else_is_refused() -> None
     assert question_set(list(whole), "mine") == QuestionSet("mine", whole.questions)
     parts = split_questions(list(whole), train=2, calibration=1, test=1)
     assert [part.name for part in parts.values()] == ["questions-train", "questions-calibration", "questions-test"]
-    for wrong in ("questions.jsonl", Path("questions.jsonl"), [{"question": "Up?"}], [*whole, "Up?"]):
+    for wrong in (
+        "questions.jsonl",
+        Path("questions.jsonl"),
+        [{"question": "Up?"}],
+        [*whole, "Up?"],
+        None,
+        5,
+        whole[0],
+    ):
         with pytest.raises(QuestionError, match=r"(?s)Question, for 'train'.*load_questions"):
             question_set(wrong, "train")  # type: ignore[arg-type]
 

@@ -148,7 +148,7 @@ def _body(judge: Judge, c: Comparison) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _content(completion: Any) -> str | None:
+def _content(completion: Any, _body: Any) -> str | None:
     """The text of a chat completion; ``None`` where it is something else."""
     text = completion["choices"][0]["message"]["content"]
     return text if isinstance(text, str) else "" if text is None else None

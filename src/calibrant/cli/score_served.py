@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Annotated
 
 import typer
@@ -34,17 +35,18 @@ def run(
 ) -> None:
     """Option probabilities of a served decision model for each question, into one scores file.
 
-    Its replies are kept in OUT.replies: what stands there is not asked for again.
+    Until all are there, replies are kept in OUT.replies, so that the same command goes on where it broke off.
     """
     refuse_unwritable(out)
     loaded = o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit)
     from calibrant.importing import import_systemone
 
+    replies = out.with_name(f"{out.name}.replies")
     scores = import_systemone(
         loaded,
         url,
         model,
-        cache=out.with_name(f"{out.name}.replies"),
+        cache=replies,
         state=state,
         instructions=instructions,
         key_env=key_env,
@@ -54,3 +56,6 @@ def run(
         command=o.command_line(),
     )
     o.save_scores(scores, out)
+    if before := scores.provenance["replies_kept_before"]:
+        typer.echo(f"{before} of {scores.n} replies were kept from a run that was broken off", err=True)
+    shutil.rmtree(replies)

@@ -9,6 +9,7 @@ import yaml
 
 from calibrant._version import __version__
 from calibrant.exporting.folding import CHANGES
+from calibrant.questions import shown
 from calibrant.reporting.content import model_name
 from calibrant.reporting.templates import render
 
@@ -104,26 +105,26 @@ def decision_words(facts: Mapping[str, Any]) -> str:
     made = facts.get("decision_model") or {"why_not": "the export was made by an older version"}
     if "why_not" in made:
         return f"Not as a decision model: {made['why_not']}."
-    covered = "Calibration was measured on questions with one right option (`choice`), put by themselves."
-    checked = "Not checked: no questions were given." if made["drift"] is None else _checked(made["drift"])
-    return f"{checked} {covered}"
-
-
-def movement_words(d: Mapping[str, Any]) -> str:
-    """How far probabilities went."""
-    ece = d["conf_ece"]
-    largest = "infinite" if d["max_dlogp"] is None else f"{d['max_dlogp']:.2g}"
-    mean = "infinite" if d["mean_dlogp"] is None else f"{d['mean_dlogp']:.2g}"
-    return (
-        f"movement {d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, "
-        f"on average); {d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at "
-        f"most {largest}, {mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]"
+    words = ["Not checked: no questions were given." if made["drift"] is None else _checked(made["drift"])]
+    if made["prompts_that_differ"]:
+        differ = shown(made["prompts_that_differ"])
+        words.append(f"Some of these questions are other tokens there than were measured, {differ}.")
+    if made["not_by_the_server"]:
+        words.append(f"Not through `transformers serve`: {made['not_by_the_server']}.")
+    return " ".join(
+        [*words, "Calibration was measured on questions with one right option (`choice`), put by themselves."]
     )
 
 
 def _checked(d: Mapping[str, Any]) -> str:
+    ece = d["conf_ece"]
+    largest = "infinite" if d["max_dlogp"] is None else f"{d['max_dlogp']:.2g}"
+    mean = "infinite" if d["mean_dlogp"] is None else f"{d['mean_dlogp']:.2g}"
     return (
-        f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: {movement_words(d)}."
+        f"{d['verdict'].capitalize()} on {d['n']:,} questions against the model before the export: movement "
+        f"{d['movement']:.2g} of {d['tolerance']:g} allowed (share of probability that went to other options, on average); "
+        f"{d['flips']} predictions changed; largest change of a probability {d['max_dp']:.2g}; |Δ log p| at most {largest}, "
+        f"{mean} on average; conf-ECE {ece['value']:+.4f} [{ece['low']:+.4f}, {ece['high']:+.4f}]."
     )
 
 

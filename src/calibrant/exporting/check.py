@@ -9,6 +9,7 @@ from typing import Any
 
 from calibrant.errors import ConfigError
 from calibrant.exporting.manifest import Export, is_export
+from calibrant.importing.systemone import SOURCE
 from calibrant.metrics import Drift, drift
 from calibrant.metrics.drift import TOLERANCE
 from calibrant.prompts import PromptStyle
@@ -58,6 +59,7 @@ def check_drift(
     exports = {side: Export.open(side) for side in (a, b) if is_export(side)}
     stored = {side: Scores.load(side) for side in (a, b) if _is_scores(side)}
     _refuse_one_rescaled(a, b, stored)
+    _refuse_endpoint_beside_export(a, b, stored, exports)
     styles = {export.style for export in exports.values()} | ({style} if style else set())
     styles |= {PromptStyle(**s.provenance["prompt"]) for s in stored.values() if "prompt" in s.provenance}
     if len(styles) > 1:
@@ -102,6 +104,22 @@ def _refuse_one_rescaled(a: str | Path, b: str | Path, stored: Mapping[str | Pat
             found=f"{rescaled} was rescaled after scoring, and the other side was not in the same way",
             todo="give the scores as the model gave them; what a scaler changes is shown by `calibrant compare`",
         )
+
+
+def _refuse_endpoint_beside_export(
+    a: str | Path, b: str | Path, stored: Mapping[str | Path, Scores], exports: Mapping[str | Path, Export]
+) -> None:
+    """Raise :class:`ConfigError` for an endpoint's answers, temperature and all, against weights whose temperature is left
+    out here.
+    """
+    asked = any(scores.provenance.get("source") == SOURCE for scores in stored.values())
+    for side, export in exports.items():
+        if asked and float(export.facts["temperature"]["apply"]) != 1:
+            raise ConfigError(
+                asked=f"the drift from {a} to {b}",
+                found=f"the endpoint applies a temperature, and that of {side} is left out where weights are compared",
+                todo=f"compare the endpoint's scores with {Path(side) / 'check' / 'before.safetensors'}, of the same questions",
+            )
 
 
 def _refuse_two_templates(a: str | Path, b: str | Path, one: Scores, two: Scores) -> None:

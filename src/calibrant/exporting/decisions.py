@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calibrant.errors import ConfigError
+from calibrant.importing.systemone import SOURCE
 from calibrant.metrics import Decision, clopper_pearson, measure, threshold_for
 from calibrant.metrics.measurement import finite
 from calibrant.prompts import PromptStyle
@@ -107,6 +108,12 @@ def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle,
     known = scores.provenance
     if "adapter_weights" in known:  # facts of load_model, which says nothing of weights that are not quantised
         known = {"quantized": None, **known}
+    if known.get("source") == SOURCE:
+        raise ConfigError(
+            asked=f"{name} from scores of the exported model",
+            found=f"answers of an endpoint ({known.get('url')}), whatever temperature it applied",
+            todo="score the questions with the model itself (`calibrant score MODEL --adapter …`)",
+        )
     if "scaler" in known:
         raise ConfigError(
             asked=f"{name} from scores of the exported model",

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from calibrant._version import __version__
 from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.exporting import reader
-from calibrant.exporting.card import drift_words, movement_words, serving_card
-from calibrant.exporting.decision_model import CONFIG, TEMPLATE, decided, remove_decision_model, write_decision_model
+from calibrant.exporting.card import drift_words, serving_card
+from calibrant.exporting.decision_model import Measured, make_decision_model
 from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
 from calibrant.exporting.folding import Folded, fold_temperature
 from calibrant.exporting.manifest import CARD, READER, SCALER, THRESHOLD, Export, write_manifest
@@ -242,20 +242,21 @@ class _Work:
         """What is needed to serve the folder as a decision model, checked; or why it is not there."""
         if not self.config.merge:
             return {"why_not": "the adapter is written alone, and transformers looks for both files beside the weights"}
-        trust = bool(self.source.loading.get("trust_remote_code", False))
-        temperature = facts["temperature"]
-        why_not = write_decision_model(folder, self.source.style, temperature["apply"], trust_remote_code=trust)
-        if why_not is not None:
-            return {"why_not": why_not}
-        found = None
+        measured = None
         if self.check is not None and self.before is not None:
-            progress, device = self.scoring["progress"], self.facts["device"]
-            after = decided(folder, self.check, progress=progress, trust_remote_code=trust, device=device)
-            found = drift(at_temperature(self.before, temperature["value"]), after, tolerance=self.config.tolerance)
-            if not found.is_faithful and not self.config.allow_drift:
-                remove_decision_model(folder)
-                return {"why_not": f"read so, {movement_words(found.to_json())}"}
-        return {"files": [CONFIG, TEMPLATE], "drift": None if found is None else found.to_json()}
+            at_served = at_temperature(self.before, float(facts["temperature"]["value"]))
+            measured = Measured(self.check, at_served)
+        return make_decision_model(
+            folder,
+            self.source.style,
+            facts["temperature"]["apply"],
+            measured=measured,
+            tolerance=self.config.tolerance,
+            allow_drift=self.config.allow_drift,
+            trust_remote_code=bool(self.source.loading.get("trust_remote_code", False)),
+            device=self.facts["device"],
+            progress=self.scoring["progress"],
+        )
 
     def _manifest(self, dtype: str, folded: Folded | None) -> dict[str, Any]:
         facts, scaler = self.facts, self.scaler

@@ -6,7 +6,7 @@ A System One endpoint takes a state and typed questions and gives a probability 
 
 from __future__ import annotations
 
-import math
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from calibrant._version import __version__
-from calibrant.endpoint import Endpoint, ask_all
+from calibrant.endpoint import Endpoint, ask_all, kept_replies
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.questions import Question, question_set
 from calibrant.scores import Scores
 
 ROUTE = "/systemone"
+SOURCE = "systemone endpoint"
 NAME = "answer"
-ROUNDING = 0.01
-"""How far a served row may be from a sum of 1, servers being free to round, before it is no distribution."""
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def import_systemone(
@@ -46,16 +45,17 @@ def import_systemone(
 ) -> Scores:
     """Ask a System One endpoint each question as one ``choice`` over its options, and keep the probabilities it gives.
 
-    ``p_k`` is what the endpoint says of option k, divided by the row's sum where that is within .01 of 1 (servers round).
-    A probability of 0 is kept. The ``confidence`` that such endpoints give beside is a rescaled one and is not read.
-    Questions go one a request, so that none sees another.
+    ``p_k`` is what the endpoint says of option k, divided by the row's sum, which must be within max(.01, .005 K) of 1:
+    servers round, K options to two places. A probability of 0 is kept. The ``confidence`` that such endpoints give beside is
+    a rescaled one and is not read. Questions go one a request, so that none sees another.
 
     Parameters
     ----------
     questions : two or more, with unique ids.
     base_url : address without ``/systemone``, e.g. ``https://host/v1``.
     model : its name there.
-    cache : folder of the replies; what stands there is not asked for again.
+    cache : folder of the replies, for a run that is broken off: what stands there is not asked for again, whatever the
+        endpoint has become since. ``provenance["replies_kept_before"]`` counts these.
     state, instructions : templates of the request's two texts: ``{question}``, ``{subject}`` or a column of the questions.
     key_env, concurrency, timeout, retries, backoff : as :class:`calibrant.endpoint.Endpoint`.
     split, command : kept with the scores.
@@ -83,7 +83,7 @@ def import_systemone(
         ROUTE,
         asked=f"the probabilities of {model!r} at {base_url}",
         reads=_kept,
-        reply="System One answer to a choice",
+        reply="System One answer to the choice",
         key_env=key_env,
         timeout=timeout,
         retries=retries,
@@ -91,11 +91,15 @@ def import_systemone(
         concurrency=concurrency,
     )
     bodies = [{"model": model, **request_of(q, state=state, instructions=instructions)} for q in questions]
-    replies = ask_all(endpoint, bodies, cache=Path(cache), progress=f"asking {model}" if progress else None)
+    names = [f"for question {q.id!r}" for q in questions]
+    kept = len(kept_replies(endpoint, bodies, Path(cache)))
+    told = f"asking {model}" if progress else None
+    replies = ask_all(endpoint, bodies, cache=Path(cache), names=names, progress=told)
     provenance = {
-        "source": "systemone endpoint",
+        "source": SOURCE,
         "model": model,
         "url": base_url,
+        "replies_kept_before": kept,
         "answered_by": sorted({str(reply["model"]) for reply in replies}),
         "state": state,
         "instructions": instructions,
@@ -139,14 +143,14 @@ def answered(
     k = max(len(q.choices) for q in questions)
     rows = []
     for question, by_option in zip(questions, given, strict=True):
-        if set(by_option) != set(question.choices):
-            odd = sorted(set(by_option) ^ set(question.choices))[:3]
-            raise _no_distribution(
-                asked, question, f"other options than were asked, such as {', '.join(map(repr, odd))}"
+        fault = _fault(by_option, question.choices)
+        if fault is not None:
+            raise ModelError(
+                asked=f"{asked} for question {question.id!r}",
+                found=fault,
+                todo="check that choices are answered with a probability for each option",
             )
         row = [by_option[choice] for choice in question.choices]
-        if not all(0 <= p <= 1 + ROUNDING for p in row) or abs(sum(row) - 1) > ROUNDING:
-            raise _no_distribution(asked, question, f"probabilities {row}")
         rows.append([p / sum(row) for p in row] + [float("nan")] * (k - len(row)))
     names = sorted({name for q in questions for name in q.columns})
     scores = Scores.from_probs(
@@ -166,6 +170,8 @@ def _filled(template: str, question: Question) -> str:
 
     def field(match: re.Match[str]) -> str:
         value = known.get(match[1])
+        if isinstance(value, list | dict | tuple):
+            return json.dumps(value, ensure_ascii=False)
         if value is None:
             raise ConfigError(
                 asked=f"{match[0]} of question {question.id!r}",
@@ -177,17 +183,21 @@ def _filled(template: str, question: Question) -> str:
     return _FIELD.sub(field, template)
 
 
-def _kept(reply: Any) -> dict[str, Any] | None:
-    """The distribution of an answer, and who gave it; ``None`` where it is no answer to a choice."""
+def _kept(reply: Any, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The distribution of an answer, and who gave it; ``None`` where it is no answer to the choice that was asked."""
     given = reply["answers"][NAME]["probabilities"]
     kept = {str(option): float(p) for option, p in given.items()} if isinstance(given, dict) else {}
-    whole = bool(kept) and all(map(math.isfinite, kept.values()))
-    return {"probabilities": kept, "model": reply.get("model")} if whole else None
+    fault = _fault(kept, list(body["questions"][NAME]["criteria"]))
+    return {"probabilities": kept, "model": reply.get("model")} if fault is None else None
 
 
-def _no_distribution(asked: str, question: Question, found: str) -> ModelError:
-    return ModelError(
-        asked=f"{asked} for question {question.id!r}",
-        found=found,
-        todo="check that the endpoint answers choices with a probability for each option",
-    )
+def _fault(given: Mapping[str, float], choices: Sequence[str]) -> str | None:
+    """Why probabilities by option are no distribution over these options."""
+    if set(given) != set(choices):
+        odd = sorted(set(given) ^ set(choices))[:3]
+        return f"other options than were asked, such as {', '.join(map(repr, odd))}"
+    slack = max(0.01, 0.005 * len(choices)) + 1e-9
+    values = list(given.values())
+    if not all(0 <= p <= 1 + slack for p in values) or abs(sum(values) - 1) > slack:
+        return f"probabilities {values}"
+    return None
