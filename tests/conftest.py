@@ -103,6 +103,7 @@ def tiny_config(kind, vocab_size):
     }
     makers = {
         "llama": lambda: t.LlamaConfig(**common),
+        "qwen2": lambda: t.Qwen2Config(**common),
         "qwen3": lambda: t.Qwen3Config(**common, head_dim=8, tie_word_embeddings=True),
         "gemma2": lambda: t.Gemma2Config(**common, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=5.0),
         "cohere": lambda: t.CohereConfig(**common, logit_scale=0.25),

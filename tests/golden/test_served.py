@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers.pipelines import pipeline
 from typer.testing import CliRunner
 
 from calibrant.cli import app
 from calibrant.errors import ConfigError
 from calibrant.exporting import ServeConfig, Source, check_drift, export
-from calibrant.exporting.decision_model import decided
+from calibrant.exporting.decision_model import decided, decision_pipeline
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 
@@ -31,7 +30,10 @@ def questions(make_questions):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model_folder, questions):
     fitted = Temperature().fit(Scores.from_probs([[0.9, 0.1]] * 10, [0] * 7 + [1] * 3))
-    source = Source(str(model_folder()), loading={"device": "cpu"})
+    source = Source(
+        str(model_folder("qwen2")),  # which the server could take for another model
+        loading={"device": "cpu"},
+    )
     config = ServeConfig(scaler=fitted, tolerance=0.9)
     return export(source, out=tmp_path_factory.mktemp("out") / "served", config=config, check=questions).folder
 
@@ -74,9 +76,7 @@ def test_a_caller_gets_what_was_measured(url, folder, questions, tmp_path):
     asked = ["score-served", url, "--model", folder.name, "--questions", str(file), "--out", str(out), "--quiet"]
     assert CliRunner().invoke(app, asked, catch_exceptions=False).exit_code == 0
     served = Scores.load(out)
-    np.testing.assert_allclose(
-        served.p_NK, decided(pipeline("decision", model=str(folder), device="cpu"), questions).p_NK, atol=1e-6
-    )
+    np.testing.assert_allclose(served.p_NK, decided(decision_pipeline(folder), questions).p_NK, atol=1e-6)
     assert served.ids == tuple(q.id for q in questions)
 
 

@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.pipelines import pipeline
 
 from calibrant.exporting import Export, ServeConfig, Source, export
-from calibrant.exporting.decision_model import CONFIG, TEMPLATE, _refused_by_the_server, decided, decision_template
+from calibrant.exporting.decision_model import (
+    CONFIG,
+    TEMPLATE,
+    _refused_by_the_server,
+    decided,
+    decision_pipeline,
+    decision_template,
+)
 from calibrant.importing.systemone import request_of
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, question_set
@@ -51,10 +57,6 @@ def exported(tmp_path_factory, model_folder, questions):
     return make
 
 
-def pipe(folder):
-    return pipeline("decision", model=str(folder), device="cpu")
-
-
 def one_token(folder, questions, style, temperature=1.0):
     """Probabilities over the first token of each letter alone, (N, K), by a plain forward pass."""
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -73,7 +75,7 @@ def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported,
     facts = made.facts["decision_model"]
     assert facts["files"] == [CONFIG, TEMPLATE]
     assert set(facts["files"]) < set(made.facts["files"])
-    found = decided(pipe(made.folder), questions)
+    found = decided(decision_pipeline(made.folder), questions)
     np.testing.assert_allclose(found.p_NK, one_token(model_folder(), questions, style, 1.7), atol=2e-5)
     measured = at_temperature(score(model_folder(), questions, style=style, device="cpu"), 1.7)
     assert facts["drift"]["movement"] == pytest.approx(np.abs(found.p_NK - measured.p_NK).sum(1).mean() / 2, abs=1e-5)
@@ -81,9 +83,9 @@ def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported,
     assert len({round(float(c), 3) for c in found.confidence_N}) > 2  # the questions are told apart
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gemma2", "granite", "gpt2"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gemma2", "granite", "gpt2"])
 def test_so_does_it_for_every_architecture(kind, exported, model_folder, questions):
-    found = decided(pipe(exported(kind).folder), questions)
+    found = decided(decision_pipeline(exported(kind).folder), questions)
     np.testing.assert_allclose(found.p_NK, one_token(model_folder(kind), questions, PromptStyle()), atol=2e-5)
 
 
@@ -104,7 +106,7 @@ def test_a_folded_temperature_is_not_applied_again(exported):
 
 def test_the_question_may_be_the_state_and_all_kinds_are_answered(exported):
     folder = exported().folder
-    decide = pipe(folder)
+    decide = decision_pipeline(folder)
     question = Question("q", "Capital of France?", ("Lyon", "Paris"), 1)
     asked = request_of(question)
     stated = request_of(question, state="{question}", instructions="")

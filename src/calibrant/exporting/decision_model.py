@@ -1,7 +1,7 @@
 """An export as a decision model: ``transformers`` answers typed questions with its probabilities, the temperature included.
 
 ``decision.json`` holds the letters' tokens and the temperature, ``decision_template.jinja`` the measured prompt. With them
-``pipeline("decision", FOLDER)`` and ``transformers serve`` (POST /v1/systemone) read what ``reader.py`` reads, but for two
+``pipeline("decision", …)`` and ``transformers serve`` (POST /v1/systemone) read what ``reader.py`` reads, but for two
 things, which the check against the measured probabilities contains: of a letter's tokens (``" A"``, ``"A"``) they read one,
 and logits come in the precision of the weights.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 from jinja2 import TemplateError
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.pipelines import pipeline
 
@@ -93,7 +93,7 @@ def make_decision_model(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         why_not = _write(folder, tokenizer, style, temperature)
         if why_not is None:
-            decide = pipeline("decision", model=str(folder), device=device, trust_remote_code=trust_remote_code)
+            decide = decision_pipeline(folder, device=device, trust_remote_code=trust_remote_code)
             server = _refused_by_the_server(decide.model.config)
             why_not = _misread(decide, tokenizer, style, temperature)
         if why_not is None and measured is not None:
@@ -116,6 +116,18 @@ def make_decision_model(
         "prompts_that_differ": differ,
         "not_by_the_server": server,
     }
+
+
+def decision_pipeline(folder: Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+    """The folder's model behind ``pipeline("decision")``.
+
+    The model is loaded first: by name alone transformers takes some architectures (Qwen2, Gemma 4) for models with a
+    decision head of their own and makes one up, with new weights.
+    """
+    loading: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **loading).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **loading)
+    return pipeline("decision", model=model, tokenizer=tokenizer, device=model.device)
 
 
 def decided(decide: Any, questions: Sequence[Question], *, progress: bool = False) -> Scores:
