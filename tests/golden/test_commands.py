@@ -18,6 +18,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COL
 VERBS = (
     "restore",
     "score",
+    "score-served",
     "measure",
     "compare",
     "diagnose",

@@ -150,7 +150,7 @@ def test_a_question_in_two_sets_is_refused_before_anything_is_written(make_ladde
         make_ladder(splits={**made.splits, "test": made.splits["calibration"]})
     with pytest.raises(QuestionError, match="none for far"):
         make_ladder(ood={"far": QuestionSet("far", ())})
-    with pytest.raises(QuestionError, match="one for far"):
+    with pytest.raises(QuestionError, match="1 for far"):
         make_ladder(ood={"far": make_questions("far", 1)})
     with pytest.raises(ConfigError, match="name of a split"):
         make_ladder(ood={"train": make_questions("far", 12)})
