@@ -1,15 +1,16 @@
 """An export as a decision model: ``transformers`` answers typed questions with its probabilities, the temperature included.
 
 ``decision.json`` holds the letters' tokens and the temperature, ``decision_template.jinja`` the measured prompt. With them
-``pipeline("decision", …)`` and ``transformers serve`` (POST /v1/systemone) read what ``reader.py`` reads, but for two
-things, which the check against the measured probabilities contains: of a letter's tokens (``" A"``, ``"A"``) they read one,
-and logits come in the precision of the weights.
+``pipeline("decision", …)`` and ``transformers serve`` (POST /v1/systemone) read what ``reader.py`` reads, but for what
+docs/serving.md lists: above all, of a letter's tokens (``" A"``, ``"A"``) they read one, and logits come in the precision
+of the weights. The check against the measured probabilities contains that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.pipelines import pipeline
 
-from calibrant.errors import ModelError, OutputError
+from calibrant.errors import ModelError
 from calibrant.exporting.portable import OPTION_LINE
 from calibrant.files import write_atomically, write_json
 from calibrant.importing.systemone import NAME, answered, request_of
@@ -39,8 +40,8 @@ PROBE = Question("probe", "THE QUESTION ITSELF", tuple(f"OPTION {letter}" for le
 MISREAD = 0.05
 """Movement between two readings of the same tokens that is more than the rounding of 16-bit logits."""
 REFUSALS = (
-    *(ModelError, TemplateError, ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError),
-    *(TypeError, ValueError),
+    *(TemplateError, ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+    ValueError,
 )
 
 _TEMPLATE = """\
@@ -89,8 +90,8 @@ def make_decision_model(
     """
     why_not = found = server = None
     differ: list[str] = []
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         why_not = _write(folder, tokenizer, style, temperature)
         if why_not is None:
             decide = decision_pipeline(folder, device=device, trust_remote_code=trust_remote_code)
@@ -102,10 +103,8 @@ def make_decision_model(
             found = drift(measured.scores, after, tolerance=tolerance)
             if not found.is_faithful and not allow_drift:
                 why_not = f"read so, it moves by {found.movement:.2g}, and {tolerance:g} is allowed"
-    except OutputError:
-        raise
-    except REFUSALS as error:  # of code that is not ours, for a step that an export does without
-        why_not = f"transformers refused ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+    except ModelError as error:  # an export does without this step
+        why_not = error.found
     if why_not is not None:
         for name in (CONFIG, TEMPLATE):
             (folder / name).unlink(missing_ok=True)
@@ -125,16 +124,32 @@ def decision_pipeline(folder: Path, *, device: str = "cpu", trust_remote_code: b
     decision head of their own and makes one up, with new weights.
     """
     loading: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **loading).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **loading)
-    return pipeline("decision", model=model, tokenizer=tokenizer, device=model.device)
+    with _refusals():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **loading).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **loading)
+        return pipeline("decision", model=model, tokenizer=tokenizer, device=model.device)
 
 
 def decided(decide: Any, questions: Sequence[Question], *, progress: bool = False) -> Scores:
     """What a decision pipeline says to the questions, each asked as one choice."""
     asked = track(questions, "asking as a decision model" if progress else None, total=len(questions), size=lambda _: 1)
-    given = [decide(request_of(question))[NAME]["probabilities"] for question in asked]
+    requests = map(request_of, asked)
+    with _refusals():
+        given = [decide(request)[NAME]["probabilities"] for request in requests]
     return answered(questions, given, asked="the decisions of the export")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Around code of transformers or of the model alone: what it raises becomes a :class:`ModelError`."""
+    try:
+        yield
+    except REFUSALS as error:
+        raise ModelError(
+            asked="the export as a decision model",
+            found=f"transformers refused ({type(error).__name__}: {' '.join(str(error).split())[:300]})",
+            todo="read its probabilities with reader.py",
+        ) from error
 
 
 def _write(folder: Path, tokenizer: Any, style: PromptStyle, temperature: float) -> str | None:
@@ -160,7 +175,7 @@ def _misread(decide: Any, tokenizer: Any, style: PromptStyle, temperature: float
     (encoded,) = encode(tokenizer, [PROBE], style)
     if _prompts_that_differ(decide, tokenizer, [PROBE], style):
         return "transformers makes other tokens of the prompt than were measured"
-    with torch.inference_mode():
+    with torch.inference_mode(), _refusals():
         ids = torch.tensor([encoded.prompt], device=decide.model.device)
         logits_V = decide.model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
     wanted_K = torch.softmax(logits_V[[option[0][0] for option in encoded.options]] / temperature, 0).numpy()
@@ -173,7 +188,9 @@ def _misread(decide: Any, tokenizer: Any, style: PromptStyle, temperature: float
 def _prompts_that_differ(decide: Any, tokenizer: Any, questions: Sequence[Question], style: PromptStyle) -> list[str]:
     """Ids of the questions whose prompt has other tokens in the pipeline, which adds to its tokenizer, than when measured."""
     prepare, processor = decide.decision_config.prepare_inputs, decide.processor or decide.tokenizer
-    prompts = [prepare(request_of(question), processor)[0][0]["input_ids"][0].tolist() for question in questions]
+    requests = [request_of(question) for question in questions]
+    with _refusals():
+        prompts = [prepare(request, processor)[0][0]["input_ids"][0].tolist() for request in requests]
     measured = encode(tokenizer, questions, style)
     return [e.id for prompt, e in zip(prompts, measured, strict=True) if tuple(prompt) != e.prompt]
 
