@@ -130,6 +130,18 @@ def tiny_model(kind, tokenizer, *, seed=0, spread=8.0):
 
 
 @pytest.fixture(scope="session")
+def temperature():
+    """A function from a value to a fitted temperature of that value."""
+    from calibrant.scalers import Temperature
+
+    def of(value):
+        plain = {"name": "temperature", "temperature": value, "at_bound": False, "n_fit": 9, "n_left_out": 0}
+        return Temperature.from_json({**plain, "fit_keys": []})
+
+    return of
+
+
+@pytest.fixture(scope="session")
 def make_questions():
     return capital_questions
 

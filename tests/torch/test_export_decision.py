@@ -20,7 +20,7 @@ from calibrant.exporting.decision_model import (
 from calibrant.importing.systemone import request_of
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, question_set
-from calibrant.scalers import Temperature, at_temperature
+from calibrant.scalers import at_temperature
 from calibrant.scoring import score
 from calibrant.scoring.options import encode
 
@@ -30,11 +30,6 @@ STYLES = [
     PromptStyle(format="chat"),
     PromptStyle(format="chat-prefix", system='Be "brief". {question} {{ x }} é😀\\n'),
 ]
-
-
-def temperature(value):
-    plain = {"name": "temperature", "temperature": value, "at_bound": False, "n_fit": 9, "n_left_out": 0}
-    return Temperature.from_json({**plain, "fit_keys": []})
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +65,7 @@ def one_token(folder, questions, style, temperature=1.0):
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda s: s.format)
-def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported, model_folder, questions):
+def test_the_pipeline_reads_the_measured_prompt_in_every_format(style, exported, model_folder, questions, temperature):
     made = exported(style=style, scaler=temperature(1.7))
     facts = made.facts["decision_model"]
     assert facts["files"] == [CONFIG, TEMPLATE]
@@ -96,7 +91,7 @@ def test_where_the_other_token_of_a_letter_matters_it_is_not_left_there(exported
     assert exported(tolerance=0.02, allow_drift=True).facts["decision_model"]["drift"]["verdict"] == "drifted"
 
 
-def test_a_folded_temperature_is_not_applied_again(exported):
+def test_a_folded_temperature_is_not_applied_again(exported, temperature):
     beside, folded = exported(scaler=temperature(2.0)), exported(scaler=temperature(2.0), fold=True)
     assert json.loads((beside.folder / CONFIG).read_text())["temperature"]["choice"] == 2.0
     assert json.loads((folded.folder / CONFIG).read_text())["temperature"] == {}

@@ -18,7 +18,6 @@ from calibrant.exporting import Export, ServeConfig, Source, export, reader
 from calibrant.exporting.portable import portable_prompt
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question
-from calibrant.scalers import Temperature
 from calibrant.scoring import score
 from calibrant.scoring.models import quiet_peft
 from calibrant.scoring.options import encode
@@ -32,11 +31,6 @@ STYLES = [
     PromptStyle(reading="continuation", format="chat", variant="pmi", system="Be brief."),
     PromptStyle(reading="continuation", format="chat-prefix"),
 ]
-
-
-def temperature(value):
-    plain = {"name": "temperature", "temperature": value, "at_bound": False, "n_fit": 9, "n_left_out": 0}
-    return Temperature.from_json({**plain, "fit_keys": []})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +73,7 @@ def test_same_probabilities_of_every_architecture(kind, exported, model_folder, 
     assert_same(read(exported(kind), questions), score(model_folder(kind), questions, device="cpu"))
 
 
-def test_the_temperature_and_the_threshold_are_applied(exported, model_folder, questions):
+def test_the_temperature_and_the_threshold_are_applied(exported, model_folder, questions, temperature):
     made = exported(scaler=temperature(2.5))
     scores = temperature(2.5).apply(score(model_folder(), questions, device="cpu"))
     assert_same(read(made, questions), scores)
