@@ -52,6 +52,7 @@ class Judge:
     timeout : seconds for one request. retries : further tries after a busy or broken answer. backoff : seconds before
         the first further try, doubled each time; a server's ``Retry-After`` is heeded, up to a minute.
     concurrency : requests at once.
+    pairs : preference pairs, at most, that the judge is checked on; 0: none.
     options : further fields of the request, e.g. ``{"max_completion_tokens": 256, "max_tokens": None}`` for an endpoint that
         calls it so; ``None`` leaves a field out.
     """
@@ -65,16 +66,17 @@ class Judge:
     retries: int = 5
     backoff: float = 1.0
     concurrency: int = 4
+    pairs: int = 50
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [field for field in ("{prompt}", "{first}", "{second}") if field not in self.prompt]
-        if missing or not self.base_url.startswith(("http://", "https://")) or self.concurrency < 1:
-            found = f"a prompt without {', '.join(missing)}" if missing else f"base_url {self.base_url!r}"
+        if missing or not self.base_url.startswith(("http://", "https://")) or self.concurrency < 1 or self.pairs < 0:
+            wrong = f"base_url {self.base_url!r}, concurrency {self.concurrency}, pairs {self.pairs}"
             raise ConfigError(
                 asked=f"a judge {self.model!r}",
-                found=found if missing or self.concurrency >= 1 else f"concurrency {self.concurrency}",
-                todo="give an http(s) address, a prompt with the three fields, and a concurrency of 1 or more",
+                found=f"a prompt without {', '.join(missing)}" if missing else wrong,
+                todo="give an http(s) address, a prompt with the three fields, a concurrency of 1 or more, pairs of 0 or more",
             )
 
     def to_json(self) -> dict[str, Any]:

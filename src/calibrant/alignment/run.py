@@ -32,12 +32,13 @@ from calibrant.alignment.estimates import How, ratio
 from calibrant.alignment.forward import response_logp, token_divergence
 from calibrant.alignment.generation import Response, generate
 from calibrant.alignment.instructions import InstructionCheck, instruction_check, instruction_set
-from calibrant.alignment.judge import Judge, ask
+from calibrant.alignment.judge import Judge
+from calibrant.alignment.judging import Judging
 from calibrant.alignment.models import WHICH, ModelPair, Which, same_vocabulary
 from calibrant.alignment.preferences import PairLogps, PreferenceCheck, preference_check
 from calibrant.alignment.result import AlignmentCheck, DivergenceCheck
 from calibrant.alignment.verdict import Thresholds, checks_of
-from calibrant.alignment.wins import WinRate, both_orders, win_rate
+from calibrant.alignment.wins import WinRate, labelled
 from calibrant.errors import ConfigError
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.questions import Skipped
@@ -113,7 +114,7 @@ def align_check(
     adapter : the tuned model's adapter, or ``tuned``, its weights.
     preferences, prompts : from :func:`~calibrant.alignment.load_preferences`, :func:`~calibrant.alignment.load_prompts`.
     reference : the model before alignment, of the same vocabulary: adds the accuracy of DPO's implicit reward.
-    judge : an endpoint that compares both answers to each prompt.
+    judge : an endpoint that compares both answers to each prompt; with preference pairs it is checked on some of them.
     aligned_from : folder of another check against the same aligned model on the same pairs and prompts: the aligned model's
         log-probabilities and answers are taken from there instead of being made again.
     out : folder of the run. Called again with the same arguments, a run goes on where it stopped. Thresholds, β,
@@ -145,7 +146,7 @@ def align_check(
     models.release()
     wins = None
     if prompts is not None and judge is not None:
-        wins = run.judge([p for p in prompts.items if p.id in answers], answers, judge)
+        wins = run.judge([p for p in prompts.items if p.id in answers], answers, judge, preferences)
     texts: dict[str, list[str]] = {w: [followed[t.id][w].text for t in tasks if t.id in followed] for w in WHICH}
     how = settings.how
     result = _result(
@@ -235,19 +236,17 @@ class _Run:
         return DivergenceCheck(contexts, self.settings.temperature, kl, agreement, len(sums), int(tokens_P.sum()))
 
     def judge(
-        self, prompts: Sequence[Prompt], answers: Mapping[str, Mapping[str, Answer]], judge: Judge
+        self,
+        prompts: Sequence[Prompt],
+        answers: Mapping[str, Mapping[str, Answer]],
+        judge: Judge,
+        pairs: Collected[PreferencePair] | None,
     ) -> WinRate | None:
-        """Win rate by the judge, from both orders; every reply kept on disk."""
+        """Win rate by the judge, and its agreement with people; every reply kept on disk."""
         aligned, tuned = ([answers[p.id][which].text for p in prompts] for which in WHICH)
-        asked = both_orders([p.text for p in prompts], aligned, tuned)
-        replies = ask(judge, asked, cache=self.folder / "judge", progress=self._bar("judging"))
-        found = win_rate([p.id for p in prompts], aligned, tuned, replies, judge=judge, how=self.settings.how)
-        if found is not None and found.unreadable:
-            names = ", ".join(found.unreadable[:5])
-            self.notes.append(f"{len(found.unreadable)} prompts have no readable verdict of the judge, e.g. {names}.")
-        if found is None:
-            self.notes.append("No reply of the judge held a verdict that could be read; there is no win rate.")
-        return found
+        known = labelled(pairs.items, judge.pairs) if pairs is not None else []
+        judging = Judging(judge, self.folder / "judge", self.settings.how, self.progress, self.notes)
+        return judging.wins(prompts, aligned, tuned, known)
 
     def _responses(
         self, name: str, prompts: Sequence[Prompt], temperature: float, which: Sequence[Which]

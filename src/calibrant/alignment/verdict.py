@@ -200,10 +200,27 @@ def checks_of(
     if wins is not None:
         label = "Win rate against the aligned model, by the judge"
         add("win_rate", label, "share", "prompts", wins.win_rate, Limit(t.win_rate, "fall", centre=0.5))
-        if wins.consistent is not None and wins.consistent.value < t.consistent and wins.identical < wins.n:
-            why = f"the judge agreed with itself on {wins.consistent.value:.0%} of the prompts when the answers changed places"
+        if why := _unfit(wins, t):
             out[-1] = replace(out[-1], verdict="undecided", n_needed=None, why=why)
     return tuple(out)
+
+
+def _unfit(wins: WinRate, t: Thresholds) -> str:
+    """Why a judge decides nothing; empty where it may."""
+    if wins.consistent is not None and wins.consistent.value < t.consistent and wins.identical < wins.n:
+        return f"the judge agreed with itself on {wins.consistent.value:.0%} of the prompts when the answers changed places"
+    if wins.agreement is not None and wins.agreement.low <= 0.5:
+        return f"the judge {agreement_words(wins.agreement)}, which may be chance"
+    return ""
+
+
+def agreement_words(e: Estimate) -> str:
+    """How often a judge agrees with people, in words.
+
+    >>> agreement_words(Estimate(0.68, 0.542, 0.792, 50))
+    'preferred what people preferred in 68% [54, 79] of 50 labelled pairs'
+    """
+    return f"preferred what people preferred in {e.value:.0%} [{e.low * 100:.0f}, {e.high * 100:.0f}] of {e.n} labelled pairs"
 
 
 def overall(checks: Sequence[Check]) -> Kept:

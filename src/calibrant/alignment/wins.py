@@ -1,16 +1,21 @@
-"""Win rate of the tuned against the aligned model from votes in both orders. No torch. Shape suffixes: P prompts."""
+"""Win rate of the tuned against the aligned model from votes in both orders, and how often the judge agrees with people.
+No torch. Shape suffixes: P prompts.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from calibrant.alignment.data import PreferencePair
 from calibrant.alignment.estimates import How, mean, share
 from calibrant.alignment.judge import Comparison, Judge, Judged, Vote
 from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.uncertainty import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class WinRate:
     unreadable : prompts left out because a reply held no verdict. identical : prompts that were not asked, as both
         answers are the same.
     judge : address, model, prompt.
+    agreement : share of labelled pairs (:func:`labelled`) on which the judge prefers what people preferred, ties and votes
+        that change with the order as half (:func:`agreement`); .5 is chance, ``None`` where none were asked.
     """
 
     n: int
@@ -43,11 +50,12 @@ class WinRate:
     unreadable: tuple[str, ...]
     identical: int
     judge: dict[str, Any]
+    agreement: Estimate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
         counts = {name: getattr(self, name) for name in ("n", "wins", "losses", "ties", "identical")}
-        estimates = ("win_rate", "decisive", "position_bias", "consistent")
+        estimates = ("win_rate", "decisive", "position_bias", "consistent", "agreement")
         found = {name: None if (e := getattr(self, name)) is None else e.to_json() for name in estimates}
         return {**counts, **found, "unreadable": list(self.unreadable), "judge": self.judge}
 
@@ -117,6 +125,30 @@ def win_rate(
         identical=identical,
         judge=judge.to_json(),
     )
+
+
+def labelled(pairs: Sequence[PreferencePair], n: int) -> list[PreferencePair]:
+    """At most n pairs to check a judge on, one a prompt, by SHA-256 of the prompt: a smaller choice is part of a larger one."""
+    by_prompt: dict[str, PreferencePair] = {}
+    for pair in pairs:
+        by_prompt.setdefault(pair.prompt.text, pair)
+    return sorted(by_prompt.values(), key=lambda pair: hashlib.sha256(pair.prompt.text.encode()).hexdigest())[:n]
+
+
+def agreement(found: WinRate, level: float) -> Estimate:
+    """The win rate of chosen over rejected responses, with Wilson's interval.
+
+    For a share of which some items count half it is too wide rather than too narrow, and unlike a bootstrap it has a width
+    where every vote is the same.
+
+    >>> one = [Judged("first", ""), Judged("second", "")] * 10
+    >>> rate = win_rate(list("abcdefghij"), ["no"] * 10, ["yes"] * 10, one, judge=Judge("http://host/v1", "m"))
+    >>> e = agreement(rate, 0.95)
+    >>> e.value, round(e.low, 3), e.high
+    (1.0, 0.722, 1.0)
+    """
+    value, n = found.win_rate.value, found.n
+    return Estimate(value, *wilson_interval(value, n, level), n)
 
 
 def _winner(vote: Vote, *, tuned_first: bool) -> float:

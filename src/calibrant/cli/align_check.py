@@ -33,6 +33,9 @@ def run(
     judge_model: Annotated[str | None, typer.Option(help="The judge's name there.")] = None,
     judge_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
     judge_concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 4,
+    judge_pairs: Annotated[
+        int, typer.Option(help="Preference pairs, at most, that the judge is checked on; 0: none.", min=0)
+    ] = 50,
     judge_options: Annotated[str | None, typer.Option(help="Further fields of a request, as YAML or JSON.")] = None,
     beta: Annotated[float, typer.Option(help="β of the implicit reward.")] = 0.1,
     max_new_tokens: NewTokens = 256,
@@ -75,7 +78,7 @@ def run(
             prompts, split=prompt_split, columns=prompt_columns, skip_bad=skip_bad, limit=limit_prompts
         ),
         reference=reference,
-        judge=o.judge_of(judge_url, judge_model, judge_key_env, judge_concurrency, judge_options),
+        judge=o.judge_of(judge_url, judge_model, judge_key_env, judge_concurrency, judge_pairs, judge_options),
         out=out,
         settings=AlignSettings(
             beta=beta,

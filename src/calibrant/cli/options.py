@@ -203,7 +203,9 @@ def save_scores(scores: Any, out: Path) -> None:
     typer.echo(f"{out}: {scores.n} questions, accuracy {accuracy:.3f}, mean confidence {confidence:.3f}")
 
 
-def judge_of(url: str | None, model: str | None, key_env: str, concurrency: int, options: str | None) -> Any:
+def judge_of(
+    url: str | None, model: str | None, key_env: str, concurrency: int, pairs: int, options: str | None
+) -> Any:
     """The judge that the options name, or ``None``."""
     if url is None and model is None:
         return None
@@ -216,7 +218,7 @@ def judge_of(url: str | None, model: str | None, key_env: str, concurrency: int,
     from calibrant.alignment.judge import Judge
 
     further = mapping_of("--judge-options", options) or {}
-    return Judge(url, model, key_env=key_env, concurrency=concurrency, options=further)
+    return Judge(url, model, key_env=key_env, concurrency=concurrency, pairs=pairs, options=further)
 
 
 def mapping_of(option: str, value: str | None) -> dict[str, Any] | None:

@@ -87,8 +87,10 @@ def test_align_check_with_a_judge_prints_and_keeps_its_result(restored, judge_se
     printed, _ = run(*arguments, "--json", cwd=restored)
     found = json.loads(printed)
     assert found == json.loads((restored / "check" / "alignment.json").read_text()) | {"facts": found["facts"]}
-    assert len(server.requests) == asked == 2 * (4 - found["wins"]["identical"])
-    if asked:
+    assert len(server.requests) == asked == 2 * (4 - found["wins"]["identical"]) + 2 * 6
+    assert (found["wins"]["agreement"]["value"], found["wins"]["agreement"]["n"]) == (0.5, 6)
+    assert "The judge preferred what people preferred in 50% [" in out
+    if found["wins"]["position_bias"]:
         assert found["wins"]["position_bias"]["value"] == 1.0
     assert found["wins"]["win_rate"]["value"] == 0.5
     assert [d["contexts"] for d in found["divergence"]] == ["aligned", "tuned"]

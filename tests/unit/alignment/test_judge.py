@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from calibrant.alignment.data import load_preferences
 from calibrant.alignment.estimates import How
 from calibrant.alignment.judge import Comparison, Judge, ask, read_vote
-from calibrant.alignment.wins import both_orders, win_rate
+from calibrant.alignment.judging import Judging
+from calibrant.alignment.wins import both_orders, labelled, win_rate
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
 
 pytest.importorskip("httpx2")
@@ -67,6 +69,57 @@ def test_ties_and_unreadable_replies_are_counted_apart(judge_server, tmp_path):
     assert w.unreadable == ("p1", "p2")
     assert (w.n, w.wins, w.ties, w.losses) == (10, 9, 1, 0)
     assert w.to_json()["judge"]["prompt"].startswith("Two assistants")
+
+
+def pairs(n, chosen="the longer answer", rejected="short"):
+    return load_preferences([{"prompt": f"request {i}", "chosen": chosen, "rejected": rejected} for i in range(n)])
+
+
+def judging(server, folder):
+    return Judging(asked(server), folder, HOW, progress=False, notes=[])
+
+
+@pytest.mark.parametrize(
+    ("rule", "rejected", "agrees", "low"),
+    [
+        (longer, "short", 1.0, 0.839),  # Wilson, 20 of 20
+        (longer, "a rejected answer that is longer", 0.0, 0.0),
+        (always_first, "short", 0.5, 0.299),  # Wilson, 10 of 20: whichever stands first is no opinion
+    ],
+)
+def test_a_judge_is_checked_on_what_people_preferred(judge_server, tmp_path, rule, rejected, agrees, low):
+    judge = judging(judge_server(rule), tmp_path)
+    prompts = [p.prompt for p in pairs(12).items]
+    found = judge.wins(prompts, SHORT, LONG, pairs(20, rejected=rejected).items)
+    assert (found.agreement.value, found.agreement.n) == (agrees, 20)
+    assert found.agreement.low == pytest.approx(low, abs=5e-4)
+    assert found.to_json()["agreement"]["value"] == agrees
+    assert f"preferred what people preferred in {agrees:.0%} [" in judge.notes[0]
+
+
+def test_without_pairs_the_reader_is_told_that_nobody_checked_the_judge(judge_server, tmp_path):
+    judge = judging(judge_server(longer), tmp_path)
+    found = judge.wins([p.prompt for p in pairs(12).items], SHORT, LONG, [])
+    assert (found.agreement, found.wins) == (None, 12)
+    assert "was not asked" in judge.notes[0]
+
+
+def test_a_judge_that_says_nothing_of_the_pairs_keeps_its_win_rate_and_is_told(judge_server, tmp_path):
+    rule = lambda first, second: "hm" if "short" in (first, second) else longer(first, second)  # noqa: E731
+    judge = judging(judge_server(rule), tmp_path)
+    found = judge.wins([p.prompt for p in pairs(12).items], SHORT, LONG, pairs(5).items)
+    assert (found.agreement, found.wins) == (None, 12)
+    assert judge.notes == ["No reply of the judge on the labelled pairs held a verdict that could be read."]
+
+
+def test_labelled_pairs_are_one_a_prompt_and_a_smaller_choice_is_part_of_a_larger():
+    many = pairs(40).items + pairs(40, chosen="another answer").items
+    ten, thirty = labelled(many, 10), labelled(many, 30)
+    assert thirty[:10] == ten
+    assert len({p.prompt.text for p in labelled(many, 100)}) == len(labelled(many, 100)) == 40
+    assert [p.id for p in ten] != [p.id for p in many[:10]]
+    assert labelled(tuple(reversed(pairs(40).items)), 10) == ten
+    assert labelled(many, 0) == []
 
 
 def test_no_readable_reply_at_all_gives_no_win_rate(judge_server, tmp_path):
@@ -193,7 +246,7 @@ def test_reading_a_verdict(reply, vote):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"base_url": "host/v1"}, {"prompt": "{prompt} {first}"}, {"concurrency": 0}],
+    [{"base_url": "host/v1"}, {"prompt": "{prompt} {first}"}, {"concurrency": 0}, {"pairs": -1}],
 )
 def test_a_judge_that_cannot_work_is_refused(settings):
     with pytest.raises(ConfigError):

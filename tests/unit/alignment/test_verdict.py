@@ -1,6 +1,7 @@
 """The rule of the verdict, on numbers whose answer is plain; and the texts that tell it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -107,6 +108,18 @@ def test_a_judge_that_contradicts_itself_decides_nothing():
     assert (check.verdict, check.n_needed) == ("undecided", None)
     assert "agreed with itself on 10%" in check.why
     assert checks_of(Thresholds(), 0.95, wins=wins(0.9))[0].verdict == "kept"
+
+
+def test_a_judge_that_may_be_guessing_decides_nothing():
+    guessing = replace(wins(0.9), agreement=e(0.56, 0.42, 0.69, n=50))
+    (check,) = checks_of(Thresholds(), 0.95, wins=guessing)
+    assert (check.verdict, check.n_needed) == ("undecided", None)
+    assert (
+        check.why
+        == "the judge preferred what people preferred in 56% [42, 69] of 50 labelled pairs, which may be chance"
+    )
+    fit = replace(wins(0.9), agreement=e(0.7, 0.56, 0.81, n=50))
+    assert checks_of(Thresholds(), 0.95, wins=fit)[0].verdict == "kept"
 
 
 def test_thresholds_are_named_and_others_refused():
