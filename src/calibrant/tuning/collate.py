@@ -121,6 +121,34 @@ class Collator:
             )
         return batch
 
+    def passes(self, examples: Sequence[Example], tokens: int) -> list[list[Example]]:
+        """The examples cut into forward passes of at most so many padded tokens, or of one question that has more.
+
+        As they are where one pass holds them all; else by length, longest first, so that little is padded.
+        """
+        shapes = {id(e): self._shape(e) for e in examples}
+        order = sorted(examples, key=lambda e: -shapes[id(e)][1])
+        parts: list[list[Example]] = []
+        rows = width = 0
+        for example in order:
+            own_rows, own_width = shapes[id(example)]
+            if not parts or (rows + own_rows) * width > tokens:
+                parts.append([])
+                rows, width = 0, own_width
+            parts[-1].append(example)
+            rows += own_rows
+        return parts if len(parts) > 1 else [list(examples)]
+
+    def _shape(self, example: Example) -> tuple[int, int]:
+        """Rows of one question and the tokens of its longest."""
+        e = example.encoded
+        tails = [len(alias) - 1 for aliases in e.options for alias in aliases]
+        if self.letters or self.packed:
+            return 1, len(e.prompt) + sum(tails)
+        if self.all_options:
+            return len(tails), len(e.prompt) + max(tails)
+        return 1, len(e.prompt) + len(e.options[example.answer][0]) - 1
+
     def _variant(self, examples: Sequence[Example], k: int) -> dict[str, Any]:
         if self.variant == "sum":
             return {}

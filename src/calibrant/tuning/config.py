@@ -55,7 +55,10 @@ class TuneConfig(Strict):
     epochs: float = Field(2, gt=0, description="passes over the training questions")
     batch_size: int = Field(16, ge=1, description="questions an optimiser step, over all forward passes and devices")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="questions a forward pass; batch_size must be a multiple"
+        None,
+        ge=1,
+        description="questions a forward pass; batch_size must be a multiple. None: as many as 512 padded tokens hold on a "
+        "CPU, 8,192 on a GPU; but the whole share of the batch where processes share it, or the objective is a statistic of it",
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak, AdamW")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"

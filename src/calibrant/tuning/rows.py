@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from calibrant.errors import memory_full
 from calibrant.scoring.head import Head
@@ -50,12 +51,12 @@ def choose_rows(
     dtype = head.module.weight.dtype
     assert isinstance(dtype, torch.dtype)
     plain = replace(collate, variant="sum")  # lengths divide the same numbers; pmi subtracts rows of the same kind
-    truth = _measured(model, head, plain, probe)
+    truth = _measured(model, head, plain, [[example] for example in probe])  # one at a time: memory
     reason = ""
     for mask_dtype in (torch.bool, dtype):  # one implementation of attention takes the one, another the other
         packed = replace(plain, packed=True, mask_dtype=mask_dtype)
         try:
-            logp_deviation, gradient_deviation = _deviations(truth, _measured(model, head, packed, probe))
+            logp_deviation, gradient_deviation = _deviations(truth, _measured(model, head, packed, [probe]))
         except REFUSALS as error:
             if memory_full(error, "tuning") is not None:
                 raise
@@ -83,22 +84,26 @@ def _probe(examples: Sequence[Example]) -> list[Example]:
 
 
 def _measured(
-    model: Any, head: Head, collate: Collator, examples: Sequence[Example]
+    model: Any, head: Head, collate: Collator, passes: Sequence[Sequence[Example]]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Joint log-probabilities (B, K) and the gradients of the options' log loss, by parameter; the mode is put back."""
     device = next(model.parameters()).device
-    batch: Mapping[str, Tensor] = {name: value.to(device) for name, value in collate(examples).items()}
+    k = max(example.k for examples in passes for example in examples)
     training = model.training
     model.eval()
+    parts = []
     try:
-        joint_BK = joint_logp(forward(model, head, batch), head, batch)
-        loss = -option_logp(joint_BK).gather(1, batch["answer_B"][:, None]).sum()
-        torch.autograd.backward(loss)
+        for examples in passes:
+            batch: Mapping[str, Tensor] = {name: value.to(device) for name, value in collate(examples).items()}
+            joint_BK = joint_logp(forward(model, head, batch), head, batch)
+            loss = -option_logp(joint_BK).gather(1, batch["answer_B"][:, None]).sum()
+            torch.autograd.backward(loss)
+            parts.append(functional.pad(joint_BK.detach(), (0, k - joint_BK.shape[1]), value=-math.inf))
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     finally:
         model.zero_grad(set_to_none=True)
         model.train(training)
-    return joint_BK.detach(), gradients
+    return torch.cat(parts), gradients
 
 
 def _deviations(

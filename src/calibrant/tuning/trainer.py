@@ -25,9 +25,12 @@ from calibrant.scoring.options import Encoded
 from calibrant.scoring.run import scores_of
 from calibrant.scoring.scorer import OptionScorer, evaluating
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.targets import BinAccuracy, Targets, cross_fitted, folds_of
+
+PASS_TOKENS = {"cpu": 512}  # measured: benchmarks/pass_tokens.py
+PASS_TOKENS_ELSEWHERE = 8192
 
 
 class EmState(TrainerCallback, ExportableState):
@@ -145,10 +148,14 @@ class CalibrationTrainer(Trainer):
             args=args,
             train_dataset=list(examples),
             eval_dataset=held_out.encoded,  # evaluate() reads held_out itself; the library asks for it
-            data_collator=collate,
+            data_collator=_places,
             callbacks=[em, FiniteGradients(config.objective), *callbacks],
         )
         self.remove_callback(PrinterCallback)
+        self._collate = collate
+        cut = config.micro_batch_size is None and config.objective not in BATCH_STATISTICS
+        tokens = PASS_TOKENS.get(self.args.device.type, PASS_TOKENS_ELSEWHERE)
+        self._pass_tokens = tokens if cut and self.accelerator.num_processes == 1 else None
         self._sums: dict[str, Tensor] = {}
 
     def get_batch_samples(
@@ -158,7 +165,7 @@ class CalibrationTrainer(Trainer):
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.accelerator.num_processes > 1:
             samples = self._without_repeats(samples)
-        mine = sum(len(sample["answer_B"]) for sample in samples if not sample.get("repeated"))
+        mine = sum(len(sample["index_B"]) for sample in samples if not sample.get("repeated"))
         return samples, self.accelerator.gather(torch.tensor(mine, device=device)).sum()
 
     def _without_repeats(self, samples: list[Any]) -> list[Any]:
@@ -172,12 +179,24 @@ class CalibrationTrainer(Trainer):
         steps = math.ceil(math.ceil(math.ceil(n / m) / processes) / each)  # of an epoch
         first, kept = self.state.global_step % steps * each, []
         for i, sample in enumerate(samples, start=first):
-            size = len(sample["answer_B"])
+            size = len(sample["index_B"])
             own = n - (i * processes + self.accelerator.process_index) * m
             if 0 < own < size:
-                sample = self.data_collator([self.train_dataset[j] for j in sample["index_B"][:own].tolist()])
+                sample = {"index_B": sample["index_B"][:own]}
             kept.append({**sample, "repeated": True} if own <= 0 else sample)
         return kept
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward of the questions that ``inputs`` names, in as few passes as their tokens allow."""
+        examples = [self.train_dataset[i] for i in inputs.pop("index_B").tolist()]
+        passes = [examples] if self._pass_tokens is None else self._collate.passes(examples, self._pass_tokens)
+        losses = [
+            super(CalibrationTrainer, self).training_step(model, {**self._collate(one), **inputs}, num_items_in_batch)
+            for one in passes
+        ]
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -253,6 +272,11 @@ class CalibrationTrainer(Trainer):
     def _tally(self, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+
+def _places(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """A batch as the library sees it: where its questions stand. What they become is cut and padded at the step."""
+    return {"index_B": torch.tensor([e.index for e in examples])}
 
 
 def diverged(objective: str, step: int, found: str) -> ModelError:
