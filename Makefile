@@ -1,9 +1,10 @@
 # Everything a newcomer needs: `make demo` shows the cure on a real model, `make test` checks the project.
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
-LOOSE  := --ignore-missing-imports $(addprefix --disable-error-code=,arg-type attr-defined name-defined no-untyped-call no-any-return assignment operator)
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+WORKERS ?= 2
+STAMP   := $(VENV)/.installed
+LOOSE   := --ignore-missing-imports $(addprefix --disable-error-code=,arg-type attr-defined name-defined no-untyped-call no-any-return assignment operator)
 
 .PHONY: demo test check lint setup clean
 
@@ -27,7 +28,7 @@ lint: setup
 	$(BIN)/mypy benchmarks recipes $(LOOSE)  # scripts that no test runs call what is there
 
 test: lint  ## lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo-output .pytest_cache .mypy_cache .ruff_cache
