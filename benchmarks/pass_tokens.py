@@ -1,11 +1,10 @@
 """One CFT step cut into forward passes by tokens, beside the same step in one pass: same model, questions, LoRA, batch.
 
-    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 6] [--batch 16]
+    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 3] [--batch 16]
 
 FOLDER holds FILE.jsonl.gz. Needs the extra [demo]. CFT over the options, packed rows. Every batch is run with each number of
 tokens a pass, in an order that changes; a step is cutting, collating, forward, loss and backward; the first batch is not
-counted. ``--whole`` also takes the batch at once, which needs memory for the longest question times the batch. On a GPU:
-``--device cuda --dtype bfloat16``. Writes ``benchmarks/pass_tokens.json``.
+counted. On a GPU: ``--device cuda --dtype bfloat16``, larger ``--sizes``. Writes ``benchmarks/pass_tokens.json``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.objective import batch_loss
 
 CONFIG = TuneConfig(objective="cft", over="options")
-WHOLE = 10**9
 
 
 def step(model: Any, head: Head, collate: Collator, examples: list[Example], tokens: int) -> tuple[float, int, int]:
@@ -58,7 +56,7 @@ def step(model: Any, head: Head, collate: Collator, examples: list[Example], tok
 
 def compared(model: Any, tokenizer: Any, questions: list[Question], sizes: list[int], options: Any) -> dict[str, Any]:
     """Seconds of a step by tokens a pass, over the same batches; and as a multiple of the least."""
-    some = questions[: options.batch * (options.batches + 1)]
+    some = random.Random(0).sample(questions, options.batch * (options.batches + 1))
     encoded = encode(tokenizer, some, PromptStyle(reading="continuation"), context_length=2048)
     examples = [Example(e, q.answer) for e, q in zip(encoded, some, strict=True)]
     head, collate = Head.of(model), Collator(letters=False, all_options=True, prompt_tokens=False, packed=True)
@@ -77,7 +75,7 @@ def compared(model: Any, tokenizer: Any, questions: list[Question], sizes: list[
         "median_tokens": statistics.median(lengths),
         "max_tokens": max(lengths),
         "by_tokens_a_pass": {
-            "whole" if size == WHOLE else str(size): {
+            str(size): {
                 "step_s": round(median[size], 3),
                 "times_the_least": round(median[size] / min(median.values()), 2),
                 "passes": round(statistics.mean(n for _, n, _ in found), 1),
@@ -93,9 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--files", default="arc_easy-train,mmlu-val")
-    parser.add_argument("--sizes", default="128,256,512,1024,2048,4096")
-    parser.add_argument("--whole", action="store_true")
-    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--sizes", default="256,512,1024,2048,4096")
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -105,7 +102,7 @@ def main() -> None:
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(loaded.model, lora)
     model.train()
-    sizes = [int(size) for size in options.sizes.split(",")] + ([WHOLE] if options.whole else [])
+    sizes = [int(size) for size in options.sizes.split(",")]
     found = {}
     for name in options.files.split(","):
         questions = load_questions(options.data / f"{name}.jsonl.gz", skip_bad=True)

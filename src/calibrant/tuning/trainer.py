@@ -29,7 +29,7 @@ from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig
 from calibrant.tuning.objective import batch_loss
 from calibrant.tuning.targets import BinAccuracy, Targets, cross_fitted, folds_of
 
-PASS_TOKENS = {"cpu": 512}  # measured: benchmarks/pass_tokens.py
+PASS_TOKENS = {"cpu": 512}  # docs/decisions/009
 PASS_TOKENS_ELSEWHERE = 8192
 
 
