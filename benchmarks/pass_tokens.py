@@ -1,6 +1,6 @@
 """One CFT step cut into forward passes by tokens, beside the same step in one pass: same model, questions, LoRA, batch.
 
-    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 3] [--batch 16]
+    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 2] [--batch 16]
 
 FOLDER holds FILE.jsonl.gz. Needs the extra [demo]. CFT over the options, packed rows. Every batch is run with each number of
 tokens a pass, in an order that changes; a step is cutting, collating, forward, loss and backward; the first batch is not
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--files", default="arc_easy-train,mmlu-val")
-    parser.add_argument("--sizes", default="256,512,1024,2048,4096")
-    parser.add_argument("--batches", type=int, default=3)
+    parser.add_argument("--sizes", default="256,512,1024,2048")
+    parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
