@@ -1,6 +1,6 @@
-"""One CFT step cut into forward passes by tokens, beside the same step in one pass: same model, questions, LoRA, batch.
+"""One CFT step cut into forward passes of several sizes in tokens: same model, questions, LoRA, batch.
 
-    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 2] [--batch 16]
+    python benchmarks/pass_tokens.py --data FOLDER [--files arc_easy-train,mmlu-val] [--batches 3] [--batch 16]
 
 FOLDER holds FILE.jsonl.gz. Needs the extra [demo]. CFT over the options, packed rows. Every batch is run with each number of
 tokens a pass, in an order that changes; a step is cutting, collating, forward, loss and backward; the first batch is not
@@ -77,6 +77,7 @@ def compared(model: Any, tokenizer: Any, questions: list[Question], sizes: list[
         "by_tokens_a_pass": {
             str(size): {
                 "step_s": round(median[size], 3),
+                "steps_s": [round(seconds, 3) for seconds, _, _ in found],
                 "times_the_least": round(median[size] / min(median.values()), 2),
                 "passes": round(statistics.mean(n for _, n, _ in found), 1),
                 "padded_tokens": round(statistics.mean(padded for _, _, padded in found)),
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--files", default="arc_easy-train,mmlu-val")
     parser.add_argument("--sizes", default="256,512,1024,2048")
-    parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")

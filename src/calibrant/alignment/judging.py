@@ -44,7 +44,7 @@ class Judging:
         if found is None:
             return None
         if not known:
-            self.notes.append("Whether the judge agrees with people was not asked, for want of preference pairs.")
+            self.notes.append("Whether the judge agrees with people was not asked: it was given no preference pairs.")
             return found
         rejected, chosen = [p.rejected for p in known], [p.chosen for p in known]
         of_people = self._votes("labelled pairs", [p.prompt for p in known], rejected, chosen)

@@ -126,12 +126,10 @@ class Collator:
 
         As they are where one pass holds them all; else by length, longest first, so that little is padded.
         """
-        shapes = {id(e): self._shape(e) for e in examples}
-        order = sorted(examples, key=lambda e: -shapes[id(e)][1])
+        shaped = sorted(((*self._shape(e), e) for e in examples), key=lambda found: -found[1])
         parts: list[list[Example]] = []
         rows = width = 0
-        for example in order:
-            own_rows, own_width = shapes[id(example)]
+        for own_rows, own_width, example in shaped:
             if not parts or (rows + own_rows) * width > tokens:
                 parts.append([])
                 rows, width = 0, own_width
