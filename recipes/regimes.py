@@ -1,7 +1,7 @@
 """The two regimes on real tuning runs: L_SFT1 (cft), L_SFT2 (sft) and RCFT on the same questions, as paths over accuracy
-and calibration error.
+and calibration error; and RCFT with its calibration term on L_SFT1 (rcft-answer), as docs/objectives.md advises.
 
-    python recipes/regimes.py [--objectives cft sft rcft] [--seeds 0 1 2] [--out runs/regimes]
+    python recipes/regimes.py [--objectives cft sft rcft rcft-answer] [--seeds 0 1 2] [--out runs/regimes]
 
 Each cell (objective, seed) is a ``tune`` run with all its epochs kept as points of a path, measured on the calibration
 questions after every epoch, and on the test questions at the end. Finished cells are not run again, so cells can be added
@@ -43,16 +43,18 @@ from calibrant.reporting.canvas import figure_of, new_axes, style, svg_text
 from calibrant.tuning import TuneResult
 
 STYLE = PromptStyle(reading="continuation")
-EPOCHS = {"cft": 3, "sft": 6, "rcft": 6}
-TITLES = {"cft": "L_SFT1 (cft)", "sft": "L_SFT2 (sft)", "rcft": "RCFT"}
+EPOCHS = {"cft": 3, "sft": 6, "rcft": 6, "rcft-answer": 6}
+TITLES = {"cft": "L_SFT1 (cft)", "sft": "L_SFT2 (sft)", "rcft": "RCFT", "rcft-answer": "RCFT on L_SFT1, λ = 5"}
+ANSWER = {"objective": "rcft", "language": "sft1", "lam": 5.0}
 METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
 CLUSTER = "entity"
 
 
 def config_of(objective: str, seed: int, options: argparse.Namespace) -> TuneConfig:
     """One setting for all objectives; a constant rate, so that an epoch means the same in a short run and a long one."""
+    loss = ANSWER if objective == "rcft-answer" else {"objective": objective}
     return TuneConfig(
-        objective=objective,
+        **loss,
         epochs=options.epochs or EPOCHS[objective],
         batch_size=options.batch,
         learning_rate=options.learning_rate,

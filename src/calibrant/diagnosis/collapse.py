@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered
-from calibrant.diagnosis.estimates import Sampling, mean_draws, mean_estimates
+from calibrant.diagnosis.estimates import Sampling, mean_draws, mean_estimates, proportion
 from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate, Measurement, finite
-from calibrant.metrics.uncertainty import percentile_interval, wilson_interval
+from calibrant.metrics.uncertainty import percentile_interval
 from calibrant.scores import Scores
 
 NEAR_ONE = 0.99
@@ -145,8 +145,8 @@ def collapse(
         entropy=means["entropy"],
         entropy_share=means["share"],
         confidence=means["confidence"],
-        share_near_one=_proportion(near_N, how),
-        accuracy_near_one=_proportion(scores.correct_N[near_N], how) if near_N.any() else None,
+        share_near_one=proportion(near_N, how),
+        accuracy_near_one=proportion(scores.correct_N, how, near_N) if near_N.any() else None,
         temperature=temperature_effect(measured, own),
         shift=None if reference is None else shift(scores, reference, how),
     )
@@ -178,7 +178,7 @@ def shift(scores: Scores, reference: Scores, how: Sampling) -> Shift:
     return Shift(
         entropy=means["entropy"],
         confidence=means["confidence"],
-        agreement=_proportion(scores.prediction_N == reference.prediction_N, how),
+        agreement=proportion(scores.prediction_N == reference.prediction_N, how),
         slope=slope,
         intercept=intercept,
         scatter=scatter,
@@ -208,11 +208,6 @@ def temperature_effect(measured: Measurement, own: Tempered | None) -> Temperatu
         suffices=own.suffices,
         n_left_out=own.fitted.n_left_out_,
     )
-
-
-def _proportion(hit_N: np.ndarray, how: Sampling) -> Estimate:
-    share = float(hit_N.mean())
-    return Estimate(share, *wilson_interval(share, len(hit_N), how.level), len(hit_N))
 
 
 def _log_odds(scores: Scores, reference: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.proportions import effective_n
 from calibrant.metrics.sums import bootstrap_sums
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -96,9 +97,20 @@ def combined(a: Estimate, b: Estimate, rule: Callable[[float, float], float]) ->
     return Estimate(value, low, high, min(a.n, b.n))
 
 
-def share_difference(a: float, n_a: int, b: float, n_b: int, level: float) -> Estimate:
+def proportion(hit_N: np.ndarray, how: Sampling, among_N: np.ndarray | None = None) -> Estimate:
+    """A share with Wilson's interval, at the effective number of questions where they share clusters; of some questions only,
+    where a mask is given.
+    """
+    among_N = np.ones(len(hit_N), dtype=bool) if among_N is None else among_N
+    hit_N = hit_N[among_N].astype(np.float64)
+    cluster_N = None if how.cluster is None else np.array(how.cluster)[among_N]
+    share = float(hit_N.mean())
+    return Estimate(share, *wilson_interval(share, effective_n(hit_N, cluster_N), how.level), len(hit_N))
+
+
+def share_difference(a: float, n_a: float, b: float, n_b: float, level: float) -> Estimate:
     """``a - b`` of two independent proportions: Newcombe's hybrid score interval (Statistics in Medicine 1998, method
-    10).
+    10), from so many questions, or as many independent ones as they are worth.
 
     >>> d = share_difference(56 / 70, 70, 48 / 80, 80, 0.95)  # the example of Newcombe's table II
     >>> [round(x, 4) for x in (d.value, d.low, d.high)]
@@ -107,4 +119,4 @@ def share_difference(a: float, n_a: int, b: float, n_b: int, level: float) -> Es
     (low_a, high_a), (low_b, high_b) = wilson_interval(a, n_a, level), wilson_interval(b, n_b, level)
     value = a - b
     low, high = value - math.hypot(a - low_a, high_b - b), value + math.hypot(high_a - a, b - low_b)
-    return Estimate(value, low, high, min(n_a, n_b))
+    return Estimate(value, low, high, round(min(n_a, n_b)))

@@ -61,7 +61,8 @@ class LetterPrior:
     mean_p_K, frequency_K, n_K : mean probability, share of answers, and number of questions with such an option.
     distance : ``(1/2) sum_k |mean over all N of (p_k - 1[y = k])|``: the share of probability that stands at wrong
         positions, from 0 to 1 (total variation).
-    p_value : of Hotelling's T² test that all those means are 0; ``None`` where it has too few questions or no variation.
+    p_value : of Hotelling's T² test that all those means are 0; ``None`` where it has too few questions (or clusters) or no
+        variation.
     n : questions.
     """
 
@@ -84,13 +85,15 @@ class LetterPrior:
         }
 
 
-def letter_prior(scores: Scores) -> LetterPrior:
+def letter_prior(scores: Scores, cluster_N: np.ndarray | None = None) -> LetterPrior:
     """Is probability given to option *positions* rather than to what stands there?
 
     A calibrated model gives each position as much probability, on average, as it holds answers. The residuals
     ``r_ik = p_ik - 1[y_i = k]`` (0 where question i has no option k) are tested jointly for mean 0 by Hotelling's
     one-sample T² (Annals of Mathematical Statistics 1931) on the r dimensions in which they vary:
-    ``(N - r) / (r (N - 1)) N d' S⁺ d ~ F(r, N - r)``. Its use for positions is ours.
+    ``(N - r) / (r (N - 1)) N d' S⁺ d ~ F(r, N - r)``. Questions that share a cluster (one label each) count as one, their
+    sum. Its use for positions is ours. A model without a preference differs too where it is over- or underconfident and the
+    answers are not spread evenly over the positions: :func:`calibrant.sensitivity` tells the two apart.
 
     >>> fair = letter_prior(Scores.from_probs([[0.6, 0.4], [0.4, 0.6]] * 50, [0, 1] * 50))
     >>> fair.distance
@@ -110,9 +113,14 @@ def letter_prior(scores: Scores) -> LetterPrior:
         tuple(float(x) for x in frequency_K),
         tuple(int(x) for x in n_K),
         float(np.abs(residual_NK.mean(0)).sum() / 2),
-        _hotelling(residual_NK),
+        _hotelling(residual_NK if cluster_N is None else _cluster_sums(residual_NK, cluster_N)),
         scores.n,
     )
+
+
+def _cluster_sums(x_NK: np.ndarray, cluster_N: np.ndarray) -> np.ndarray:
+    labels, code_N = np.unique(cluster_N, return_inverse=True)
+    return np.column_stack([np.bincount(code_N, weights=x_N, minlength=len(labels)) for x_N in x_NK.T])
 
 
 def _hotelling(x_NK: np.ndarray) -> float | None:

@@ -16,6 +16,7 @@ from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.metrics.comparison import align
 from calibrant.metrics.measurement import beyond_floor, measure
+from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
@@ -89,17 +90,20 @@ def checkpoint_point(
 
     ``n``, ``accuracy``, ``mean_confidence``, ``conf_ece`` with its floor (``floor_mean``, ``floor_p95``), ``nll`` and
     ``entropy`` (nats a question), ``signed_gap`` = mean confidence - accuracy with the ends of its interval, mean +- z
-    standard errors over questions (``signed_gap_low``, ``signed_gap_high``), and ``option_mass``. What is unknown or
-    infinite (the log loss of an answer of probability 0) is left out.
+    standard errors over questions, with the variance that bins of like labels hide
+    (:func:`~calibrant.metrics.bins.thin_variance`; ``signed_gap_low``, ``signed_gap_high``), and ``option_mass``. What is
+    unknown or infinite (the log loss of an answer of probability 0) is left out.
 
     >>> point = checkpoint_point(Scores.from_probs([[0.9, 0.1]] * 400, [0] * 240 + [1] * 160))
     >>> point["accuracy"], round(point["conf_ece"], 3), round(point["signed_gap_low"], 3)
     (0.6, 0.3, 0.252)
     """
+    thin_M, _ = QuestionSums(scores, n_bins).thin_variances
     floor, _ = noise_floor(scores, n_bins=n_bins, n_draws=n_draws)
     confidence_N, correct_N = scores.confidence_N, scores.correct_N.astype(np.float64)
     gap_N = confidence_N - correct_N
-    half = norm.ppf((1 + level) / 2) * gap_N.std(ddof=1) / math.sqrt(scores.n) if scores.n > 1 else math.nan
+    error = math.sqrt(gap_N.var(ddof=1) / scores.n + thin_M.sum()) if scores.n > 1 else math.nan
+    half = norm.ppf((1 + level) / 2) * error
     found = {
         "accuracy": correct_N.mean(),
         "mean_confidence": confidence_N.mean(),

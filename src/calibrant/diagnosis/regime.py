@@ -30,6 +30,7 @@ from calibrant.diagnosis.estimates import Sampling, absolute, binned_errors, com
 from calibrant.diagnosis.path import Checkpoint, critical_checkpoint
 from calibrant.metrics.bins import bin_index
 from calibrant.metrics.measurement import Estimate, Measurement
+from calibrant.metrics.proportions import effective_n, paired_change_interval
 from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
@@ -112,8 +113,9 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     (:meth:`Target.correction`), so ``A - A* = E[(1[ŷ=y] - 1[ŷ_ref=y]) - (π*(ŷ) - π*(ŷ_ref))]``: nothing where the two
     predict the same. TCE and Δ use acc* moved by the mean of the correction.
 
-    Intervals: A - A* by a paired bootstrap over questions (for a path of scores of the same questions too; Newcombe's for
-    one of numbers or of other questions); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
+    Intervals: A - A* by a paired bootstrap over questions; for a path by Newcombe's, paired where it holds scores of the same
+    questions, at the effective number of questions where they share clusters (the questions of a path of numbers are taken
+    to be clustered as much as these); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
     of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ.
     """
     bound_1 = absolute(measured["signed_gap"])
@@ -121,12 +123,18 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         assert target.checkpoint is not None
         a, b = measured["accuracy"], target.checkpoint
         same = b.scores_of(scores)
+        cluster_N = None if how.cluster is None else np.array(how.cluster)
+        worth = effective_n(scores.correct_N.astype(np.float64), cluster_N) / scores.n
         if same is None:
-            excess = share_difference(a.value, a.n, b.accuracy, b.n, how.level)
+            excess = replace(
+                share_difference(a.value, worth * a.n, b.accuracy, worth * b.n, how.level), n=min(a.n, b.n)
+            )
         else:
             paired_N = scores.correct_N.astype(np.float64) - same.correct_N
-            excess = mean_estimates({"excess": paired_N}, how)["excess"]
-        critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, b.n, how.level), b.n)
+            effective = effective_n(paired_N, cluster_N)
+            ends = paired_change_interval(same.correct_N[None], scores.correct_N[None], effective, how.level)
+            excess = Estimate(float(paired_N.mean()), *ends, scores.n)
+        critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, worth * b.n, how.level), b.n)
         return {
             "critical_accuracy": critical,
             "excess_accuracy": excess,

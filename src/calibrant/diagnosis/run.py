@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from calibrant.diagnosis.calibrator import Tempered, remeasure, tempered
 from calibrant.diagnosis.collapse import collapse
 from calibrant.diagnosis.estimates import Sampling
@@ -132,7 +134,7 @@ def _facts(
         numbers={name: measured[name] for name in kept} | regime_numbers(scores, measured, chosen, how),
         target=chosen,
         mass=option_mass(scores),
-        prior=letter_prior(scores),
+        prior=letter_prior(scores, None if how.cluster is None else np.array(how.cluster)),
         collapse=collapse(scores, measured, own, reference, how),
         reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
         split=scores.split,

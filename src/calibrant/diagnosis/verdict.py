@@ -18,8 +18,8 @@ TOLERANCE = 0.05
 """An excess of accuracy over A* up to this bounds ECE by no more than the noise floor of some thousand questions."""
 LEAST_N = 30
 """With fewer questions no verdict is given."""
-PURE_SHARPENING = 0.25
-"""Intercept and scatter, in nats of log-odds, up to which alignment did nothing but sharpen (a factor of 1.3 in odds)."""
+PURE_RESCALING = 0.25
+"""Intercept and scatter, in nats of log-odds, up to which alignment did nothing but multiply them (a factor of 1.3 in odds)."""
 FAR_TOO_MANY = 100_000
 """From so many questions on it is said that no realistic number would settle a difference."""
 PRIOR_DISTANCE, PRIOR_P = 0.05, 0.001
@@ -79,10 +79,10 @@ class Facts:
         return s.confidence.low > 0 and s.entropy.high < 0 and self.numbers["signed_gap"].low > 0
 
     @property
-    def only_sharpened(self) -> bool:
-        """Whether alignment did nothing but raise the reference to a power: what one temperature undoes everywhere."""
+    def only_rescaled(self) -> bool:
+        """Whether alignment did nothing but raise the reference to a power, be it 1: what one temperature undoes everywhere."""
         s = self.collapse.shift
-        return s is not None and abs(s.intercept.value) <= PURE_SHARPENING and s.scatter <= PURE_SHARPENING
+        return s is not None and abs(s.intercept.value) <= PURE_RESCALING and s.scatter <= PURE_RESCALING
 
 
 def verdict_of(f: Facts) -> Verdict:
@@ -122,7 +122,7 @@ def action_of(f: Facts, verdict: Verdict) -> Action:
         return "nothing"
     if verdict == "non-calibratable":
         return "rcft"
-    if verdict == "calibratable" and t is not None and t.suffices and f.only_sharpened:
+    if verdict == "calibratable" and t is not None and t.suffices and f.only_rescaled:
         return "temperature"
     return "cft"
 
@@ -181,7 +181,8 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
     if f.prior.distance >= PRIOR_DISTANCE and p is not None and p < PRIOR_P:
         out.append(
             f"{f.prior.distance:.1%} of the probability stands at the wrong option positions (p = {p:.1g}, n = {f.n}): "
-            "the model prefers positions, whatever stands there."
+            "the model prefers positions, or answers stand more often at some than at others and the model is over- or "
+            "underconfident; `calibrant sensitivity` tells which."
         )
     if f.within_floor and ece.high > 2 * f.tolerance and f.n >= LEAST_N:
         out.append(
@@ -343,9 +344,11 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
     if action == "rcft":
         return "RCFT trades the two: it raises accuracy and holds ECE down by its calibration term."
     if action == "temperature":
+        assert f.collapse.shift is not None
         return (
-            f"A temperature is enough: alignment did nothing but sharpen the reference (intercept and scatter within "
-            f"{PURE_SHARPENING} nats), and dividing by one temperature undoes just that."
+            "A temperature is enough: alignment did nothing to the reference's log-odds but multiply them by "
+            f"{_with(f.collapse.shift.slope)} (intercept and scatter within {PURE_RESCALING} nats), and dividing by one "
+            "temperature mends what is left."
         )
     t = f.collapse.temperature
     text = "CFT is the default: it trains on answers only; no run of ours lowered accuracy beyond noise."

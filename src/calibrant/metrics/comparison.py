@@ -15,6 +15,7 @@ from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import finite
 from calibrant.metrics.planning import enough_draws, holm, n_to_decide
+from calibrant.metrics.proportions import drawn_n, paired_change_interval
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -128,7 +129,8 @@ def compare(
 ) -> Comparison:
     """The change from ``a`` to ``b`` in each metric, with paired intervals.
 
-    Both are resampled with the same weights, so what the questions have in common cancels. Means by the percentile
+    Both are resampled with the same weights, so what the questions have in common cancels. Accuracy by Newcombe's interval
+    of a paired difference of shares (with clusters, at the effective number of questions), other means by the percentile
     bootstrap, calibration errors by :func:`~calibrant.metrics.uncertainty.error_difference_interval`.
 
     Parameters
@@ -167,7 +169,7 @@ def compare(
     pair = ((sums_a, draws_BC[:, :split]), (sums_b, draws_BC[:, split:]))
     n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
     wider = cluster_factor(n_clusters, level)
-    differences = _mean_differences(pair, level, wider) | _error_differences(pair, level, seed, wider)
+    differences = _mean_differences(pair, level, wider, n_clusters) | _error_differences(pair, level, seed, wider)
     order = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap", "mean_confidence")
     return Comparison(
         n=a.n,
@@ -222,7 +224,7 @@ def align(a: Scores, b: Scores) -> tuple[Scores, str]:
 Pair = tuple[tuple[QuestionSums, np.ndarray], tuple[QuestionSums, np.ndarray]]
 
 
-def _mean_differences(pair: Pair, level: float, wider: float) -> dict[str, Difference]:
+def _mean_differences(pair: Pair, level: float, wider: float, n_clusters: int | None) -> dict[str, Difference]:
     (sums_a, draws_a), (sums_b, draws_b) = pair
     values_a, values_b = sums_a.means(sums_a.totals), sums_b.means(sums_b.totals)
     drawn_a, drawn_b = sums_a.means(draws_a), sums_b.means(draws_b)
@@ -230,12 +232,34 @@ def _mean_differences(pair: Pair, level: float, wider: float) -> dict[str, Diffe
     out = {}
     for name in ("accuracy", "nll", "brier", "mean_confidence"):
         a, b = float(values_a[name]), float(values_b[name])
-        low, high = percentile_interval(b - a + wider * (drawn_b[name] - drawn_a[name] - (b - a)), level)
+        drawn_B = b - a + wider * (drawn_b[name] - drawn_a[name] - (b - a))
+        if name == "accuracy":
+            answers_a, answers_b = sums_a.scores.correct_N[None], sums_b.scores.correct_N[None]
+            low, high = accuracy_change_interval(answers_a, answers_b, drawn_B, n_clusters, level)
+        else:
+            low, high = percentile_interval(drawn_B, level)
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
         out[name] = difference_of(name, a, b, low, high, sums_a.scores.n, level, len(draws_a))
     return out
+
+
+def accuracy_change_interval(
+    a_SN: np.ndarray, b_SN: np.ndarray, drawn_B: np.ndarray, n_clusters: int | None, level: float
+) -> tuple[float, float]:
+    """Interval of a change in accuracy, from which answers are right in each of S paired runs and the draws of the change.
+
+    :func:`~calibrant.metrics.proportions.paired_change_interval` at N questions; with clusters or several runs at as many
+    as would vary as the draws do. It has a width where no answer changed, and its p-values are McNemar's (mid-p) within a
+    few thousandths where a bootstrap's are too small (``tests/unit/metrics/test_proportions.py``).
+    """
+    s, n = a_SN.shape
+    effective = float(n)
+    if s > 1 or n_clusters is not None:
+        single = float((b_SN.astype(np.float64) - a_SN).var(axis=1).mean())
+        effective = drawn_n(single, drawn_B, float(n * s), float(n_clusters or n))
+    return paired_change_interval(a_SN, b_SN, effective, level)
 
 
 def _error_differences(pair: Pair, level: float, seed: int, wider: float) -> dict[str, Difference]:

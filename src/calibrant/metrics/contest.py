@@ -7,7 +7,7 @@ its runs' numbers; it is uncertain because there are finitely many questions *an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,13 @@ from scipy.stats import t as student
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
-from calibrant.metrics.comparison import Difference, align, difference_of
+from calibrant.metrics.comparison import Difference, accuracy_change_interval, align, difference_of
 from calibrant.metrics.measurement import Estimate, floor_verdict
-from calibrant.metrics.profile import Profile, exact_profile, gather
+from calibrant.metrics.profile import Profile, exact_profile, gather, thin_hits
+from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.ranking import auroc_of
 from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of
-from calibrant.metrics.sums import QuestionSums, bootstrap_sums, bootstrap_weights, cluster_codes
+from calibrant.metrics.sums import QuestionSums, blocks, bootstrap_sums, bootstrap_weights, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
     cluster_factor,
@@ -163,8 +164,12 @@ class Contest:
             cells = *one.cells_of(metric, other), *other.cells_of(metric, one)
             low, high = possible(error_difference_interval(*cells, self.level), -1, 1)
         elif np.isfinite(change):
-            drawn_B = other.draws[metric] - one.draws[metric]
-            low, high = _percentiles(change + self._wider * (drawn_B - change), self.level)
+            drawn_B = change + self._wider * (other.draws[metric] - one.draws[metric] - change)
+            if metric == "accuracy":
+                answers = one.correct_beside(other), other.correct_beside(one)
+                low, high = accuracy_change_interval(*answers, drawn_B, self.n_clusters, self.level)
+            else:
+                low, high = _percentiles(drawn_B, self.level)
         error, freedom = _difference_error(one.values[metric], other.values[metric])
         z = _z(change, low, high, error, freedom, self.level)
         if error > 0:
@@ -182,14 +187,14 @@ class Contest:
         if not np.isfinite(value):
             return np.nan, np.nan
         draws_B = value + self._wider * (method.draws[metric] - value)
+        if metric == "auroc" and np.nanmax(draws_B) == np.nanmin(draws_B):
+            return np.nan, np.nan  # right and wrong answers stand apart: resampling cannot see that they need not
         if metric != "accuracy":
             return _percentiles(draws_B, self.level)
-        runs, spread = len(method.values[metric]), float(draws_B.var())
-        effective = float(self.n)
+        runs, effective = len(method.values[metric]), float(self.n)
         if runs > 1 or self.n_clusters is not None:
-            most = float(self.n * runs)
             few = float(self.n_clusters or self.n)
-            effective = min(value * (1 - value) / spread, most) if spread > 0 else few
+            effective = drawn_n(value * (1 - value), draws_B, float(self.n * runs), few)
         return wilson_interval(value, effective, self.level)
 
     def _with_floor(self, method: _Method, metric: str, value: float, low: float, high: float) -> Estimate:
@@ -206,8 +211,11 @@ Cells = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One set of scores, resampled: values, draws (B,) of the means, cells (C,) and their noise (B, C), floors (R,)."""
+    """One set of scores, resampled: which answers are right (N,), values, draws (B,) of the means, cells (C,) and their
+    noise (B, C), floors (R,).
+    """
 
+    correct_N: np.ndarray
     values: dict[str, float]
     draws: dict[str, np.ndarray]
     cells: dict[str, Cells]
@@ -237,18 +245,20 @@ class _Run:
             cell_C = cells_of(sums.totals)
             cells[metric] = cell_C, wider * cell_noise(cells_of(draws_BC), cell_C, thin_C, seed)
             values[metric] = float(np.abs(cell_C).sum())
-        values["auroc"], draws["auroc"], values["smooth_ece"], cells["smooth_ece"] = _unsummed(scores, weight_BN, wider)
+        values["auroc"], draws["auroc"] = _ranked(scores, weight_BN)
+        values["smooth_ece"], cells["smooth_ece"] = _smoothed(scores, weight_BN, n_bins, seed, wider)
         if cluster_N is None:
             floors = dict(zip(("conf_ece", "cw_ece"), noise_floor(scores, n_bins, n_boot, seed), strict=True))
         else:
             floors = {metric: np.abs(cells[metric][1]).sum(1) for metric in ("conf_ece", "cw_ece")}
-        return cls(values, draws, cells, floors)
+        return cls(scores.correct_N, values, draws, cells, floors)
 
 
 @dataclass(frozen=True, eq=False)
 class _Method:
-    """The runs of a method as one: values (S,), and draws, cells, noise and floors of their mean."""
+    """The runs of a method as one: right answers (S, N), values (S,), and draws, cells, noise and floors of their mean."""
 
+    correct_SN: np.ndarray
     values: dict[str, np.ndarray]
     draws: dict[str, np.ndarray]
     cells: dict[str, Cells]
@@ -258,6 +268,7 @@ class _Method:
     def of(cls, runs: Sequence[_Run]) -> _Method:
         s = len(runs)
         return cls(
+            correct_SN=np.array([run.correct_N for run in runs]),
             values={metric: np.array([run.values[metric] for run in runs]) for metric in CONTEST_METRICS},
             draws={metric: np.mean([run.draws[metric] for run in runs], axis=0) for metric in MEANS},
             cells={
@@ -272,33 +283,52 @@ class _Method:
 
     def cells_of(self, metric: str, beside: _Method) -> Cells:
         """Cells and noise, each run as often as makes the runs of both methods equally many: the sums stay as they are."""
-        mine, others = len(self.values[metric]), len(beside.values[metric])
-        times = math.lcm(mine, others) // mine
+        times = self._times(beside)
         cell_C, noise_BC = self.cells[metric]
         return np.tile(cell_C, times) / times, np.tile(noise_BC, (1, times)) / times
 
+    def correct_beside(self, beside: _Method) -> np.ndarray:
+        """Right answers, each run as often as makes the runs of both methods equally many, (S, N)."""
+        return np.tile(self.correct_SN, (self._times(beside), 1))
 
-def _unsummed(scores: Scores, weight_BN: np.ndarray, wider: float) -> tuple[float, np.ndarray, float, Cells]:
-    """AUROC with its draws, and smooth error with its cells and noise at its bandwidth."""
+    def _times(self, beside: _Method) -> int:
+        mine, others = len(self.correct_SN), len(beside.correct_SN)
+        return math.lcm(mine, others) // mine
+
+
+def _ranked(scores: Scores, weight_BN: np.ndarray) -> tuple[float, np.ndarray]:
+    """AUROC, and its draws (B,)."""
     profile = exact_profile(scores.confidence_N, scores.correct_N)
-    c_N = np.clip(scores.confidence_N, 0.0, 1.0)
-    order_N = np.argsort(c_N, kind="stable")
-    group_N = np.searchsorted(profile.c_G, c_N[order_N])
-    correct_N = scores.correct_N[order_N].astype(np.float64)
+    drawn = [auroc_of(part) for _, part in _drawn_profiles(scores, profile, weight_BN)]
+    return float(auroc_of(profile)), np.concatenate(drawn)
+
+
+def _smoothed(scores: Scores, weight_BN: np.ndarray, n_bins: int, seed: int, wider: float) -> tuple[float, Cells]:
+    """Smooth error, and its cells with their noise at its bandwidth."""
+    profile = exact_profile(scores.confidence_N, scores.correct_N)
     grid = grid_of(profile)
     found = smooth_error_of(grid)
     keep = slice(None, None, max(8, int(found.sigma * 250)))  # the smoothed residual needs no finer points
     whole_G = smooth_cells(grid.residual_G, found.sigma)
     scale = found.value / max(float(np.abs(whole_G[keep]).sum()), 1e-300)
-    auroc, noise = [], []
-    for start in range(0, len(weight_BN), DRAWS_AT_ONCE):
-        weight_bN = weight_BN[start : start + DRAWS_AT_ONCE, order_N].astype(np.float64)
-        n_bG, hits_bG = (gather(w, group_N, len(profile.c_G)) for w in (weight_bN, weight_bN * correct_N))
-        drawn = Profile(profile.c_G, n_bG, hits_bG)
-        auroc.append(auroc_of(drawn))
+    hidden_BG = thin_hits(profile, len(weight_BN), n_bins, seed)
+    noise = []
+    for rows, drawn in _drawn_profiles(scores, profile, weight_BN):
+        drawn = replace(drawn, hits_G=drawn.hits_G + hidden_BG[rows])
         noise.append((smooth_cells(grid_of(drawn).residual_G, found.sigma) - whole_G)[:, keep])
-    cells = whole_G[keep] * scale, wider * scale * np.concatenate(noise)
-    return float(auroc_of(profile)), np.concatenate(auroc), found.value, cells
+    return found.value, (whole_G[keep] * scale, wider * scale * np.concatenate(noise))
+
+
+def _drawn_profiles(scores: Scores, profile: Profile, weight_BN: np.ndarray) -> Iterator[tuple[slice, Profile]]:
+    """The profile under each draw's weights, some draws at a time."""
+    c_N = np.clip(scores.confidence_N, 0.0, 1.0)
+    order_N = np.argsort(c_N, kind="stable")
+    group_N = np.searchsorted(profile.c_G, c_N[order_N])
+    correct_N = scores.correct_N[order_N].astype(np.float64)
+    for rows in blocks(len(weight_BN), DRAWS_AT_ONCE):
+        weight_bN = weight_BN[rows, order_N].astype(np.float64)
+        n_bG, hits_bG = (gather(w, group_N, len(profile.c_G)) for w in (weight_bN, weight_bN * correct_N))
+        yield rows, Profile(profile.c_G, n_bG, hits_bG)
 
 
 def run_arm(values_S: np.ndarray, level: float = 0.95) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from calibrant.errors import ConfigError
 from calibrant.metrics.bins import check_settings
+from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -28,6 +29,8 @@ from calibrant.scores import Scores
 DISTINGUISHABLE = "distinguishable from calibrated"
 INDISTINGUISHABLE = "not distinguishable from calibrated"
 LOW_MASS = 0.5
+MOST = {"mean_confidence": 1.0, "nll": math.inf, "brier": 2.0, "option_mass": 1.0}
+"""The largest that each mean can be; the least is 0."""
 ROUNDING = 1e-9
 """An error that is above its floor by no more than this is at its floor: both are sums of many rounded numbers."""
 
@@ -194,21 +197,20 @@ def mean_estimates(
     draws = {name: values[name] + wider * (draws_B - values[name]) for name, draws_B in draws.items()}
     out = {}
     for name in ("mean_confidence", "nll", "brier"):
-        low, high = percentile_interval(draws[name], level) if n > 1 else (np.nan, np.nan)
-        out[name] = Estimate(float(values[name]), low, high, n)
+        ends = percentile_interval(draws[name], level) if n > 1 else (np.nan, np.nan)
+        out[name] = Estimate(float(values[name]), *possible(ends, 0.0, MOST[name]), n)
     if np.isinf(sums.scores.logp_NK[np.arange(n), sums.scores.answer_N]).any():
         out["nll"] = Estimate(np.inf, np.nan, np.nan, n)
     share = float(values["accuracy"])
     n_effective = float(n)
     if n_clusters is not None:
-        spread = float(draws["accuracy"].var())
-        n_effective = min(share * (1 - share) / spread, float(n)) if spread > 0 else float(n_clusters)
+        n_effective = drawn_n(share * (1 - share), draws["accuracy"], float(n), float(n_clusters))
     out["accuracy"] = Estimate(share, *wilson_interval(share, n_effective, level), n)
     known = int((~np.isnan(sums.scores.logmass_N)).sum())
     if known:
         mass_B = draws["option_mass"][~np.isnan(draws["option_mass"])]
-        low, high = percentile_interval(mass_B, level) if known > 1 else (np.nan, np.nan)
-        out["option_mass"] = Estimate(float(values["option_mass"]), low, high, known)
+        ends = percentile_interval(mass_B, level) if known > 1 else (np.nan, np.nan)
+        out["option_mass"] = Estimate(float(values["option_mass"]), *possible(ends, 0.0, MOST["option_mass"]), known)
     return out
 
 

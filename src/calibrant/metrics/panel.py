@@ -6,6 +6,7 @@ Shape suffixes: B draws, R redraws, M bins, G groups or grid points.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from calibrant.metrics.binned import (
 )
 from calibrant.metrics.bins import bin_index, check_settings, thin_variance
 from calibrant.metrics.measurement import Estimate, floor_verdict
-from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample
+from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample, thin_hits
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
 from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of
-from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible
+from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible, wilson_interval
 from calibrant.scores import Scores
 
 DRAWS_AT_ONCE = 250
@@ -53,10 +54,14 @@ def battery(
     mce, over, under          worst bin; over- and underconfident part                    none, floor only
     reliability, resolution   parts of the confidence's Brier score                       none
     refinement                what recalibration would leave of it                        none
-    auroc, aurc, excess_aurc  ranking of right above wrong                                percentile bootstrap
-    selective_accuracy        accuracy of the most confident share ``coverage``           percentile bootstrap
+    auroc, aurc               ranking of right above wrong                                percentile bootstrap
+    excess_aurc               AURC less that of the best ranking                          none
+    selective_accuracy        accuracy of the most confident share ``coverage``           Wilson's, of its questions
     ece_at_coverage           conf-ECE of that share                                      inverted law
     ========================  ==========================================================  ============================
+
+    AUROC and AURC have no interval where every draw gives the same number: right answers and wrong ones that stand apart
+    in the sample need not do so in others, and resampling cannot tell how far. ``n`` of the last two counts the share kept.
 
     Cost: one sort of the questions, then O(groups) a draw whatever N is (see ``calibrant.metrics.profile``).
 
@@ -79,10 +84,15 @@ def battery(
         intervals["debiased_l2_ece"] = (min(l2.low, values["debiased_l2_ece"]), max(l2.high, values["debiased_l2_ece"]))
         intervals["equal_mass_ece"] = cell_interval(small, drawn, mass_bin_G, n_bins, level, seed)
         intervals["ece_at_coverage"] = cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
-        intervals["smooth_ece"] = _smooth_interval(small, drawn, level)
-        intervals |= _ranking_intervals(values, drawn, kept_draws, level)
+        intervals["smooth_ece"] = _smooth_interval(small, drawn, n_bins, level, seed)
+        intervals["selective_accuracy"] = wilson_interval(values["selective_accuracy"], float(kept_small.n), level)
+        intervals |= _ranking_intervals(values, drawn, level)
     floors = _floors(twin, bin_G, mass_bin_G, n_bins, coverage)
-    return {k: _estimate(value, intervals.get(k, NO_INTERVAL), n, floors.get(k)) for k, value in values.items()}
+    of_kept = dict.fromkeys(("selective_accuracy", "ece_at_coverage"), max(1, round(float(kept_small.n))))
+    return {
+        k: _estimate(value, intervals.get(k, NO_INTERVAL), of_kept.get(k, n), floors.get(k))
+        for k, value in values.items()
+    }
 
 
 def _values(c_N: np.ndarray, y_N: np.ndarray, profile: Profile, n_bins: int, coverage: float) -> dict[str, float]:
@@ -114,15 +124,23 @@ def _ece(profile: Profile, bin_G: np.ndarray, n_bins: int) -> float:
 
 
 def cell_interval(plain: Profile, drawn: Profile, bin_G: np.ndarray, n_bins: int, level: float, seed: int) -> Interval:
+    cell_M, noise_BM = noisy_cells(plain, drawn, bin_G, n_bins, seed)
+    return possible(error_interval(cell_M, noise_BM, level), 0, 1)
+
+
+def noisy_cells(
+    plain: Profile, drawn: Profile, bin_G: np.ndarray, n_bins: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells ``(n_m / N) (acc_m - conf_m)``, (M,), and draws of their noise with that of thin bins, (B, M)."""
     share_M, gap_M = bin_gaps(plain, bin_G, n_bins)
     share_BM, gap_BM = bin_gaps(drawn, bin_G, n_bins)
     n_M, hits_M, _ = plain.binned(bin_G, n_bins)
     thin_M = thin_variance(n_M, hits_M) / float(plain.n) ** 2
-    noise_BM = cell_noise(share_BM * gap_BM, share_M * gap_M, thin_M, seed)
-    return possible(error_interval(share_M * gap_M, noise_BM, level), 0, 1)
+    return share_M * gap_M, cell_noise(share_BM * gap_BM, share_M * gap_M, thin_M, seed)
 
 
-def _smooth_interval(plain: Profile, drawn: Profile, level: float) -> Interval:
+def _smooth_interval(plain: Profile, drawn: Profile, n_bins: int, level: float, seed: int) -> Interval:
+    drawn = replace(drawn, hits_G=drawn.hits_G + thin_hits(plain, len(drawn.hits_G), n_bins, seed))
     grid = grid_of(plain)
     sigma = smooth_error_of(grid).sigma
     keep = slice(None, None, max(1, int(sigma * 250)))  # the smoothed residual needs no finer points
@@ -132,16 +150,12 @@ def _smooth_interval(plain: Profile, drawn: Profile, level: float) -> Interval:
     return possible(error_interval(cell_G[keep] * scale, np.concatenate(noise) * scale, level), 0, 1)
 
 
-def _ranking_intervals(values: Mapping[str, float], drawn: Profile, kept: Profile, level: float) -> dict[str, Interval]:
+def _ranking_intervals(values: Mapping[str, float], drawn: Profile, level: float) -> dict[str, Interval]:
     out = {}
-    draws: dict[str, np.ndarray] = {
-        "auroc": auroc_of(drawn),
-        "aurc": aurc_of(drawn),
-        "selective_accuracy": kept.hits_G.sum(-1) / kept.n,
-    }
-    for name, draws_B in draws.items():
+    for name, draws_B in (("auroc", auroc_of(drawn)), ("aurc", aurc_of(drawn))):
         known_B = draws_B[~np.isnan(draws_B)]
-        out[name] = percentile_interval(known_B, level) if len(known_B) and not np.isnan(values[name]) else NO_INTERVAL
+        varies = len(known_B) > 0 and np.ptp(known_B) > 0 and not np.isnan(values[name])
+        out[name] = percentile_interval(known_B, level) if varies else NO_INTERVAL
     return out
 
 

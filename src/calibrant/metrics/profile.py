@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from calibrant.metrics.bins import bin_index, check_pairs
+from calibrant.metrics.bins import bin_index, check_pairs, thin_variance
 
 MAX_GROUPS = 2048
 
@@ -96,3 +96,15 @@ def redraw_labels(profile: Profile, n_draws: int, seed: int) -> Profile:
     counts = np.round(profile.n_G).astype(np.int64)
     hits_RG = rng.binomial(counts, profile.c_G, (n_draws, len(counts))).astype(np.float64)
     return Profile(profile.c_G, np.broadcast_to(profile.n_G, hits_RG.shape), hits_RG)
+
+
+def thin_hits(profile: Profile, n_boot: int, n_bins: int, seed: int) -> np.ndarray:
+    """Normal noise on the hits of each group that resampling cannot see, (B, G): of variance
+    :func:`~calibrant.metrics.bins.thin_variance` in each of M bins, shared by its groups as they share its questions. The
+    normals are those of :func:`~calibrant.metrics.uncertainty.cell_noise`. Added to draws it makes hits that are no counts:
+    for residuals only.
+    """
+    bin_G = bin_index(profile.c_G, n_bins)
+    n_M, hits_M, _ = profile.binned(bin_G, n_bins)
+    normal_BM = np.random.default_rng([seed, 2]).standard_normal((n_boot, n_bins))
+    return np.asarray((normal_BM * np.sqrt(thin_variance(n_M, hits_M)))[:, bin_G] * (profile.n_G / n_M[bin_G]))

@@ -27,8 +27,9 @@ class Isotonic(Scaler):
     g is the isotonic regression of correctness on confidence (pool adjacent violators), linear between its knots and
     constant beyond them: the bin-wise map of the confidence that calibrates at unchanged predictions. So that predictions
     stay, g is at least what keeps the top option on top (``r / (1 + r)``, r the largest share among the other
-    options); so that no option is ruled out, at most ``1 - 1 / (n + 2)``. Where the others all have probability 0 they
-    share equally. Source: Zadrozny & Elkan (KDD 2002) for the regression; the two limits are ours.
+    options); so that the others together are not ruled out, at most ``1 - 1 / (n + 2)``. Where they all have probability 0
+    they share equally; else one of probability 0 keeps it. Source: Zadrozny & Elkan (KDD 2002) for the regression; the two
+    limits are ours.
 
     Attributes
     ----------

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from calibrant.alignment.estimates import How, effective_n, paired_share, paired_share_interval, ratio, share
+from calibrant.alignment.estimates import How, paired_share, ratio, share
 from calibrant.alignment.preferences import PairLogps, preference_check
 from calibrant.diagnosis.preference import preference_drift
 from calibrant.errors import ScoresError
+from calibrant.metrics.proportions import effective_n, paired_share_interval
 
 HOW = How(n_boot=400)
 
@@ -96,23 +97,6 @@ def test_a_single_pair_or_a_broken_number_is_refused():
 
 
 # ---- intervals ------------------------------------------------------------------------------------------------------
-
-
-def test_paired_share_interval_of_the_published_example_and_its_mirror():
-    """36 yes-yes, 12 yes-no, 2 no-yes, 0 no-no: Newcombe's method 10 gives .0569 to .3404."""
-    low, high = paired_share_interval(36, 12, 2, 0)
-    assert (low, high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
-    assert paired_share_interval(36, 2, 12, 0) == pytest.approx((-high, -low))
-
-
-@pytest.mark.parametrize(("p_only_b", "p_only_a"), [(0.02, 0.02), (0.15, 0.05), (0.0, 0.03)])
-def test_paired_share_interval_covers(p_only_b, p_only_a):
-    rng = np.random.default_rng(1)
-    p_both = 0.6
-    counts = rng.multinomial(50, [p_both, p_only_b, p_only_a, 1 - p_both - p_only_b - p_only_a], size=2000)
-    ends = np.array([paired_share_interval(*row) for row in counts.astype(float)])
-    truth = p_only_b - p_only_a
-    assert np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])) > 0.935
 
 
 def test_pairs_of_one_prompt_count_as_one():

@@ -57,12 +57,13 @@ def test_an_underconfident_model_is_called_so(draw):
     assert d.numbers["signed_gap"].high < 0
 
 
-def test_pure_sharpening_of_the_reference_gets_a_temperature(draw):
-    reference = draw(1000)
-    d = diagnose(raised(reference, 3.0), reference=reference, n_boot=N_BOOT)
-    assert (d.verdict, d.action, d.target_kind, d.collapsed) == ("calibratable", "temperature", "reference", True)
-    assert "Preference collapse" in said(d.reasons)
-    assert "did nothing but sharpen" in said(d.reasons)
+@pytest.mark.parametrize(("before", "power", "collapsed"), [(1.0, 3.0, True), (3.0, 0.5, False), (3.0, 1.0, False)])
+def test_a_reference_raised_to_a_power_gets_a_temperature_and_is_told_which(draw, before, power, collapsed):
+    reference = raised(draw(1000), before)
+    d = diagnose(raised(reference, power), reference=reference, n_boot=N_BOOT)
+    assert (d.verdict, d.action, d.target_kind, d.collapsed) == ("calibratable", "temperature", "reference", collapsed)
+    assert ("Preference collapse" in said(d.reasons)) == collapsed
+    assert f"nothing to the reference's log-odds but multiply them by {power:.3f}" in said(d.reasons)
 
 
 def test_sharpening_with_scatter_gets_cft(draw):

@@ -24,7 +24,7 @@ def test_the_page_has_each_action_the_caveat_and_the_numbers_of_the_rule():
     assert "tolerance of .05" in TEXT
     assert verdict.LEAST_N == 30
     assert "fewer than 30 questions" in TEXT
-    assert verdict.PURE_SHARPENING == 0.25
+    assert verdict.PURE_RESCALING == 0.25
     assert "up to .25 nats" in TEXT
     assert (verdict.PRIOR_DISTANCE, verdict.PRIOR_P) == (0.05, 0.001)
     assert "5 % or more of the probability at wrong positions, with p < .001" in TEXT

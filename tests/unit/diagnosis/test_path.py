@@ -58,10 +58,12 @@ def test_a_point_measured_while_training_is_what_measure_says(draw):
 
 
 def test_the_interval_of_the_gap_by_hand():
-    """Confidence .9, right 3 of 4: gaps -.1, -.1, -.1, .9; mean .15, sd .5, standard error .25."""
+    """Confidence .9, right 3 of 4: gaps -.1, -.1, -.1, .9; mean .15, sd .5; and what 3 of 4 alike hide: (2/9 - 3/16)/4."""
     point = checkpoint_point(Scores.from_probs([[0.9, 0.1]] * 4, [0, 0, 0, 1]), n_draws=10)
     assert point["signed_gap"] == pytest.approx(0.15)
-    assert point["signed_gap_high"] - point["signed_gap"] == pytest.approx(1.959964 * 0.25)
+    assert point["signed_gap_high"] - point["signed_gap"] == pytest.approx(
+        1.959964 * (0.25**2 + (2 / 9 - 3 / 16) / 4) ** 0.5
+    )
 
 
 def test_an_impossible_answer_leaves_no_log_loss():

@@ -25,6 +25,7 @@ from calibrant.metrics import (
     signed_gap,
     smooth_ece,
     smooth_ece_at,
+    wilson_interval,
 )
 from calibrant.metrics.profile import compress, exact_profile, resample
 from calibrant.scores import Scores
@@ -246,6 +247,41 @@ def test_the_battery_holds_the_definitions_and_honest_borders():
         assert math.isnan(b[name].low) or b[name].low <= value <= b[name].high, name
     assert b["smooth_ece"].verdict == "distinguishable from calibrated"
     assert b["smooth_ece"].low > b["smooth_ece"].floor_p95
+
+
+def test_the_smooth_error_of_few_answers_that_are_all_right_is_not_sure():
+    """Confidence .97, all right: resampling moves nothing, yet a calibrated model is all right in 30 % of such samples."""
+    e = battery(Scores.from_probs([[0.97, 0.03]] * 40, [0] * 40))["smooth_ece"]
+    assert e.value == pytest.approx(0.03)
+    assert e.low == 0 < e.value < e.high
+    rng, missed = np.random.default_rng(0), 0
+    for seed in range(60):
+        s = Scores.from_probs([[0.97, 0.03]] * 40, (rng.random(40) > 0.97).astype(int))
+        missed += battery(s, n_boot=200, seed=seed)["smooth_ece"].low > 0
+    assert missed <= 6  # 1.5 expected at 2.5 %
+
+
+def test_ranking_of_answers_that_stand_apart_has_no_interval():
+    """Three wrong answers below all right ones: every draw says so too, which does not make it certain."""
+    c = np.linspace(0.55, 0.95, 40)
+    b = battery(Scores.from_probs(np.column_stack([c, 1 - c]), [1] * 3 + [0] * 37))
+    assert b["auroc"].value == 1
+    assert math.isnan(b["auroc"].low)
+    assert math.isnan(b["auroc"].high)
+    assert (b["selective_accuracy"].value, b["selective_accuracy"].n) == (1, 20)
+    assert (b["selective_accuracy"].low, b["selective_accuracy"].high) == pytest.approx(wilson_interval(1.0, 20))
+    assert b["ece_at_coverage"].n == 20
+
+
+def test_selective_accuracy_is_covered_where_nearly_all_is_right():
+    """c ~ U(.8, .98), calibrated: the most confident half is right .935 of the time."""
+    rng, covered = np.random.default_rng(0), 0
+    for seed in range(100):
+        c = rng.uniform(0.8, 0.98, 40)
+        s = Scores.from_probs(np.column_stack([c, 1 - c]), (rng.random(40) > c).astype(int))
+        e = battery(s, n_boot=50, seed=seed)["selective_accuracy"]
+        covered += e.low <= 0.935 <= e.high
+    assert covered >= 90
 
 
 def test_the_battery_is_defined_for_one_question_one_class_and_constant_confidence():

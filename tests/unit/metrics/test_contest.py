@@ -171,8 +171,23 @@ def test_two_models_whose_errors_luck_could_level_are_not_told_apart():
     assert 2 * norm.sf(z) == pytest.approx(d.p_value)
 
 
+def test_two_models_that_are_always_right_are_not_told_apart_by_the_smooth_error():
+    """Confidences .97 and .99, 60 of 60 right: if the first is calibrated, that happens in 16 % of the samples."""
+    a, b = (Scores.from_probs([[p, 1 - p]] * 60, [0] * 60) for p in (0.97, 0.99))
+    for metric in ("conf_ece", "smooth_ece"):
+        d = Contest({"a": [a], "b": [b]}).differences("a", "b")[metric]
+        assert d.value == pytest.approx(-0.02)
+        assert d.verdict == "undecided", metric
+        assert d.p_value > 0.1
+
+
 def test_a_method_is_no_other_for_having_more_runs_alike():
-    """One run against three equal ones: each cell differs by nothing, whatever the noise."""
+    """One run against three equal ones: each cell differs by nothing, whatever the noise; in accuracy that no answer changed
+    leaves as much open as with one run.
+    """
     run = noisy(200, seed=10)
-    for metric, d in Contest({"a": [run], "b": [run] * 3}, n_boot=200).differences("a", "b").items():
+    found = Contest({"a": [run], "b": [run] * 3}, n_boot=200).differences("a", "b")
+    accuracy, alone = found.pop("accuracy"), compare(run, run)["accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0, alone.low, alone.high))
+    for metric, d in found.items():
         assert (d.value, d.low, d.high) == pytest.approx((0, 0, 0), abs=1e-12), metric

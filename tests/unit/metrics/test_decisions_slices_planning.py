@@ -146,7 +146,47 @@ def test_built_in_slices(by, names):
     assert {part.name for part in slices(hidden(), by, n_boot=50)} == names
 
 
+def leaning(n, seed, *, power=1.0):
+    """Two options, the first with probability ~ Beta(3, 2), answers drawn from it; the model raises its odds to a power."""
+    rng = np.random.default_rng(seed)
+    q = rng.beta(3, 2, n)
+    odds = (q / (1 - q)) ** power
+    p = odds / (1 + odds)
+    return Scores.from_probs(np.column_stack([p, 1 - p]), np.where(rng.random(n) < q, 0, 1))
+
+
+def test_a_calibrated_model_that_leans_to_a_position_is_not_condemned_by_the_answers():
+    """Among its questions with answer 0 it is right more often than it says, by the definition of calibration."""
+    found = [part for seed in range(20) for part in slices(leaning(1000, seed), "answer", n_boot=50)]
+    assert all(abs(part.signed_gap.value) > 0.05 for part in found)
+    assert sum(part.p_value < 0.05 for part in found) <= 6  # 2 of 40 expected, P(more than 6) < .4 %
+    assert all(math.isnan(part.signed_gap.low) and math.isnan(part.conf_ece.high) for part in found)
+    assert all(part.conf_ece.floor_mean == pytest.approx(part.conf_ece.value, rel=0.5) for part in found)
+
+
+def test_a_sharpened_model_is_told_by_the_answers_too_and_options_may_be_mixed():
+    assert [part.verdict for part in slices(leaning(1000, 0, power=3.0), "answer", n_boot=50)] == [DISTINGUISHABLE] * 2
+    few = [[0.6, 0.4, math.nan]] * 30 + [[0.2, 0.3, 0.5]] * 30
+    parts = slices(Scores.from_probs(few, [0] * 18 + [1] * 12 + [0] * 6 + [1] * 9 + [2] * 15), "answer", n_boot=50)
+    assert [(part.name, part.n) for part in sorted(parts, key=lambda part: part.name)] == [
+        ("0", 24),
+        ("1", 21),
+        ("2", 15),
+    ]
+    assert all(part.verdict == INDISTINGUISHABLE for part in parts)
+
+
+def test_a_slice_whose_answers_are_all_right_has_an_interval_like_that_of_measure():
+    s = Scores.from_probs([[0.9, 0.1]] * 30, [0] * 30, subjects=["law"] * 30)
+    (part,), whole = slices(s), measure(s)["signed_gap"]
+    assert (part.signed_gap.low, part.signed_gap.high) == pytest.approx((whole.low, whole.high), abs=0.02)
+    assert part.signed_gap.high - part.signed_gap.low > 0.08
+
+
 def test_slices_by_nothing_known_are_refused():
+    assert [part.name for part in slices(hidden(), [math.nan] * 3000, n_boot=50)] == ["(none)"]
+    with pytest.raises(ConfigError, match="n_boot"):
+        slices(hidden(), n_boot=0)
     with pytest.raises(ConfigError, match="kind"):
         slices(hidden(), "nothing")
     with pytest.raises(ScoresError):

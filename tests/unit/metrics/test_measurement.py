@@ -254,3 +254,12 @@ def test_a_model_that_is_all_right_and_all_but_sure_is_at_its_floor(k):
         p_NK = np.column_stack([c_N, *[(1 - c_N) / (k - 1)] * (k - 1)])
         found = measure(Scores.from_probs(p_NK, [0] * 100), n_boot=50)["conf_ece"]
         assert found.verdict == "not distinguishable from calibrated"
+
+
+def test_two_clusters_do_not_make_impossible_ends():
+    """With two clusters deviations are widened by a factor of nine, past what a mean can be; the ends are cut there."""
+    s = Scores.from_probs([[0.9, 0.1]] * 20 + [[0.6, 0.4]] * 20, [0] * 20 + [1] * 20, subjects=["a"] * 20 + ["b"] * 20)
+    m = measure(s, cluster="subject")
+    assert (m["mean_confidence"].low, m["mean_confidence"].high) == (0, 1)
+    assert m["nll"].low == 0
+    assert (m["brier"].low, m["brier"].high) == (0, 2)
