@@ -5,8 +5,8 @@ read at the one token after the prompt. **continuation**: the options are not sh
 continuation of the prompt.
 
 The space rule: a prompt never ends in white space. The space between prompt and option belongs to the option (``" A"``,
-``" Paris"``), because that is how byte-pair vocabularies are trained; a chat template's answer slot starts a fresh turn, so
-the option there has none.
+``" Paris"``), because that is how byte-pair vocabularies are trained. At a chat template's answer slot the option has the
+space that the template itself writes there (``ASSISTANT: Paris``), most often none.
 """
 
 from __future__ import annotations
@@ -23,11 +23,24 @@ from calibrant.questions import Question
 Reading = Literal["letters", "continuation"]
 Format = Literal["raw", "chat", "chat-prefix", "release"]
 Variant = Literal["sum", "per_token", "per_char", "pmi"]
-ChatTemplate = Callable[[list[dict[str, str]]], str]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ANSWER_CUE = "Answer:"
 LETTER_INSTRUCTION = "Answer with only a single letter."
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How messages become text.
+
+    Parameters
+    ----------
+    text : from messages to text that ends at the assistant's turn.
+    slot : the white space that the template itself writes there before an answer, ``""`` or ``" "``.
+    """
+
+    text: Callable[[list[dict[str, str]]], str]
+    slot: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,7 @@ class PromptStyle:
     def digest(self) -> str:
         """First 16 hex digits of sha256 over the fields and a rendered probe; changes whenever the prompt would."""
         probe = Question(id="probe", text="Q?", choices=("x", "y"), answer=0)
-        rendered = self.render(probe, lambda messages: json.dumps(messages))
+        rendered = self.render(probe, ChatTemplate(json.dumps))
         return hashlib.sha256(json.dumps([asdict(self), asdict(rendered)]).encode()).hexdigest()[:16]
 
     def render(self, question: Question, chat_template: ChatTemplate | None = None) -> Rendered:
@@ -110,7 +123,7 @@ class PromptStyle:
         Parameters
         ----------
         question : with 2 to 26 options.
-        chat_template : for the chat formats, a function from messages to text that ends at the assistant's turn.
+        chat_template : for the chat formats.
 
         Raises
         ------
@@ -141,15 +154,14 @@ class PromptStyle:
         if self.reading == "letters":
             user = f"{question.text}\n{_option_lines(question)}\n{LETTER_INSTRUCTION}"
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        prompt = chat_template([*system, {"role": "user", "content": user}])
-        unconditional = chat_template([*system, {"role": "user", "content": ""}])
-        prefixed = self.format == "chat-prefix"
-        if prefixed:
-            prompt, unconditional = prompt + ANSWER_CUE, unconditional + ANSWER_CUE
-        if self.reading == "letters":
-            options = _letters(question, spaced_first=prefixed)
-        else:
-            options = _texts(question, space=" " if prefixed else "")
+        prompt = chat_template.text([*system, {"role": "user", "content": user}])
+        unconditional = chat_template.text([*system, {"role": "user", "content": ""}])
+        space = chat_template.slot
+        if self.format == "chat-prefix":
+            prompt, unconditional = (f"{text}{space}{ANSWER_CUE}" for text in (prompt, unconditional))
+            space = " "
+        letters = self.reading == "letters"
+        options = _letters(question, spaced_first=space == " ") if letters else _texts(question, space=space)
         return Rendered(prompt, options, unconditional, special_tokens=False)
 
 

@@ -16,7 +16,7 @@ from calibrant.exporting import run as exporting
 from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature
 from calibrant.scoring import load_model, score
-from calibrant.scoring.options import template_digest
+from calibrant.scoring.templates import template_digest
 
 CHAT = PromptStyle(format="chat")
 

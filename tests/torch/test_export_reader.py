@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from calibrant.errors import QuestionError
 from calibrant.exporting import Export, ServeConfig, Source, export, reader
 from calibrant.exporting.portable import portable_prompt
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import ChatTemplate, PromptStyle
 from calibrant.questions import Question
 from calibrant.scoring import score
 from calibrant.scoring.models import quiet_peft
@@ -185,7 +185,9 @@ def test_the_portable_prompt_says_what_the_style_does(style, questions):
         )
         text = plain["template"].format(question=q.text, options=lines)
         system = [] if plain["system"] is None else [plain["system"]]
-        wanted = style.render(q, lambda messages: " | ".join(m["content"] for m in messages) + " >").prompt
+        wanted = style.render(
+            q, ChatTemplate(lambda messages: " | ".join(m["content"] for m in messages) + " >")
+        ).prompt
         assert wanted == (" | ".join([*system, text]) + " >" + plain["suffix"] if plain["chat"] else text)
 
 

@@ -88,6 +88,18 @@ def test_again_it_returns_what_is_finished_and_something_else_is_not_overwritten
             interpolate(*other)
 
 
+def test_weights_that_transformers_does_not_load_are_left_alone(two, tmp_path):
+    """The same model once more beside it, in its maker's format or another precision, in one of the two."""
+    base, aligned = two()
+    (aligned / "consolidated.safetensors").write_bytes(b"not looked at")
+    out = interpolate(base, aligned, 1.0, tmp_path / "out")
+    assert torch.equal(logits_in(out), logits_in(aligned))
+    assert sorted(path.name for path in out.glob("*.safetensors")) == ["model.safetensors"]
+    (aligned / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no folder with model"):
+        interpolate(base, aligned, 0.5, tmp_path / "none")
+
+
 def test_files_in_parts_and_in_half_precision(two, tmp_path, tokenizer, make_model):
     """The base in one float32 file, the aligned model in bfloat16 parts: parts and dtype are those of the aligned one."""
     base, _ = two()
@@ -145,7 +157,7 @@ def test_what_is_no_model_or_no_alpha_is_refused(two, tmp_path):
         with pytest.raises(ConfigError, match="outside"):
             interpolate(base, aligned, alpha, tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="no folder with safetensors"):
+    with pytest.raises(ModelError, match="no folder with model"):
         interpolate(tmp_path / "empty", aligned, 0.5, tmp_path / "out")
     with pytest.raises(ModelError, match="connection to the hub"):
         interpolate("no-such/model", aligned, 0.5, tmp_path / "out")

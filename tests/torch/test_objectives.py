@@ -1,6 +1,7 @@
 """Each objective through the real trainer: what it teaches, what a step costs, what it refuses, and that it resumes."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 from calibrant.errors import ConfigError, QuestionError
 from calibrant.objectives import OBJECTIVES
 from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
 from calibrant.restoring import restore
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
@@ -28,6 +30,7 @@ STYLES = pytest.mark.parametrize("style", [PromptStyle(), TEXTS], ids=["letters"
 STILL = LoraSettings(rank=4, alpha=8, dropout=0.0)
 VARIANTS = {
     **{name: {"objective": name} for name in OBJECTIVES if name not in ("sft",)},
+    "distill": {"objective": "distill", "teacher_temperature": 2.0},  # at chance none can be fitted
     "cft-options": {"objective": "cft", "over": "options"},
     "rcft-sft1": {"objective": "rcft", "language": "sft1", "over": "options"},
     "rcft-cross": {"objective": "rcft", "e_step": "cross_fitted"},
@@ -42,13 +45,13 @@ def sets(make_questions):
 
 @pytest.fixture
 def run(tmp_path, model_folder, sets):
-    def go(name="run", *, style=None, questions=None, callbacks=(), model=None, **settings):
+    def go(name="run", *, style=None, questions=None, calibration=None, callbacks=(), model=None, **settings):
         config = TuneConfig(**{"epochs": 1, "batch_size": 8, "lora": STILL, "learning_rate": 1e-3, **settings})
         loading = {"device": "cpu"} if model is None else {}
         return tune(
             model or model_folder(),
             questions or sets[0],
-            sets[1],
+            calibration or sets[1],
             out=tmp_path / name,
             config=config,
             style=style,
@@ -170,26 +173,37 @@ def test_distill_softens_the_untuned_model_by_a_temperature_from_the_calibration
     assert taught[1].target == pytest.approx((0.5, 0.5))
 
 
+@pytest.mark.parametrize("answers", [[1] * 10, [0] * 10], ids=["worse than chance", "always right"])
+def test_distill_has_no_teacher_where_no_temperature_is_best(tmp_path, answers):
+    """The log loss falls without end, to a uniform or a certain teacher: neither is anything to teach."""
+    start = {name: scores_of([[0.9, 0.1]] * 10, answers) for name in ("train", "calibration")}
+    with pytest.raises(ConfigError, match="none is best"):
+        with_targets(examples_for([0] * 10), TuneConfig(objective="distill"), start.get, tmp_path)
+
+
 def test_start_is_scored_once_and_kept(tmp_path):
     calls = []
 
     def scoring(name):
         calls.append(name)
-        return scores_of([[0.9, 0.1], [0.5, 0.5]], [0, 0])
+        return scores_of([[0.9, 0.1]] * 3, [0, 0, 1])
 
     config = TuneConfig(objective="distill")
-    first, _ = with_targets(examples_for([0, 0]), config, scoring, tmp_path)
-    again, _ = with_targets(examples_for([0, 0]), config, scoring, tmp_path)
+    first, _ = with_targets(examples_for([0, 0, 0]), config, scoring, tmp_path)
+    again, _ = with_targets(examples_for([0, 0, 0]), config, scoring, tmp_path)
     assert calls == ["train", "calibration"]
     assert first == again
 
 
 def test_run_records_what_the_untuned_model_set(run, model_folder, sets):
     own = load_model(model_folder(), device="cpu")
+    before = score(own, sets[1])
+    answers = np.where(np.arange(before.n) < 14, before.prediction_N, (before.prediction_N + 1) % before.k_N)
+    marked = [replace(q, answer=int(y)) for q, y in zip(sets[1], answers, strict=True)]  # 14 of 20 right: T is finite
     known = score(own, sets[0]).correct_N.mean()
-    temperature = Temperature().fit(score(own, sets[1])).temperature_
+    temperature = Temperature().fit(score(own, marked)).temperature_
     assert run("a", objective="cogcalib").start == {"known_share": pytest.approx(known)}
-    result = run("b", objective="distill", epochs=2)
+    result = run("b", objective="distill", epochs=2, calibration=QuestionSet("calibration", tuple(marked)))
     assert result.start == {"teacher_temperature": pytest.approx(temperature, rel=1e-3)}
     assert TuneResult.load(result.adapter.parent) == result
 

@@ -16,8 +16,9 @@ from calibrant.questions import Question
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import chat_template_facts, quiet_peft
-from calibrant.scoring.options import encode, template_digest
+from calibrant.scoring.options import encode
 from calibrant.scoring.scorer import OptionScorer
+from calibrant.scoring.templates import template_digest
 
 TEXTS = PromptStyle(reading="continuation")
 STYLES = [PromptStyle(), TEXTS]

@@ -47,6 +47,21 @@ def test_all_weights_of_a_half_precision_model_learn_as_in_float32(model_folder,
     assert torch.cosine_similarity(moved["float32"], moved["bfloat16"], 0) > 0.95
 
 
+@pytest.mark.parametrize("lora", [{"rank": 2, "alpha": 4}, None], ids=["adapter", "all weights"])
+def test_a_loaded_model_takes_on_a_run_that_was_finished_before(model_folder, sets, tmp_path, lora):
+    """As in a notebook that was started anew: the same cells must leave the same model."""
+    config = TuneConfig.make({**SMALL, "lora": lora})
+    first, second = (load_model(model_folder(), **CPU) for _ in range(2))
+    untuned = score(second, sets[1])
+    found = tune(first, *sets, out=tmp_path / "run", config=config)
+    assert tune(second, *sets, out=tmp_path / "run", config=config) == found
+    one, other = score(first, sets[1]), score(second, sets[1])
+    assert np.array_equal(one.logp_NK, other.logp_NK)
+    assert not np.allclose(one.logp_NK, untuned.logp_NK)
+    names = ("model", "weights", "adapter", "adapter_weights")
+    assert [one.provenance[name] for name in names] == [other.provenance[name] for name in names]
+
+
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_a_loaded_model_is_ready_for_scoring_afterwards_and_goes_by_its_new_name(model_folder, sets, tmp_path, keep):
     model = load_model(model_folder(), **CPU)

@@ -229,7 +229,7 @@ def test_run_lowers_the_loss_of_the_reading_that_it_was_given(
     calibration = make_questions("calibration", 12, ks=(4, 3))
     train = make_questions("train", 24, ks=(4, 3))
     style = styled(variant)
-    over = {"over": "options"} if objective == "cft" else {}
+    own = {"over": "options"} if objective == "cft" else {"teacher_temperature": 2.0}
     result = tune(
         model_folder(),
         train,
@@ -243,7 +243,7 @@ def test_run_lowers_the_loss_of_the_reading_that_it_was_given(
             learning_rate=5e-3,
             lora=LoraSettings(rank=4, dropout=0.0),
             train_sample=24,
-            **over,
+            **own,
         ),
         device="cpu",
     )

@@ -4,12 +4,16 @@ import pytest
 
 from calibrant import PromptStyle, Question
 from calibrant.errors import ConfigError, ModelError
+from calibrant.prompts import ChatTemplate
 
 Q = Question("1", "2 + 2 = ?", ("3", "4", "5"), 1)
 
 
-def template(messages):
+def turns(messages):
     return "".join(f"<{m['role']}>{m['content']}</{m['role']}>" for m in messages) + "<assistant>"
+
+
+template = ChatTemplate(turns)
 
 
 def test_the_releases_prompt():

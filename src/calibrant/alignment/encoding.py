@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import jinja2
+
 from calibrant.alignment.data import PreferencePair, Prompt
 from calibrant.errors import ModelError, QuestionError
 from calibrant.questions import Skipped
 from calibrant.scoring.options import Encoded, Tokens, tokens_after, tokens_of
+from calibrant.scoring.templates import templated
 
 I = TypeVar("I", Prompt, PreferencePair)  # noqa: E741
 
@@ -49,23 +52,17 @@ class Encoder:
     def _text(self, prompt: Prompt) -> str:
         if not self.chat:
             return prompt.text.rstrip()
-        return self._templated([t._asdict() for t in prompt.turns], prompt.id, add_generation_prompt=True)
+        return self._templated([t._asdict() for t in prompt.turns], prompt.id)
 
-    def _templated(self, messages: list[dict[str, str]], name: str, *, add_generation_prompt: bool) -> str:
-        import jinja2
-
+    def _templated(self, messages: list[dict[str, str]], name: str, *, answered: bool = False) -> str:
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            return templated(self.tokenizer, messages, answered=answered)
         except (jinja2.TemplateError, ValueError) as error:
             raise QuestionError(
                 asked=f"prompt {name!r} in the tokenizer's chat template",
                 found=str(error),
                 todo="give turns that this template takes, or leave the row out",
             ) from error
-        assert isinstance(text, str)
-        return text
 
     def _response(self, prompt: Prompt, prompt_tokens: Tokens, response: str) -> Tokens:
         before = self._text(prompt)
@@ -73,7 +70,7 @@ class Encoder:
             spaced = response if response[:1].isspace() else f" {response}"
             return self._ended(prompt_tokens, before, spaced)
         messages = [*(t._asdict() for t in prompt.turns), {"role": "assistant", "content": response}]
-        full = self._templated(messages, prompt.id, add_generation_prompt=False)
+        full = self._templated(messages, prompt.id, answered=True)
         said = response.strip()
         at = full.find(said, len(before))
         if full[len(before) : at].strip():  # the template opens a turn with more, such as an empty thought

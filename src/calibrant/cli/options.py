@@ -25,6 +25,10 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Accept weights that are not safetensors.")]
+ChatTemplate = Annotated[
+    str | None,
+    typer.Option(help="Chat template of another model (or a .jinja file): a reference, asked as the aligned model is."),
+]
 BatchTokens = Annotated[int | None, typer.Option(help="Padded tokens in one scoring pass.", min=1)]
 
 Reading = Annotated[str, typer.Option(help="letters, or continuation (the options' texts).")]

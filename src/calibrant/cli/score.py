@@ -12,8 +12,8 @@ from calibrant.errors import ConfigError
 from calibrant.files import refuse_unwritable
 
 MODEL_ONLY = (
-    "questions", "skip_bad", "limit", "reading", "format", "system", "revision", "adapter", "adapter_revision", "dtype",
-    "device", "trust_remote_code", "allow_pickle", "batch_tokens",
+    "questions", "skip_bad", "limit", "reading", "format", "system", "chat_template", "revision", "adapter",
+    "adapter_revision", "dtype", "device", "trust_remote_code", "allow_pickle", "batch_tokens",
 )  # fmt: skip
 """Options without use for scores that are imported."""
 
@@ -38,6 +38,7 @@ def run(
     format: o.Format = "raw",
     variant: o.Variant = "sum",
     system: o.System = None,
+    chat_template: o.ChatTemplate = None,
     revision: o.Revision = None,
     adapter: o.Adapter = None,
     adapter_revision: o.AdapterRevision = None,
@@ -89,6 +90,7 @@ def run(
             command=o.command_line(),
             batch_tokens=batch_tokens,
             adapter_revision=adapter_revision,
+            chat_template=chat_template,
             **o.loading_of(
                 revision=revision,
                 dtype=dtype,

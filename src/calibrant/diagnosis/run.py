@@ -139,12 +139,22 @@ def _facts(
         reading=prompt.get("reading") if isinstance(prompt, Mapping) else None,
         split=scores.split,
         tuned_since=_has_adapter(scores) and reference is not None and not _has_adapter(reference),
+        asked_apart=None if reference is None else _asked_apart(scores, reference),
         path_is_paired=chosen.checkpoint is not None and chosen.checkpoint.scores_of(scores) is not None,
         signs=signs,
         preferences=preferences,
         tolerance=tolerance,
         level=how.level,
     )
+
+
+def _asked_apart(scores: Scores, reference: Scores) -> str | None:
+    """What differs in how the two were asked, as far as their provenance tells."""
+    for name, words in (("prompt_digest", "another prompt"), ("chat_template", "another chat template")):
+        one, other = scores.provenance.get(name), reference.provenance.get(name)
+        if one is not None and other is not None and one != other:
+            return words
+    return None
 
 
 def _has_adapter(scores: Scores) -> bool:

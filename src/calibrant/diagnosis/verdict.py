@@ -40,6 +40,7 @@ class Facts:
     reading: str | None
     split: str
     tuned_since: bool
+    asked_apart: str | None
     path_is_paired: bool
     signs: tuple[str, ...]
     preferences: PreferenceDrift | None
@@ -167,6 +168,11 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
             "These scores are of a model with an adapter, the reference's are not. If it was tuned after the alignment, "
             "what is said of alignment is said of both, and knowledge that was tuned in counts as accuracy beyond A*: then "
             "give the path of that tuning instead."
+        )
+    if f.asked_apart:
+        out.append(
+            f"The reference was asked in another way ({f.asked_apart}): what is said of alignment is said of that too. Score "
+            "it as the aligned model was; `calibrant score --chat-template` takes that of another model."
         )
     if f.n < LEAST_N:
         out.append(f"{f.n} questions are fewer than {LEAST_N}: nothing can be decided from them.")

@@ -32,7 +32,8 @@ from calibrant.progress import track
 from calibrant.prompts import LETTERS, PromptStyle
 from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
-from calibrant.scoring.options import chat_template_of, encode, tokens_of
+from calibrant.scoring.options import encode, tokens_of
+from calibrant.scoring.templates import chat_template_of
 
 CONFIG, TEMPLATE = "decision.json", "decision_template.jinja"
 KINDS = ("choice", "score", "noul")

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import ChatTemplate, PromptStyle
 from calibrant.questions import Question
 
 OPTION_LINE = "{letter}. {choice}"
 _END = "\0"
 
 
-def portable_prompt(style: PromptStyle) -> dict[str, Any]:
+def portable_prompt(style: PromptStyle, slot: str = "") -> dict[str, Any]:
     r"""The style's fields and digest, with its texts as templates.
 
     ``template`` has ``{question}`` and, where the options are shown, ``{options}``: lines of ``option_line``. With
     ``chat`` it is the content of the user's turn, after a ``system`` turn if there is one, and ``suffix`` opens the
     assistant's. ``option_texts`` are what counts as an option at the end of the prompt. ``unconditional`` takes the
-    place of the filled template in the pmi variant. ``add_special_tokens`` is for the tokenizer.
+    place of the filled template in the pmi variant. ``add_special_tokens`` is for the tokenizer. ``slot`` is the chat
+    template's own space before an answer (:class:`calibrant.prompts.ChatTemplate`).
 
     >>> p = portable_prompt(PromptStyle())
     >>> p["template"], p["option_texts"]
@@ -28,7 +29,7 @@ def portable_prompt(style: PromptStyle) -> dict[str, Any]:
     """
     chat = style.format.startswith("chat")
     probe = Question("probe", "{question}", ("{choice}", "{another}"), 0)
-    rendered = style.render(probe, lambda messages: messages[-1]["content"] + _END)
+    rendered = style.render(probe, ChatTemplate(lambda messages: messages[-1]["content"] + _END, slot))
     template, _, suffix = rendered.prompt.partition(_END)
     unconditional = rendered.unconditional.partition(_END)[0]
     lines = "\n".join(OPTION_LINE.format(letter=x, choice=c) for x, c in zip("AB", probe.choices, strict=True))

@@ -10,7 +10,9 @@ or, with questions as JSON lines on the standard input:  python reader.py < ques
 """
 
 import json
+import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+DATE = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
 class Reader:
@@ -98,7 +101,10 @@ class Reader:
             return text
         system = [] if style["system"] is None else [{"role": "system", "content": style["system"]}]
         messages = [*system, {"role": "user", "content": text}]
-        turn: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        template = DATE.sub(_day, self.tokenizer.get_chat_template())
+        turn: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, chat_template=template
+        )
         return turn + str(style["suffix"])
 
     def _tokens(self, text: str, special: bool) -> list[int]:
@@ -120,6 +126,11 @@ class Reader:
             logits = self.model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :]
             sums.append(torch.log_softmax(logits.float(), -1)[range(len(tokens)), tokens].double().sum().cpu())
         return torch.logsumexp(torch.stack(sums), 0)
+
+
+def _day(found: re.Match[str]) -> str:
+    """Today, for chat templates that write it: the day that the model was measured with."""
+    return found[1] + datetime(2024, 7, 26).strftime(found[2]) + found[1]
 
 
 def _float32_head(head: Any, args: tuple[Any, ...], output: Any) -> Any:

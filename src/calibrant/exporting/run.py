@@ -35,6 +35,7 @@ from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import DTYPES, chat_template_facts, quiet_peft
+from calibrant.scoring.templates import answer_slot
 
 UNQUANTISED = "; the model was measured in 4 bits, and the export holds the weights and the adapter as they are stored"
 
@@ -106,6 +107,7 @@ class _Work:
     scoring: dict[str, Any]
     loaded: LoadedModel | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    slot: str = ""
     check: QuestionSet | None = None
     before: Scores | None = None
     scaler: Temperature | None = None
@@ -117,6 +119,7 @@ class _Work:
         source, config = self.source, self.config
         self.loaded = load_model(source.model, adapter=source.adapter, **source.loading)
         self.facts = {**self.loaded.facts, **chat_template_facts(self.loaded, [source.style.format])}
+        self.slot = answer_slot(self.loaded.tokenizer)
         self.check = check
         if not config.merge and (source.adapter is None or str(source.model).lower().endswith(".gguf")):
             found = "there is no adapter" if source.adapter is None else "its model is a GGUF file"
@@ -281,7 +284,7 @@ class _Work:
             },
             "dtype": dtype,
             "quantized": facts.get("quantized"),
-            "prompt": portable_prompt(self.source.style),
+            "prompt": portable_prompt(self.source.style, self.slot),
             "temperature": {
                 "value": value,
                 "folded": folded is not None,

@@ -15,6 +15,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
+from calibrant.scoring.models import beside
 from calibrant.tuning import TuneConfig, TuneResult, tune
 from calibrant.tuning.config import for_scoring
 
@@ -74,11 +75,13 @@ class Bench:
         )
 
     def load(self, model: str | Path | None = None, adapter: Path | None = None) -> LoadedModel:
-        """The aligned model, or another one, which the revision is not of; the last one is kept until another is asked for."""
+        """The aligned model, or another one, which the revision is not of and which is asked under the aligned model's chat
+        template; the last one is kept until another is asked for.
+        """
         key = tuple(None if name is None else str(name) for name in (model, adapter))
         if self._loaded is None or self._loaded[0] != key:
             self.release()
-            arguments = self.scoring if model is None else self._without_revision()
+            arguments = self.scoring if model is None else beside(self.model, self.style, self.scoring)
             self._loaded = key, load_model(self.model if model is None else model, adapter=adapter, **arguments)
         return self._loaded[1]
 
@@ -125,6 +128,3 @@ class Bench:
     def scoring(self) -> dict[str, Any]:
         """How models are loaded for scoring."""
         return for_scoring(self.config, self.loading)
-
-    def _without_revision(self) -> dict[str, Any]:
-        return {name: value for name, value in self.scoring.items() if name != "revision"}

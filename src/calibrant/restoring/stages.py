@@ -24,6 +24,7 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
+from calibrant.scoring.models import beside
 from calibrant.tuning import TuneConfig, TuneResult, sweep
 from calibrant.tuning.config import for_scoring
 from calibrant.tuning.sweep import Budget
@@ -89,7 +90,7 @@ class Stage:
 
     def reference(self, model: str | Path, calibration: QuestionSet) -> Scores:
         """The reference's scores of the calibration questions."""
-        other = replace(self, loading={**self.loading, "revision": None})
+        other = replace(self, loading=beside(self.model, self.style, self.loading))
         return other.scores("reference", {"calibration": calibration}, weights=model)["calibration"]
 
     def tune(self, config: TuneConfig, splits: Mapping[str, QuestionSet], budget: Budget) -> TuneResult:

@@ -90,7 +90,7 @@ class Head:
         one whose weights are quantised runs as it is.
         """
         if not exact:
-            raw_SV = _wide(self.module(h_SD))
+            raw_SV = _wide(self.module(self._as_head(h_SD)))
         elif type(self.module) is nn.Linear:
             bias = self.module.bias
             weight = self._float("weight", self.module.weight)
@@ -124,6 +124,13 @@ class Head:
     def _block_logp(self, h_SD: Tensor, token_A: Tensor, row_A: Tensor, exact: bool) -> Tensor:
         logits_SV = self.logits(h_SD, exact=exact)
         return logits_SV[row_A, token_A] - torch.logsumexp(logits_SV, 1)[row_A]
+
+    def _as_head(self, h_SD: Tensor) -> Tensor:
+        """Hidden states in the precision of the head's weights: under autocast a last LayerNorm leaves them in float32."""
+        weight = getattr(self.module, "weight", None)
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            return h_SD.to(weight.dtype)
+        return h_SD
 
     def _float_module(self, h_SD: Tensor) -> Tensor:
         weights = dict(self.module.named_parameters())

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.hub import resolve_revision
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
-from calibrant.scoring.options import template_digest
+from calibrant.prompts import PromptStyle
 from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
     refuse_other_kinds,
     refuse_pickled_adapter,
     refuse_virtual_tokens,
 )
+from calibrant.scoring.templates import template_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
@@ -67,6 +68,7 @@ def load_model(
     allow_pickle: bool = False,
     quantize_4bit: bool = False,
     trainable_adapter: bool = False,
+    chat_template: str | Path | None = None,
 ) -> LoadedModel:
     """Load a causal language model for scoring or tuning.
 
@@ -83,6 +85,8 @@ def load_model(
     allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.
     quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]`` and a GPU).
     trainable_adapter : load the adapter for further training.
+    chat_template : of another model, for one that is to be asked exactly as that is: a reference as the aligned model. Its hub
+        id (``owner/name``, ``owner/name@revision``), folder or GGUF file, or a ``.jinja`` file. Default: the model's own.
 
     Raises
     ------
@@ -108,6 +112,8 @@ def load_model(
         if not gguf:
             refuse_other_kinds(source, common, asked)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        if chat_template is not None:
+            tokenizer.chat_template = _template_of(chat_template, trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(source, **common, **weights)
         facts = {
             "model": str(name),
@@ -145,11 +151,12 @@ def chat_template_facts(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    chat_template: str | Path | None = None,
     **_loading: Any,
 ) -> dict[str, str | None]:
     """``{"chat_template": digest}`` for the identity of a run, where it asks in a chat format; else nothing.
 
-    The digest is that of :func:`calibrant.scoring.options.template_digest`; of a model that is not loaded the tokenizer
+    The digest is that of :func:`calibrant.scoring.templates.template_digest`; of a model that is not loaded the tokenizer
     alone is.
 
     Parameters
@@ -166,16 +173,51 @@ def chat_template_facts(
         return {}
     if isinstance(model, LoadedModel):
         return {"chat_template": template_digest(model.tokenizer)}
+    tokenizer = _tokenizer_of(model, revision, trust_remote_code)
+    if chat_template is not None:
+        tokenizer.chat_template = _template_of(chat_template, trust_remote_code)
+    return {"chat_template": template_digest(tokenizer)}
+
+
+def _tokenizer_of(model: str | Path, revision: str | None, trust_remote_code: bool) -> Any:
     source, gguf = _split_gguf(str(model))
     extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code, **extra
-        )
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **extra)
     except LOADING_ERRORS as error:
         asked = f"the tokenizer of {str(model)!r}"
         raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(model))) from error
-    return {"chat_template": template_digest(tokenizer)}
+
+
+def _template_of(source: str | Path, trust_remote_code: bool) -> Any:
+    """A chat template from a ``.jinja`` file, or of a model."""
+    if Path(source).suffix == ".jinja":
+        try:
+            return Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(
+                asked=f"the chat template {str(source)!r}", found=str(error), todo="give a text file, or a model"
+            ) from error
+    name, _, revision = str(source).partition("@") if not Path(source).exists() else (str(source), "", "")
+    template = getattr(_tokenizer_of(name, revision or None, trust_remote_code), "chat_template", None)
+    if not template:
+        raise ModelError(
+            asked=f"the chat template of {str(source)!r}",
+            found="its tokenizer has none",
+            todo="name a model with one, or a .jinja file; or ask in --format raw",
+        )
+    return template
+
+
+def beside(aligned: str | Path, style: PromptStyle, loading: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`load_model` for a model that is to be asked as the aligned one is: under its chat template, where the
+    prompt has one, and not at its revision.
+    """
+    own = {name: value for name, value in loading.items() if name != "revision"}
+    if not style.format.startswith("chat") or own.get("chat_template") is not None:
+        return own
+    revision = loading.get("revision")
+    return own | {"chat_template": f"{aligned}@{revision}" if revision else str(aligned)}
 
 
 @contextmanager

@@ -6,15 +6,14 @@ and everything that reads or trains an answer uses these.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from calibrant.errors import ModelError, QuestionError
-from calibrant.prompts import ChatTemplate, PromptStyle, Rendered, Variant
+from calibrant.prompts import PromptStyle, Rendered, Variant
 from calibrant.questions import Question
+from calibrant.scoring.templates import chat_template_of
 
 Tokens = tuple[int, ...]
 _TAIL = 8  # prompt tokens that decide how a letter after them is tokenised
@@ -186,28 +185,3 @@ def tokens_of(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
     # A tokenizer that closes every text with an end token would put it between prompt and option.
     end = tokenizer.eos_token_id
     return [tuple(row[:-1]) if special and len(row) > 1 and row[-1] == end else tuple(row) for row in ids]
-
-
-def chat_template_of(tokenizer: Any) -> ChatTemplate | None:
-    """A tokenizer's chat template as a function from messages to text, ``None`` where it has none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-
-    def template(messages: list[dict[str, str]]) -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
-
-    return template
-
-
-def template_digest(tokenizer: Any) -> str | None:
-    """First 16 hex digits of sha256 over a tokenizer's chat template as it is written; ``None`` where it has none.
-
-    A chat prompt is the style's text within the template: :attr:`calibrant.PromptStyle.digest` knows the first alone.
-    """
-    template = getattr(tokenizer, "chat_template", None)
-    if not template:
-        return None
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -28,6 +28,7 @@ from calibrant.scoring.models import fingerprint
 NOTE, TEMPLATES = "calibrant.json", "additional_chat_templates"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}
 FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+OTHERS = ["consolidated*"]  # the same weights again, in a format of their maker
 BOOKKEEPING = {
     *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "task_specific_params", "problem_type", "id2label", "label2id"),
@@ -127,7 +128,7 @@ class _Weights:
     """The tensors of a folder of safetensors files, read one at a time."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.paths = folder, sorted(folder.glob("*.safetensors"))
+        self.folder, self.paths = folder, weight_files(folder)
         self._place: dict[str, Any] = {}
         for path in self.paths:
             file = stack.enter_context(_readable(path))
@@ -246,16 +247,35 @@ def _folder(name: str | Path, revision: str | None = None) -> Path:
     path = Path(name)
     if not path.exists():
         try:
-            path = Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES))
+            path = Path(snapshot_download(str(name), revision=revision, allow_patterns=FILES, ignore_patterns=OTHERS))
         except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise ModelError(
                 asked=asked,
                 found=" ".join(str(error).split())[:400],
                 todo="check the name and the connection to the hub, or give a local folder",
             ) from error
-    if not path.is_dir() or not any(path.glob("*.safetensors")):
-        raise ModelError(asked=asked, found="no folder with safetensors files", todo="save the model as safetensors")
+    if not path.is_dir() or not weight_files(path):
+        raise ModelError(
+            asked=asked,
+            found="no folder with model.safetensors, or with all files that model.safetensors.index.json names",
+            todo="save the model as safetensors",
+        )
     return path
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a folder, in order; none where one is missing. Others may lie beside
+    them, in another format (``consolidated.safetensors``) or precision.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        return []
+    paths = [
+        folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    ]
+    return paths if all(path.is_file() for path in paths) else []
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calibrant.errors import ConfigError
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.tuning.collate import Example
@@ -51,7 +52,15 @@ def with_targets(
     if config.objective == "distill":
         teacher, temperature = _kept("train", score, folder), config.teacher_temperature
         if temperature is None:
-            temperature = Temperature().fit(_kept("calibration", score, folder)).temperature_
+            fitted = Temperature().fit(_kept("calibration", score, folder))
+            if fitted.at_bound_:
+                raise ConfigError(
+                    asked="a teacher's temperature fitted on the calibration questions",
+                    found=f"none is best, the log loss falls up to the end of the range, T = {fitted.temperature_:g}: the "
+                    "model is no better than chance there, or always right",
+                    todo="give teacher_temperature, other calibration questions, or another objective",
+                )
+            temperature = fitted.temperature_
         assert temperature is not None
         taught = [
             replace(e, target=tuple(softened(logp_K[: e.k], temperature)))

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
@@ -109,7 +109,8 @@ def tune(
     """Fine-tune a model on ``train`` by the objective of ``config``, watched on ``calibration`` (method.md section 4).
 
     Writes ``out/adapter`` (or ``out/model``), ``out/result.json`` and, while it runs, ``out/checkpoints``. Called again with
-    the same arguments it goes on from the last whole checkpoint, or returns the result if the run was finished.
+    the same arguments it goes on from the last whole checkpoint, or returns the result if the run was finished; a loaded model
+    then takes on what was tuned.
 
     Parameters
     ----------
@@ -143,6 +144,7 @@ def tune(
     if config.e_step == "cross_fitted" and len(train) < 2:
         raise QuestionError(asked="a cross-fitted E-step", found="one training question", todo="give at least two")
     set_seed(config.seed)
+    given = isinstance(model, LoadedModel)
     if not isinstance(model, LoadedModel):
         model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
     else:
@@ -158,14 +160,17 @@ def tune(
     first = int(os.environ.get("RANK", 0)) == 0  # of the processes of one run: it holds the folder for all
     with alone(out, "tuning run") if first else nullcontext():
         if (out / RESULT).exists():
-            return TuneResult.load(out)
+            result = TuneResult.load(out)
+            if given:
+                _take_on(model, result)
+            return result
         encoded = {
             name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
             for name, questions in (("train", train), ("calibration", calibration))
         }
         with _prepared(model, config, out) as tuned:
             scorer = OptionScorer(tuned, style, batch_tokens)
-            scorer.self_test(encoded["calibration"])
+            scorer.self_test([*encoded["calibration"], *encoded["train"]])
             held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
             return _Run(out, config, style, model, tuned, train, encoded["train"], held_out).go(progress, callbacks)
 
@@ -276,14 +281,8 @@ class _Run:
             write_json(self.out / RESULT, {**result.to_json(), **relative})
             shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()  # no process returns before the adapter stands there
-        self._rename(kind)
+        _rename(self.loaded, result)
         return result
-
-    def _rename(self, kind: str) -> None:
-        """A model that was given loaded is the tuned one now; what is scored with it must not go by the old name."""
-        place = self.out / kind
-        names = ("adapter", "adapter_weights") if kind == "adapter" else ("model", "weights")
-        self.loaded.facts |= dict(zip(names, (str(place), fingerprint(place)), strict=True))
 
     def _save(self, kind: str) -> None:
         temporary, final = self.out / f".{kind}.partial", self.out / kind
@@ -295,6 +294,25 @@ class _Run:
         self.loaded.tokenizer.save_pretrained(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
+
+
+def _rename(loaded: LoadedModel, result: TuneResult) -> None:
+    """A model that was given loaded is the tuned one now; what is scored with it must not go by the old name."""
+    place = result.adapter or result.weights
+    assert place is not None
+    names = ("model", "weights") if result.adapter is None else ("adapter", "adapter_weights")
+    loaded.facts |= dict(zip(names, (str(place), fingerprint(place)), strict=True))
+
+
+def _take_on(loaded: LoadedModel, result: TuneResult) -> None:
+    """Make a loaded model the tuned one of a finished run."""
+    if result.adapter is not None:
+        with quiet_peft():
+            loaded.model = PeftModel.from_pretrained(loaded.model, str(result.adapter)).eval()
+    else:
+        assert result.weights is not None
+        loaded.model = load_model(result.weights, dtype=loaded.facts["dtype"], device=str(loaded.device)).model
+    _rename(loaded, result)
 
 
 @contextmanager
