@@ -65,8 +65,8 @@ FULL = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 def memory_full(error: BaseException, asked: str) -> ModelError | None:
     """An error as one of ours where it says that memory is full, else ``None``.
 
-    torch raises an error of its own kind for what it allocates on a GPU, and a plain ``RuntimeError`` for what cuBLAS and
-    cuDNN allocate there and for the CPU.
+    Python and numpy have an error of their own for it; torch raises one of its own kind for what it allocates on a GPU, and a
+    plain ``RuntimeError`` for what cuBLAS and cuDNN allocate there and for the CPU.
 
     >>> print(memory_full(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "tuning"))
     asked: tuning
@@ -75,11 +75,14 @@ def memory_full(error: BaseException, asked: str) -> ModelError | None:
     >>> memory_full(RuntimeError("shapes do not match"), "tuning") is None
     True
     """
-    if not isinstance(error, RuntimeError) or not any(sign in str(error) for sign in FULL):
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in FULL)
+    ):
         return None
+    plain = "use fewer draws, bins or questions" if isinstance(error, MemoryError) else None
     return ModelError(
         asked=asked,
-        found=f"memory is full ({str(error).splitlines()[0]})",
-        todo="lower micro_batch_size or batch_tokens, or set gradient_checkpointing, and see what else takes it; "
-        "then run again",
+        found=f"memory is full ({(str(error) or type(error).__name__).splitlines()[0]})",
+        todo=f"{plain or 'lower micro_batch_size or batch_tokens, or set gradient_checkpointing'}, and see what else takes "
+        "it; then run again",
     )

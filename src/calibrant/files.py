@@ -112,8 +112,11 @@ def _run_in(path: Path, kind: str) -> dict[str, Any]:
 def refuse_unwritable(path: str | Path) -> None:
     """Before hours are spent: raise :class:`OutputError` where a file cannot be written to ``path``."""
     path = Path(path)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    fault = "a folder of that name" if path.is_dir() else None
+    try:
+        fault = "a folder of that name" if path.is_dir() else None
+        above = next((folder for folder in path.absolute().parents if folder.exists()), path.absolute())
+    except OSError as error:  # a name that is too long
+        raise OutputError(asked=f"write {path}", found=str(error), todo="choose another name") from error
     if fault is None and not (above.is_dir() and os.access(above, os.W_OK)):
         fault = f"no permission to write in {above}" if above.is_dir() else f"{above} is no folder"
     if fault is not None:

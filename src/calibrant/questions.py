@@ -364,7 +364,7 @@ def _fault(q: Any) -> tuple[str, str] | None:
                 f"options {j} and {i} (0-based) are both {choice!r}",
                 "correct the repeated option, or leave the row out",
             )
-    if any("\ud800" <= c <= "\udfff" for text in (q.text, *q.choices) for c in text):
+    if any("\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "") for c in str(text)):
         return "half of a surrogate pair, which is no character", "correct the text's encoding, or leave the row out"
     if isinstance(q.answer, bool) or not isinstance(q.answer, int):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"

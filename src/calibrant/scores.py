@@ -261,7 +261,11 @@ class Scores:
                 metadata = dict(file.metadata() or {})
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (safetensors.SafetensorError, OSError) as error:
-            raise ScoresError(asked=asked, found=f"not a readable scores file ({error})", todo="score again") from error
+            table = path.suffix in (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+            more = f", or read a table by `calibrant score --from-table {path} --out FILE`" if table else ""
+            raise ScoresError(
+                asked=asked, found=f"not a readable scores file ({error})", todo=f"score again{more}"
+            ) from error
         head = _head(metadata, asked)
         if not 0 < head.get("version", 0) <= FORMAT_VERSION:
             raise ScoresError(
@@ -343,7 +347,7 @@ def _refuse_rows(bad: Any, values: np.ndarray, asked: str) -> None:
         raise ScoresError(
             asked=asked,
             found=f"{int(bad_N.sum())} of {len(bad_N)} rows break that; the first is row {row}: {values[row].tolist()}",
-            todo="correct those rows or leave the questions out by name",
+            todo="correct those rows, or leave them out",
         )
 
 

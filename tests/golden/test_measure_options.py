@@ -1,6 +1,7 @@
 """What ``measure`` and ``compare`` say beyond their headline, through the real command, on scores whose truth is known."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,59 @@ def test_several_are_compared_with_a_correction(folder):
     text = run("compare", "sure", "sharp", "sure", cwd=folder)
     assert "b is better" in text
     assert "undecided" in text
+
+
+def test_percentages_that_the_user_gave_are_said_in_full(folder):
+    text = run("measure", "sharp", "--level", "0.996", "--target-accuracy", "0.805", cwd=folder)
+    assert "99.6% interval" in text
+    assert "accuracy is at least 0.805 with 99.6% confidence" in text
+    assert "100%" not in text
+
+
+def test_options_that_nothing_uses_are_refused(folder):
+    told = run("drift", "flat", "flat", "--in-4bit", "--limit", "3", cwd=folder, code=2)
+    assert "--limit" in told
+    assert "--in-4bit" in told
+    assert "with two scores files" in told
+
+
+@pytest.mark.parametrize("name", ["/", "x" * 300])
+def test_a_place_that_cannot_be_written_is_told_in_three_lines(folder, name):
+    (folder / "t.csv").write_text("p_0,p_1,answer\n.5,.5,0\n")
+    told = run("score", "--from-table", "t.csv", "--out", name, cwd=folder, code=2)
+    assert told.startswith("asked: write")
+    assert "Traceback" not in told
+
+
+def test_memory_that_is_not_there_is_told_in_three_lines(folder):
+    limited = f"ulimit -v 8000000; OMP_NUM_THREADS=1 {COMMAND} measure flat --bins 1000000000"
+    done = subprocess.run(["bash", "-c", limited], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "memory is full" in done.stderr
+
+
+def test_a_terminal_without_greek_letters_is_written_to_all_the_same(folder):
+    done = subprocess.run(
+        [str(COMMAND), "drift", "flat", "flat"],
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\\u0394 conf-ECE" in done.stdout
+
+
+def test_tasks_are_chosen_by_a_list_and_what_is_left_out_is_said(folder):
+    real = Path(__file__).parents[1] / "unit" / "data" / "lm_eval" / "v0.4.13" / "SmolLM2-135M-Instruct"
+    command = [str(COMMAND), "score", "--from-lm-eval", str(real), "--out"]
+    done = subprocess.run(
+        [*command, "two", "--tasks", "own_easy, own_gaps"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert set(Scores.load(folder / "two").subjects) == {"own_easy", "own_gaps"}
+    every = subprocess.run([*command, "all"], cwd=folder, capture_output=True, text=True, check=True)
+    skipped = Scores.load(folder / "all").provenance["skipped"]
+    assert [line for line in every.stderr.splitlines() if "left out" in line] == [
+        f"task {task} left out: {reason}" for task, reason in skipped.items()
+    ]
+    assert "left out" not in done.stderr

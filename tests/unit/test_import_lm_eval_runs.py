@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from calibrant.errors import ScoresError
 from calibrant.importing import import_lm_eval
+from calibrant.metrics import measure
 
 DATA = Path(__file__).parent / "data" / "lm_eval"
 TIME, LATER = "2026-11-23T14-47-53.311369", "2026-11-24T08-00-00.000001"
@@ -188,3 +190,29 @@ def test_per_char_counts_the_space_of_an_option_where_the_delimiter_is_empty(tmp
     write_results(tmp_path, {"configs": {"neqa": {"target_delimiter": " "}}, "model_name": "own-model"})
     wanted = 1 / (1 + np.exp(1.5 - 7.6 / 9))
     np.testing.assert_allclose(import_lm_eval(tmp_path, variant="per_char").p_NK[0, 0], wanted)
+
+
+# ---- nothing is dropped unsaid ------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_row_among_good_ones_is_refused_and_not_taken_for_another_kind_of_task(real):
+    path = real / f"samples_own_easy_{TIME}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows[2]["resps"] = [["cut"]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    message = refusal(real)
+    assert "own_easy" in message
+    assert f"5 with log-likelihoods of options, and 1 without, first samples_own_easy_{TIME}.jsonl line 3" in message
+    assert "own_easy" not in import_lm_eval(real, tasks=["own_gaps", "own_mutual"]).subjects
+
+
+def test_an_empty_file_is_refused_where_the_results_count_documents(real):
+    (real / f"samples_own_easy_{TIME}.jsonl").write_text("")
+    assert "0 in samples_own_easy" in refusal(real)
+
+
+def test_what_repeats_is_a_note_of_every_measurement(real):
+    scores = import_lm_eval(real, tasks="own_easy")
+    twice = replace(scores, provenance={**scores.provenance, "questions_that_repeat": 6})
+    assert not any("several tasks" in note for note in measure(scores, n_boot=50).notes)
+    assert any("6 questions stand in several tasks" in note for note in measure(twice, n_boot=50).notes)

@@ -10,6 +10,7 @@ import pytest
 
 from calibrant.errors import ScoresError
 from calibrant.importing import import_table
+from calibrant.metrics import compare
 from calibrant.questions import Question
 from calibrant.scores import Scores
 
@@ -147,9 +148,13 @@ def test_dates_are_kept_as_text(tmp_path):
         ("p_0,p_1,logp_0,logp_1,answer\n.5,.5,-1,-1,0\n", "several sets of options"),
         ("p_0,p_1,answer\n.5,half,0\n", "'half' in table.csv line 2"),
         ("p_0,p_1,answer\n.5,nan,0\n", "'nan' in table.csv line 2"),
-        ("p_0,p_1,answer\n.5,.4,0\n", "rows that sum to 1"),
-        ("p_0,p_1,answer\n1.5,-.5,0\n", "probabilities in [0, 1]"),
-        ("p_0,p_1,p_2,answer\n.5,,.5,0\n", "absent options (nan) after the present ones"),
+        ("p_0,p_1,answer\n.5,.5,0\n\n.5,.4,0\n", "table.csv line 4\nfound: a sum of 0.9: .5, .4"),
+        ("p_0,p_1,answer\n1.5,-.5,0\n", "table.csv line 2\nfound: a number outside [0, 1]: 1.5, -.5"),
+        ("p_0,p_1,p_2,answer\n.5,,.5,0\n", "a blank cell before the last option: .5, blank, .5"),
+        (
+            "logp_0,logp_1,logp_2,answer\n-1,,-2,0\n",
+            "line 2\nfound: a blank cell before the last option: -1, blank, -2",
+        ),
         ("p_0,p_1,answer\n1,,0\n", "at least two options"),
         ("p_0,p_1,answer\n.5,.5,\n", "the correct option in table.csv line 2"),
         ("p_0,p_1,answer\n.5,.5,yes\n", "found: 'yes'"),
@@ -211,3 +216,31 @@ def test_a_blank_id_is_the_number_of_its_row_and_a_bad_line_has_its_place(tmp_pa
 def test_columns_of_the_options_are_two_names_or_more(tmp_path, names):
     path = csv(tmp_path, "p_0,p_1,answer\n.5,.5,0\n")
     assert "give a list of two column names or more" in refusal(path, probabilities=names)
+
+
+def test_the_probabilities_of_columns_a_and_b_are_no_option_texts(tmp_path):
+    """Two models on the same questions: what is compared are questions, not the numbers under A and B."""
+    one = csv(tmp_path, "id,question,A,B,answer\nx,Which?,.7,.3,A\ny,Or which?,.6,.4,B\n")
+    before, after = import_table(one), import_table({**MAPPING, "A": [0.6, 0.5], "B": [0.4, 0.5]})
+    assert before.hashes == after.hashes == ("", "")
+    assert compare(before, after)["mean_confidence"].value == pytest.approx(0.55 - 0.65)
+
+
+MAPPING = {"id": ["x", "y"], "question": ["Which?", "Or which?"], "answer": ["A", "B"]}
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_a_data_frame_is_a_table(library):
+    columns = {"p_0": [0.7, 0.4], "p_1": [0.3, 0.6], "answer": [0, 1], "7": ["a", "b"]}
+    frame = pyarrow.table(columns) if library == "pyarrow" else pytest.importorskip("pandas").DataFrame(columns)
+    s = import_table(frame)
+    assert s.p_NK == pytest.approx(np.array([[0.7, 0.3], [0.4, 0.6]]))
+    assert s.columns["7"] == ("a", "b")
+
+
+def test_a_folder_is_told_from_a_missing_file_and_a_table_from_scores(tmp_path):
+    (tmp_path / "odd.csv").mkdir()
+    assert "found: a folder" in refusal(tmp_path / "odd.csv")
+    table = csv(tmp_path, "p_0,p_1,answer\n.5,.5,0\n")
+    with pytest.raises(ScoresError, match="score --from-table"):
+        Scores.load(table)

@@ -218,6 +218,9 @@ def test_sets_whose_names_differ_in_signs_only_have_pictures_of_their_own(lay):
 def test_no_ladder_no_table(tmp_path):
     with pytest.raises(ConfigError, match="no ladder there"):
         read_table(tmp_path)
+    (tmp_path / "run.json").write_text('{"cut')
+    with pytest.raises(ConfigError, match="JSON from"):
+        read_table(tmp_path)
 
 
 # ---- page, markdown, json -------------------------------------------------------------------------------------------

@@ -359,3 +359,5 @@ def test_further_cells_of_a_csv_are_what_json_would_hold_and_the_question_stays_
 def test_half_a_surrogate_pair_is_no_text() -> None:
     with pytest.raises(QuestionError, match="surrogate"):
         load_questions([{"question": "bad \ud800 x?", "choices": ["a", "b"], "answer": 0}])
+    with pytest.raises(QuestionError, match="surrogate"):  # an id is written into every file
+        load_questions([{"id": "\ud800", "question": "x?", "choices": ["a", "b"], "answer": 0}])

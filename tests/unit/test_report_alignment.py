@@ -91,3 +91,10 @@ def test_the_model_card_holds_it_too(checked, scores):
 def test_what_is_no_check_is_refused(scores, tmp_path):
     with pytest.raises(ConfigError, match="format 'other'"):
         report([scores], alignment={"format": "other"}, out=tmp_path, n_boot=BOOT)
+
+
+@pytest.mark.parametrize("missing", ["headline", "verdict", "sentence", "checks", "level"])
+def test_a_check_of_which_a_part_is_missing_is_refused_by_its_name(checked, missing):
+    found = {name: value for name, value in checked.items() if name != missing}
+    with pytest.raises(ConfigError, match=f"without {missing}"):
+        alignment_words(found)

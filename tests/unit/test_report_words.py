@@ -65,6 +65,20 @@ def test_wrong_in_both_directions_when_the_gap_cancels():
     assert "cancels on average" in v.sentences[1]
 
 
+def test_what_was_overconfident_and_is_now_wrong_in_both_directions_is_still_miscalibrated():
+    both = measurement(0.67, 0.67, 0.09)
+    assert (
+        "and still miscalibrated, now in both directions, and"
+        in said(SICK, both, "b is better", "undecided").sentences[1]
+    )
+    assert "and now miscalibrated, and" in said(WELL, both, "undecided", "undecided").sentences[1]
+    assert "and still overconfident, and" in said(SICK, SICK, "undecided", "undecided").sentences[1]
+
+
+def test_a_level_of_the_users_is_said_in_full():
+    assert "(99.6% interval 15.0 to 21.0)" in verdict(measurement(0.85, 0.67, 0.18, level=0.996)).sentences[1]
+
+
 def test_nothing_detected_is_not_called_calibrated():
     v = verdict(WELL)
     assert (v.headline, v.tone) == ("No miscalibration detected", GOOD)

@@ -230,3 +230,23 @@ def test_the_map_refuses_its_fit_questions_and_to_work_unfitted():
         Isotonic().apply(fit)
     assert Isotonic().fit(fit).apply(fit, allow_fit_rows=True).n == 50
     json.dumps(Isotonic().fit(fit).to_json(), allow_nan=False)
+
+
+def test_rounded_scores_of_the_same_ids_are_the_same_questions_and_other_ids_or_answers_are_not():
+    """Without content hashes: ids that were given and answers that agree; row numbers say nothing."""
+    names = [f"q{i}" for i in range(60)]
+    fit = draw(60, ids=names)
+    rounded = Scores.from_probs(
+        np.round(fit.p_NK, 2) / np.round(fit.p_NK, 2).sum(1, keepdims=True), fit.answer_N, ids=names
+    )
+    scaler = Temperature().fit(fit)
+    kept = Temperature.from_json(json.loads(json.dumps(scaler.to_json())))
+    for one in (scaler, kept):
+        with pytest.raises(LeakageError, match="60 of them were used to fit the scaler, first 'q0'"):
+            one.apply(rounded)
+        with pytest.raises(LeakageError, match="20 of them"):
+            one.apply(replace(rounded.select(np.arange(40, 60)), split="part"))
+        assert one.apply(draw(60, seed=1, ids=names)).n == 60  # the ids of another file, with its own answers
+        assert one.apply(replace(rounded, ids=tuple(f"r{i}" for i in range(60)))).n == 60
+    plain = Temperature().fit(draw(60))
+    assert plain.apply(replace(rounded, ids=tuple(map(str, range(60))))).n == 60

@@ -171,5 +171,5 @@ def sentence(checks: Sequence[Check], level: float) -> str:
         )
     return (
         f"Measured in {len(checks)} ways, the tuned model stayed as close to the aligned model as is allowed, each time with "
-        f"its whole {level:.0%} interval."
+        f"its whole {100 * level:g}% interval."
     )

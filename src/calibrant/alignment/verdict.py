@@ -234,14 +234,14 @@ def _rule(limit: Limit, unit: str) -> str:
     size = (
         f"{limit.size * 100:g} points"
         if unit == "share"
-        else f"{limit.size:.0%}"
+        else f"{100 * limit.size:g}%"
         if unit == "relative"
         else f"{limit.size:g}"
     )
     if limit.fixed:
         return f"at most {size}, by the whole interval"
     if limit.centre:
-        return f"at least {limit.centre - limit.size:.0%}, by the whole interval"
+        return f"at least {100 * (limit.centre - limit.size):g}%, by the whole interval"
     words = {"fall": "a fall", "rise": "a rise", "either": "a change"}
     return f"{words[limit.side]} of at most {size}, by the whole interval"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -62,10 +63,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot write Δ
     try:
         with firm():
             app()
-    except (CalibrantError, RuntimeError) as error:
+    except (CalibrantError, RuntimeError, MemoryError) as error:
         known = (
             error if isinstance(error, CalibrantError) else memory_full(error, f"calibrant {' '.join(sys.argv[1:2])}")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,11 @@ from calibrant.cli.tables import drift_text
 from calibrant.errors import ModelError
 from calibrant.metrics import Drift
 
+MODELS_ONLY = (
+    "questions", "in_4bit", "columns", "limit", "reading", "format", "variant", "system", "dtype", "device",
+    "trust_remote_code", "allow_pickle", "batch_tokens",
+)  # fmt: skip
+"""Options without use where nothing is scored."""
 Side = "Scores file, export folder, model (hub id or folder), or GGUF file."
 
 
@@ -36,6 +42,9 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """How far the probabilities of B are from those of A on the same questions; exit code 2 if B drifted."""
+    both = all(Path(side).is_file() and not side.lower().endswith(".gguf") for side in (a, b))
+    if both:
+        o.refuse_unused(context, MODELS_ONLY, "two scores files")
     styled = any(o.is_given(context, name) for name in ("reading", "format", "variant", "system"))
     asked = o.style_of(reading, format, variant, system) if styled else None
     loaded = None if questions is None else o.questions_of(questions, columns=columns, limit=limit)

@@ -200,6 +200,21 @@ def _say_skipped(found: Any) -> None:
             typer.echo(f"  {row.where}: {row.reason}", err=True)
 
 
+def say_import(scores: Any) -> None:
+    """Say on stderr what of an import was left out, and what counts more than once."""
+    told = scores.provenance
+    for task, reason in told.get("skipped", {}).items():
+        typer.echo(f"task {task} left out: {reason}", err=True)
+    for aside in told.get("files_left_aside", ()):
+        typer.echo(f"file left aside: {aside}", err=True)
+    if repeats := told.get("questions_that_repeat", 0):
+        typer.echo(
+            f"{repeats} of {scores.n} questions stand in several tasks and count each time, which makes intervals too narrow; "
+            "--tasks chooses",
+            err=True,
+        )
+
+
 def save_scores(scores: Any, out: Path) -> None:
     """Write scores, and say in a line what they are."""
     scores.save(out)

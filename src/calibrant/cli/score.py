@@ -29,7 +29,9 @@ def run(
     from_table: Annotated[
         Path | None, typer.Option(help="Import a CSV or Parquet of option probabilities; --columns names its columns.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Which lm-eval tasks to import, e.g. 'mmlu_*'.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Which lm-eval tasks to import, e.g. 'mmlu_*' or 'arc_easy,piqa'.")
+    ] = None,
     split: o.Split = None,
     columns: o.Columns = None,
     skip_bad: o.SkipBad = False,
@@ -66,7 +68,9 @@ def run(
         o.refuse_unused(context, (*MODEL_ONLY, "columns"), "--from-lm-eval")
         from calibrant.importing import import_lm_eval
 
-        scores = import_lm_eval(from_lm_eval, variant=variant, tasks=tasks, split=split or "")  # type: ignore[arg-type]
+        names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+        scores = import_lm_eval(from_lm_eval, variant=variant, tasks=names, split=split or "")  # type: ignore[arg-type]
+        o.say_import(scores)
     elif from_table:
         o.refuse_unused(context, (*MODEL_ONLY, "variant", "tasks"), "--from-table")
         from calibrant.importing import import_table

@@ -24,7 +24,7 @@ def measurement_text(path: Path, m: Measurement) -> str:
     """One line a metric: value, interval, floor, verdict."""
     shown = {label: m.estimates[name] for name, label in LABELS.items() if name in m.estimates}
     head = f"{path}: {m.n} questions, up to {m.k} options, {m.n_bins} bins, {m.n_boot} draws, seed {m.seed}"
-    return "\n".join([head, *_estimates(shown, f"{m.level:.0%} interval"), *(f"note: {note}" for note in m.notes)])
+    return "\n".join([head, *_estimates(shown, f"{100 * m.level:g}% interval"), *(f"note: {note}" for note in m.notes)])
 
 
 def battery_text(found: Mapping[str, Estimate]) -> str:
@@ -50,16 +50,16 @@ def slices_text(by: str, parts: Sequence[Slice]) -> str:
 def decision_text(d: Decision) -> str:
     """The threshold and its promise in a sentence."""
     if d.threshold is None:
-        return f"accuracy {d.target:g} cannot be guaranteed at {d.level:.0%} by any threshold: {d.note}"
+        return f"accuracy {d.target:g} cannot be guaranteed at {100 * d.level:g}% by any threshold: {d.note}"
     return (
-        f"answer where confidence >= {float(d.threshold)!r}: accuracy is at least {d.target:g} with {d.level:.0%} confidence "
-        f"(seen {d.accuracy:.4f}); answered {d.coverage:.1%}, abstained {d.abstention:.1%} of {d.n}"
+        f"answer where confidence >= {float(d.threshold)!r}: accuracy is at least {d.target:g} with {100 * d.level:g}% "
+        f"confidence (seen {d.accuracy:.4f}); answered {d.coverage:.1%}, abstained {d.abstention:.1%} of {d.n}"
     )
 
 
 def comparison_text(a: Path, b: Path, c: Comparison) -> str:
     """One line a metric: both values, the difference, its paired interval, verdict, and what would settle it."""
-    rows = [("", "a", "b", "b - a", f"{c.level:.0%} interval", "")]
+    rows = [("", "a", "b", "b - a", f"{100 * c.level:g}% interval", "")]
     for name, label in LABELS.items():
         if name in c.differences:
             d = c[name]
@@ -84,7 +84,7 @@ def drift_text(a: str, b: str, d: Drift) -> str:
 
 def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:
     """One line a rival of ``a`` on one metric, with the p-value corrected for looking at all of them."""
-    rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{level:.0%} interval", "p (Holm)", "")]
+    rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{100 * level:g}% interval", "p (Holm)", "")]
     for name, (d, p) in many.items():
         verdict = d.verdict if p <= 1 - level else "undecided"
         rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *_change(d), f"{p:.3f}", verdict + _needed(d)))

@@ -71,6 +71,10 @@ def _points(place: Path) -> Sequence[Point]:
                 *folder.glob(f"checkpoints/checkpoint-*/{STATE}"),
             ]
             logs = [_json(_text(state, asked), asked) for state in states if state.exists()]
+            if bad := [log for log in logs if not isinstance(log, Mapping)]:
+                raise ScoresError(
+                    asked=asked, found=f"a {STATE} that holds a {type(bad[0]).__name__}", todo="give a trainer's folder"
+                )
             if logs:
                 return _of_json(max(logs, key=lambda log: log.get("global_step", 0)), asked)
         raise ScoresError(
@@ -101,6 +105,7 @@ def _of_json(found: Any, asked: str) -> Sequence[Mapping[str, Any]]:
 
 def _logged(log: Sequence[Mapping[str, Any]], asked: str) -> list[dict[str, Any]]:
     """The points of a trainer's log: the entries with accuracy, conf_ece and n under one prefix."""
+    log = [entry for entry in log if isinstance(entry, Mapping)] if isinstance(log, list) else []
     prefixes = {name.removesuffix("conf_ece") for entry in log for name in entry if name.endswith("conf_ece")}
     known = [prefix for prefix in PREFIXES if prefix in prefixes] or sorted(prefixes)
     if len(known) > 1 and known[0] not in PREFIXES:

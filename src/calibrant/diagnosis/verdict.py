@@ -336,6 +336,8 @@ def _temperature(t: TemperatureEffect | None) -> str:
         text += f" and NLL from {t.nll[0].value:.3f} to {t.nll[1].value:.3f}"
     if t.undone is None:
         return text + "."
+    if t.undone <= 0:
+        return f"{text}, which does not lower the error."
     left = "within its floor" if t.suffices else "still above its floor"
     return f"{text}: {t.undone:.0%} of the excess over the floor is undone, what is left is {left}."
 

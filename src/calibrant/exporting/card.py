@@ -65,8 +65,8 @@ def abstention_words(facts: Mapping[str, Any]) -> str:
         return "No threshold was asked for."
     text = (
         f"Answer where the confidence is at least {float(a['threshold'])!r}: accuracy among the answered is then at least "
-        f"{a['target']:g}, with probability {a['level']:.0%} over the drawing of the {a['n']:,} calibration questions, for "
-        f"questions like them. {a['coverage']:.1%} of them are answered."
+        f"{a['target']:g}, with probability {100 * a['level']:g}% over the drawing of the {a['n']:,} calibration questions, "
+        f"for questions like them. {a['coverage']:.1%} of them are answered."
     )
     seen = a["on_test"]
     if seen is not None:
@@ -87,8 +87,8 @@ def expected_words(facts: Mapping[str, Any]) -> str:
     acc, ece = e["accuracy"], e["conf_ece"]
     return (
         f"On {e['n']:,} test questions: accuracy {acc['value']:.3f} [{acc['low']:.3f}, {acc['high']:.3f}], conf-ECE "
-        f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] ({e['level']:.0%} intervals, {e['n_bins']} bins; chance "
-        f"alone gives a calibrated model up to {ece['floor_p95']:.3f}), temperature applied, measured before the export."
+        f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] ({100 * e['level']:g}% intervals, {e['n_bins']} bins; "
+        f"chance alone gives a calibrated model up to {ece['floor_p95']:.3f}), temperature applied, measured before the export."
     )
 
 

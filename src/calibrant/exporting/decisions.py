@@ -80,7 +80,7 @@ def abstention(
     decision = threshold_for(served.confidence_N, served.correct_N, target_accuracy, level)
     if decision.threshold is None:
         raise ConfigError(
-            asked=f"a threshold with accuracy {target_accuracy:g} among the answered, promised at {level:.0%}",
+            asked=f"a threshold with accuracy {target_accuracy:g} among the answered, promised at {100 * level:g}%",
             found=decision.note,
             todo="lower --target-accuracy or --level, give more calibration questions, or leave it out",
         )

@@ -35,6 +35,8 @@ SAMPLE_FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\d(?:T[\d.
 OLD_FILE = re.compile(r"(?P<stem>.+)\.jsonl(\.gz)?")
 GREEDY = (True, False, "True", "False", "true", "false")  # 1 and 0, which other harnesses write, equal the first two
 NAMES_SHOWN = 8
+TEXTS = "the responses are texts, or log-likelihoods of whole texts"
+NO_OPTIONS = "one response a document, so no options"
 NAMED, COUNTED = (0, 4, 9), (0, 4, 12)
 """The first release that the results name, and the first that counts the documents which ``--samples`` chose."""
 
@@ -129,17 +131,30 @@ def read_task(file: SampleFile) -> list[Sample] | str:
 
     Raises
     ------
-    ScoresError : a file that cannot be read, a row that is no sample, a document twice with other numbers, fewer documents
-        than the results beside the file count.
+    ScoresError : a file that cannot be read, a row that is no sample or unlike the others, a document twice with other
+        numbers, fewer documents than the results beside the file count.
     """
     samples: list[Sample] = []
+    odd: list[tuple[str, str]] = []
     release = _release(file.results)
     for where, row in _rows(file.path):
         sample = _sample(where, row, release)
-        if isinstance(sample, str):
+        if not isinstance(sample, str):
+            samples.append(sample)
+        elif sample in (TEXTS, NO_OPTIONS):
+            odd.append((sample, where))
+        else:
             return f"not multiple choice: {sample} ({where})"
-        samples.append(sample)
+    if odd and not samples:
+        return f"not multiple choice: {odd[0][0]} ({odd[0][1]})"
+    if odd:
+        raise ScoresError(
+            asked=f"all documents of lm-eval task {file.task}",
+            found=f"{len(samples)} with log-likelihoods of options, and {len(odd)} without, first {odd[0][1]}: {odd[0][0]}",
+            todo="copy the file again, or run lm_eval again; or leave the task out with tasks=, on the command line --tasks",
+        )
     if not samples:
+        _refuse_part(file, [])
         return "no samples in the file"
     names = [s.filter for s in samples]
     wanted = "none" if "none" in names else names[0]
@@ -166,7 +181,7 @@ def _refuse_part(file: SampleFile, samples: Sequence[Sample]) -> None:
         return
     release = _release(file.results)
     limit = (file.results.get("config") or {}).get("limit")
-    if release is not None and NAMED <= release < COUNTED and limit is None:
+    if samples and release is not None and NAMED <= release < COUNTED and limit is None:
         told = ((file.results.get("results") or {}).get(file.task) or {}).get(f"acc,{samples[0].filter or 'none'}")
         hits = [s.acc for s in samples if s.acc is not None]
         if not isinstance(told, float) or len(hits) < len(samples) or abs(sum(hits) / len(hits) - told) < 1e-9:
@@ -230,7 +245,7 @@ def _sample(where: str, row: Mapping[str, Any], release: tuple[int, ...] | None)
     values = [_log_likelihood(r) for r in responses] if isinstance(responses, list) else []
     logp = [value for value in values if value is not None]
     if not values or len(logp) < len(values):
-        return "the responses are texts, or log-likelihoods of whole texts"
+        return TEXTS
     pairs = _arguments(row.get("arguments"))
     pairs = pairs if len(pairs) == len(logp) else []
     halves = _halves(row, pairs, len(logp), release)
@@ -240,7 +255,7 @@ def _sample(where: str, row: Mapping[str, Any], release: tuple[int, ...] | None)
     pairs, logp, unconditional = pairs[with_question], logp[with_question], logp[without]
     k = len(logp)
     if k < 2:
-        return "one response a document, so no options"
+        return NO_OPTIONS
     target = _single(row.get("target"))
     if isinstance(target, list):
         return f"{len(target)} correct options"

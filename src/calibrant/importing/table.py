@@ -38,7 +38,8 @@ def import_table(
 
     Parameters
     ----------
-    table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), or a mapping of column name to values.
+    table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), a mapping of column name to values, or a data
+        frame of pandas, polars or pyarrow.
     answer : the column of the correct option: a 0-based index or a letter.
     probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
         ``logp_0``, …; without any such, ``A``, ``B``, …). Names that begin with ``logp`` hold natural logarithms, which are
@@ -96,19 +97,23 @@ def import_table(
         "split": split,
         "provenance": {"source": "table", "file": title, "columns": names},
     }
+    logarithms = all(column.lower().startswith("logp") for column in names)
+    for (where, row), p_K in zip(rows, p, strict=True):
+        _refuse_no_distribution(f"{asked}: {where}", [row.get(name) for name in names], p_K, logarithms=logarithms)
     answers = _answers([(where, row.get(answer)) for where, row in rows], k_N, names, asked)
-    if all(column.lower().startswith("logp") for column in names):
-        scores = Scores.from_logp(p, answers, **facts)
-    else:
-        scores = Scores.from_probs(p, answers, **facts)
+    scores = (Scores.from_logp if logarithms else Scores.from_probs)(p, answers, **facts)
     if "logmass" in columns:
         mass = [_cell(where, row, "logmass", blank_is_nan) for where, row in rows]
         scores = replace(scores, logmass_N=np.array(mass))
-    return replace(scores, hashes=tuple(content_of(row, k).hash for (_, row), k in zip(rows, k_N, strict=True)))
+    texts = [{name: value for name, value in row.items() if name not in {*names, "logmass"}} for _, row in rows]
+    return replace(scores, hashes=tuple(content_of(row, k).hash for row, k in zip(texts, k_N, strict=True)))
 
 
 def _rows(table: Any) -> tuple[str, Rows]:
     """Name of the table and its rows with where they stand; at least one."""
+    named = getattr(table, "column_names", getattr(table, "columns", None))
+    if named is not None and not isinstance(table, (Mapping, str, Path)):
+        table = {str(name): _values(table[name]) for name in named}
     if isinstance(table, Mapping):
         lengths = {name: len(values) for name, values in table.items()}
         if len(set(lengths.values())) != 1:
@@ -117,7 +122,7 @@ def _rows(table: Any) -> tuple[str, Rows]:
                 found=", ".join(f"{n} in {name}" for name, n in lengths.items()) or "no columns",
                 todo="give one value a question in every column",
             )
-        plain = {name: values.tolist() if hasattr(values, "tolist") else list(values) for name, values in table.items()}
+        plain = {name: _values(values) for name, values in table.items()}
         cells = zip(*plain.values(), strict=True)
         name = "a mapping"
         rows: Rows = [(f"row {i}", dict(zip(plain, row, strict=True))) for i, row in enumerate(cells, 1)]
@@ -128,8 +133,18 @@ def _rows(table: Any) -> tuple[str, Rows]:
     return name, rows
 
 
+def _values(column: Any) -> list[Any]:
+    """A column of numpy, pandas, polars or pyarrow, or any other, as plain values."""
+    for method in ("to_pylist", "tolist", "to_list"):
+        if hasattr(column, method):
+            return list(getattr(column, method)())
+    return list(column)
+
+
 def _file_rows(path: Path) -> Rows:
     asked = f"scores from {path}"
+    if path.is_dir():
+        raise ScoresError(asked=asked, found="a folder", todo="name the file in it")
     if not path.is_file():
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ScoresError(
@@ -192,6 +207,25 @@ def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -
             todo="write a number, or leave the cell blank where the question has no such option",
         )
     return number
+
+
+def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[float], *, logarithms: bool) -> None:
+    """Refuse a row with a gap between its options, or whose probabilities are none or do not sum to 1."""
+    known = [x for x in p_K if not np.isnan(x)]
+    fault = None
+    if any(np.isnan(x) for x in p_K[: len(known)]):
+        fault = "a blank cell before the last option", "fill it, or move the later options up"
+    elif not logarithms and not all(-1e-6 <= x <= 1 + 1e-6 for x in known):
+        fault = (
+            "a number outside [0, 1]",
+            "give probabilities, or natural logarithms in columns named logp_0, logp_1, …",
+        )
+    elif not logarithms and abs(sum(known) - 1) > 1e-3:
+        fault = f"a sum of {sum(known):.6g}", "give probabilities that sum to 1, or leave the row out"
+    if fault:
+        raise ScoresError(
+            asked=asked, found=f"{fault[0]}: {', '.join('blank' if blank(c) else str(c) for c in cells)}", todo=fault[1]
+        )
 
 
 def _named(probabilities: Sequence[str]) -> list[str]:

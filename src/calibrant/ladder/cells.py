@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from calibrant.errors import CalibrantError, ConfigError
 from calibrant.files import RUN_FILE, alone, claim_folder, write_json
+from calibrant.files import read_json as json_in
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
 from calibrant.scoring.models import fingerprints
@@ -195,8 +195,11 @@ def places(root: Path) -> list[Place]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or ``None`` where there is no such file."""
-    if not path.exists():
-        return None
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    """A JSON object, or ``None`` where there is no such file.
+
+    Raises
+    ------
+    ConfigError : a damaged file.
+    """
+    value: dict[str, Any] | None = json_in(path) if path.exists() else None
     return value

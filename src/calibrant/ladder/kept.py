@@ -67,8 +67,8 @@ def how(asked: Mapping[str, Any]) -> str:
     cut = f", answers cut at {settings['max_new_tokens']:,} tokens" if answers else ""
     return (
         f"The first seed's chosen model of each fix that changes the model was compared with the aligned model on "
-        f"{', '.join(given)}{cut}; {settings['level']:.0%} intervals resample prompts. No setting was chosen by it, and the "
-        "verdicts are not corrected for the number of fixes."
+        f"{', '.join(given)}{cut}; {100 * settings['level']:g}% intervals resample prompts. No setting was chosen by it, and "
+        "the verdicts are not corrected for the number of fixes."
     )
 
 

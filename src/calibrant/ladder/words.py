@@ -175,7 +175,7 @@ def protocol(table: Table) -> list[str]:
         "least held-out log loss on the calibration questions. Only then were test questions scored, by the chosen "
         "setting alone."
         + (f" Named beforehand, with no sweep here: the setting of {', '.join(named)}." if named else ""),
-        f"{table.settings['level']:.0%} intervals, {table.settings['n_bins']} bins, {table.settings['n_boot']} draws. "
+        f"{100 * table.settings['level']:g}% intervals, {table.settings['n_bins']} bins, {table.settings['n_boot']} draws. "
         + (
             f"Whole clusters ({table.settings['cluster']}) were resampled. "
             if table.settings["cluster"]

@@ -259,6 +259,11 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
     if math.isinf(estimates["nll"].value):
         count = int(np.isinf(scores.logp_NK[np.arange(scores.n), scores.answer_N]).sum())
         notes.append(f"nll is infinite: {count} of {scores.n} answers have probability 0")
+    repeats = scores.provenance.get("questions_that_repeat")
+    if isinstance(repeats, int) and repeats:
+        notes.append(
+            f"{repeats} questions stand in several tasks and count each time: intervals and floors are too narrow"
+        )
     if scores.n < 2:
         notes.append("one question: no interval but accuracy's")
     elif scores.n < 100:

@@ -67,7 +67,7 @@ class Abstention:
             error = 1 - self.before.decision.target
             if error < ax.get_ylim()[1]:
                 ax.axhline(error, color=INK, linewidth=0.8)
-                ax.text(0.99, error, f"{error:.0%} wrong", ha="right", va="bottom", fontsize=8, color=INK)
+                ax.text(0.99, error, f"{100 * error:g}% wrong", ha="right", va="bottom", fontsize=8, color=INK)
             colours = (AFTER,) if self.after is None else (BEFORE, AFTER)
             for colour, one in zip(colours, self._named.values(), strict=True):
                 d = one.decision
@@ -104,7 +104,7 @@ def promise(d: Decision, when: str = "") -> str:
     start = f"{when.capitalize()}, answering" if when else "Answering"
     if d.threshold is None:
         said = f"{when.capitalize()}, no" if when else "No"
-        return f"{said} confidence is high enough to promise {d.target:.0%} right: {d.note}."
+        return f"{said} confidence is high enough to promise {100 * d.target:g}% right: {d.note}."
     return (
         f"{start} where confidence is at least {float(d.threshold)!r} keeps {d.coverage:.1%} of the questions, "
         f"{d.accuracy:.1%} of them right."
@@ -116,8 +116,8 @@ def caption(a: Abstention) -> str:
     d = a.before.decision
     return (
         f"From left to right more questions are answered, the most confident first; the dotted level is answering all. A "
-        f"disc is the largest share at which {d.target:.0%} right is promised for new questions of this kind, with "
-        f"{d.level:.0%} confidence; no disc, no promise."
+        f"disc is the largest share at which {100 * d.target:g}% right is promised for new questions of this kind, with "
+        f"{100 * d.level:g}% confidence; no disc, no promise."
     )
 
 

@@ -115,7 +115,7 @@ def table_caption(part: Assessed) -> str:
     clusters = part.before.n_clusters
     grouped = "" if clusters is None else f" in {clusters:,} groups, resampled whole"
     shown = (
-        f"{part.before.n:,} questions{grouped}; small print: {part.before.level:.0%} intervals, and what chance alone "
+        f"{part.before.n:,} questions{grouped}; small print: {100 * part.before.level:g}% intervals, and what chance alone "
         "gives a calibrated model (mean, and 95th percentile)."
     )
     return shown if part.after is None else f"{shown} Changes are paired: the same questions before and after."
@@ -127,8 +127,9 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
     changes = [
         (
             "Change",
-            "after minus before on the same questions, by a paired bootstrap; better or worse is said only where its "
-            "interval leaves 0 out. The number of questions that would settle an undecided one is for 80% power.",
+            "after minus before on the same questions, by a paired bootstrap (accuracy: Newcombe's interval for paired "
+            "shares); better or worse is said only where its interval leaves 0 out. The number of "
+            "questions that would settle an undecided one is for 80% power.",
         )
     ]
     alone = "" if m.n_clusters is None else ", questions taken as independent"
@@ -144,8 +145,8 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
         ),
         (
             "Interval",
-            f"{m.level:.0%}. Calibration errors: by inverting their sampling law, as a plain bootstrap of a quantity that is "
-            "biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
+            f"{100 * m.level:g}%. Calibration errors: by inverting their sampling law, as a plain bootstrap of a quantity that "
+            "is biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
         ),
         *(changes if part.after is not None else []),
         ("Bars in the diagram", f"Clopper-Pearson 95% intervals of each group's accuracy{alone}."),

@@ -9,6 +9,7 @@ from calibrant.errors import ConfigError
 from calibrant.reporting.words import BAD, GOOD, NEUTRAL
 
 FORMAT = "calibrant-alignment"
+NEEDED = ("headline", "verdict", "sentence", "checks", "level")
 TONES = {"kept": GOOD, "not kept": BAD, "undecided": NEUTRAL}
 INTRODUCTION = (
     "Tuning for calibration must not undo what the model learnt from human preferences. Here the tuned model is compared "
@@ -25,10 +26,11 @@ def alignment_words(alignment: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if not alignment:
         return None
-    if alignment.get("format") != FORMAT or "checks" not in alignment:
+    missing = ", ".join(name for name in NEEDED if name not in alignment)
+    if alignment.get("format") != FORMAT or missing:
         raise ConfigError(
             asked="the section on alignment",
-            found=f"a mapping of the format {alignment.get('format')!r}",
+            found=f"a mapping of the format {alignment.get('format')!r}" + (f" without {missing}" if missing else ""),
             todo="give what AlignmentCheck.to_json() returns, or the alignment.json that align-check wrote",
         )
     wins = alignment.get("wins") or {}
@@ -38,7 +40,7 @@ def alignment_words(alignment: Mapping[str, Any]) -> dict[str, Any] | None:
         "introduction": INTRODUCTION,
         "sentence": alignment["sentence"],
         "rows": [check_row(check) for check in alignment["checks"]],
-        "level": f"{alignment['level']:.0%}",
+        "level": f"{100 * alignment['level']:g}%",
         "notes": list(alignment.get("notes") or ()),
         "judge": wins.get("judge"),
     }

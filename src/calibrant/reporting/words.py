@@ -66,7 +66,7 @@ def _of_one(m: Measurement) -> Verdict:
     if way in ("overconfident", "underconfident"):
         link = ":" if m["conf_ece"].verdict == DISTINGUISHABLE else ", yet on average"
         ends = sorted((abs(gap.low), abs(gap.high)))
-        span = f"{m.level:.0%} interval {ends[0] * 100:.1f} to {ends[1] * 100:.1f}"
+        span = f"{100 * m.level:g}% interval {ends[0] * 100:.1f} to {ends[1] * 100:.1f}"
         second = f"{error}{link} it is {way} by {abs(gap.value) * 100:.1f} points ({span})."
         return Verdict(way.capitalize(), BAD, (first, second))
     if way:
@@ -83,12 +83,15 @@ def _of_two(before: Measurement, after: Measurement, change: Comparison, fix: st
         f"{direction(before) or 'no miscalibration beyond chance'}."
     )
     moved = {"b is better": "fell", "a is better": "rose"}.get(ece.verdict, "did not change detectably,")
-    way = direction(after)
+    way, was = direction(after), direction(before)
+    if way == "miscalibrated" and was not in ("", way):
+        now = " and still miscalibrated, now in both directions"
+    else:
+        now = f" and {'still' if way == was else 'now'} {way}" if way else ""
     second = (
         f"After {fix}, it {_said(after)} and {_right(after)}: the calibration error {moved} from {_number(ece.a)} to "
-        f"{_number(ece.b)} (change {_signed(ece.value)}, {change.level:.0%} interval {_span(ece)}), which is "
-        f"{_against_chance(after['conf_ece'])}{f' and still {way}' if way and way == direction(before) else ''}"
-        f"{f' and now {way}' if way and way != direction(before) else ''}, "
+        f"{_number(ece.b)} (change {_signed(ece.value)}, {100 * change.level:g}% interval {_span(ece)}), which is "
+        f"{_against_chance(after['conf_ece'])}{now}, "
         f"and {_accuracy(change)}."
     )
     headline, tone = _headline(ece.verdict, accuracy.verdict, before, after)
@@ -111,7 +114,7 @@ def _headline(ece: str, accuracy: str, before: Measurement, after: Measurement) 
 
 def _accuracy(change: Comparison) -> str:
     d = change["accuracy"]
-    interval = f"{change.level:.0%} interval {_span(d, 100, 1)}"
+    interval = f"{100 * change.level:g}% interval {_span(d, 100, 1)}"
     points = f"{abs(d.value) * 100:.1f} points"
     if d.verdict == "b is better":
         return f"accuracy rose by {points} ({interval})"

@@ -57,7 +57,7 @@ class Scaler(ABC):
                 else "leave out",
             )
         self._learn(scores, None if reference is None else align(scores, reference)[0])
-        self.n_fit_, self._fit_keys = scores.n, frozenset(question_keys(scores))
+        self.n_fit_, self._fit_keys = scores.n, frozenset([*question_keys(scores), *_id_keys(scores)])
         return self
 
     @final
@@ -74,7 +74,7 @@ class Scaler(ABC):
             raise ConfigError(
                 asked=f"the scaler {self.name!r} applied", found="none fitted", todo="call fit(scores) first"
             )
-        seen = [] if allow_fit_rows else [key in self._fit_keys for key in question_keys(scores)]
+        seen = [] if allow_fit_rows else self._seen(scores)
         if any(seen):
             raise LeakageError(
                 asked=f"{scores.n} questions rescaled",
@@ -85,6 +85,16 @@ class Scaler(ABC):
         described = self.described() if earlier is None else {**self.described(), "after": earlier}
         provenance = {**scores.provenance, "scaler": described}
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
+
+    def _seen(self, scores: Scores) -> list[bool]:
+        """Which questions were fitted on. Those without a content hash may be the same under other scores: they are taken for
+        it where :data:`SAME_IDS` ids or more are shared and each of these has the same answer.
+        """
+        seen = [key in self._fit_keys for key in question_keys(scores)]
+        ids = _id_keys(scores)
+        shared = [key in self._fit_keys for key in ids[::2]]
+        agree = [key in self._fit_keys for key in ids[1::2]]
+        return shared if sum(shared) >= SAME_IDS and shared == agree else seen
 
     @final
     def described(self) -> dict[str, Any]:
@@ -138,15 +148,31 @@ class Scaler(ABC):
         """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
 
 
+SAME_IDS = 10
+"""Shared ids with the same answers from which on they are taken for the same questions: by chance alike in 1 of 1,024 pairs of
+files of two options at most."""
+
+
 def question_keys(scores: Scores) -> list[str]:
     """What tells one question from another: its content hash; where that is unknown, a digest of id, answer and
     scores to six decimals, beyond which they depend on the processor.
     """
     rounded_NK = np.round(scores.logp_NK, 6) + 0.0  # no -0
     return [
-        known or hashlib.sha256(f"{name}\0{answer}\0".encode() + row_K.tobytes()).hexdigest()[:24]
+        known or hashlib.sha256(f"{name}\0{answer}\0".encode(errors="surrogatepass") + row_K.tobytes()).hexdigest()[:24]
         for known, name, answer, row_K in zip(scores.hashes, scores.ids, scores.answer_N, rounded_NK, strict=True)
     ]
+
+
+def _id_keys(scores: Scores) -> list[str]:
+    """Digests of the ids, each followed by that of id, answer and number of options; none where hashes are known, or where the
+    ids are row numbers.
+    """
+    if any(scores.hashes) or scores.ids == tuple(map(str, range(scores.n))):
+        return []
+    rows = zip(scores.ids, scores.answer_N, scores.k_N, strict=True)
+    texts = [text for name, y, k in rows for text in (f"id\0{name}", f"id\0{name}\0{y}\0{k}")]
+    return [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24] for text in texts]
 
 
 def normalised(logit_NK: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from calibrant.diagnosis import diagnose
 from calibrant.diagnosis.calibrator import calibrated, tempered
 from calibrant.diagnosis.collapse import collapse, entropies, shift, temperature_effect
 from calibrant.diagnosis.estimates import Sampling
@@ -166,3 +167,13 @@ def test_the_calibrator_is_a_map_alone_where_no_temperature_exists():
     assert tempered(scores, HOW) is None
     _, name = calibrated(scores, None, HOW)
     assert name == "a cross-validated monotone map of the confidence"
+
+
+def test_a_temperature_that_makes_the_error_larger_undoes_nothing():
+    """A fifth says .99 and is right .8 of the time, the rest says .7 and is: T mends the few and spoils the many."""
+    p, answer = [[0.99, 0.01]] * 200 + [[0.7, 0.3]] * 800, [0] * 160 + [1] * 40 + [0] * 560 + [1] * 240
+    found = diagnose(Scores.from_probs(p, answer), n_boot=60)
+    assert found.collapse.temperature.undone < -1
+    (text,) = (text for text in found.reasons if text.startswith("One temperature"))
+    assert text.endswith("which does not lower the error.")
+    assert "undone" not in text

@@ -29,6 +29,13 @@ def log(prefix, points=HISTORY):
     return entries
 
 
+@pytest.mark.parametrize("state", [[1, 2], {"log_history": [5]}, {"log_history": "x"}])
+def test_a_trainers_state_that_is_none_is_told(tmp_path, state):
+    write(tmp_path / "checkpoint-1" / "trainer_state.json", state)
+    with pytest.raises(ScoresError, match="path of a training run"):
+        read_path([tmp_path])
+
+
 def test_a_tuning_run_a_restore_run_and_a_saved_history_give_the_same(tmp_path):
     write(tmp_path / "run" / "tuning" / "result.json", {"objective": "cft", "history": HISTORY})
     write(tmp_path / "points.json", HISTORY)
