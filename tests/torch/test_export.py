@@ -4,6 +4,7 @@ import dataclasses
 import json
 import resource
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,33 @@ def test_a_folded_temperature_is_the_temperature_on_the_options_where_each_has_o
     assert "Greedy decoding" in card
     d = check_drift(tmp_path / "model", found.folder, questions, device="cpu")  # the fold is no drift
     assert d.max_dlogp < 2e-4
+    copied = Path(shutil.copytree(found.folder, tmp_path / "copy"))
+    (copied / "serving.json").unlink()  # what a GGUF file of it is: the weights, and no word of the temperature in them
+    served.save(tmp_path / "served.scores")
+    score(str(tmp_path / "model"), questions, style=style, device="cpu").save(tmp_path / "plain.scores")
+    inside = found.folder / "check"
+    for a, b in (
+        (found.folder, copied),
+        (copied, found.folder),
+        (tmp_path / "served.scores", found.folder),
+        (found.folder, tmp_path / "served.scores"),
+        (inside / "after.safetensors", found.folder),
+        (inside / "before.safetensors", found.folder),
+        (tmp_path / "plain.scores", found.folder),
+    ):
+        assert check_drift(a, b, questions, device="cpu").max_dlogp < 4e-4, (a, b)
+    assert check_drift(copied, tmp_path / "model", questions, device="cpu").max_dlogp > 0.1  # neither is an export
+
+
+def test_scores_of_an_exports_check_say_that_they_hold_its_temperature(source, check, before, temperature, tmp_path):
+    """Beside weights that do not hold it they are brought to them; they are no source of another temperature."""
+    found = export(source, out=tmp_path / "out", config=ServeConfig(scaler=temperature(3.0)), check=check)
+    held = found.folder / "check" / "before.safetensors"
+    assert Scores.load(held).provenance["served_temperature"] == 3.0
+    assert check_drift(held, found.folder, check, device="cpu").max_dlogp < 1e-4
+    assert check_drift(found.folder, held, check, device="cpu").max_dlogp < 1e-4
+    with pytest.raises(ConfigError, match="hold its temperature of 3"):
+        export(source, out=tmp_path / "again", config=ServeConfig(temperature_from=Scores.load(held)), check=check)
 
 
 def test_where_an_option_has_two_tokens_the_check_sees_what_folding_costs(source, check, tmp_path):

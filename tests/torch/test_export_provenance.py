@@ -73,7 +73,7 @@ def test_a_run_in_4_bits_is_exported_as_a_model_in_4_bits(tmp_path, model_folder
     test = score(in_few_levels(model_folder(), device="cpu", quantize_4bit=True), make_questions("test", 20))
     for bits, wanted in ((True, {"quantize_4bit": True}), (False, {})):
         found = Source.of_run(write_run(tmp_path / str(bits), model_folder(), check, test, quantize_4bit=bits))
-        assert found.loading == {"device": "cpu", "revision": None, **wanted}
+        assert found.loading == {"device": "cpu", "revision": None, "dtype": "float32", **wanted}  # as it was measured
     asks = Source.of_run(tmp_path / "True")
     if not torch.cuda.is_available():
         with pytest.raises((ModelError, MissingExtraError), match="4 bits"):

@@ -15,7 +15,7 @@ from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, read_json, write_atomically
 
 GENERATION = ("max_new_tokens", "temperature", "seed")
-SAME = ("model", "loading", "dtype", "quantized", "preferences", "prompts", *GENERATION)
+SAME = ("model", "chat_template", "loading", "dtype", "quantized", "preferences", "prompts", *GENERATION)
 """What the aligned model's side of a check depends on, beside the fingerprint of its weights."""
 
 

@@ -30,10 +30,15 @@ Verdict: A
 Verdict: B
 Verdict: tie"""
 
+CUT = "(cut off: raise max_tokens)"
+"""Stands for a reply that was cut: it holds no verdict that could be trusted."""
 _VERDICT = re.compile(
     r"verdict[*_`\"']*\s*[:=]?\s*[*_`\"'\[(]*\s*(?:answer\s+|an?\s+(?=tie))?(A|B|tie)[*_`\"'\])]*[ \t]*"
     r"(?=$|[.!;:(–—-]|,(?!\s*(?:A|B|tie)\b))",  # a verdict stands by itself: "a matter of taste" is none, nor is "A and B"
     re.IGNORECASE | re.MULTILINE,
+)
+_LISTED = re.compile(
+    r"verdict\W+A\b\W+(?:or\W+)?verdict\W+B\b\W+(?:or\W+)?verdict\W+tie\b(?!.*verdict)", re.IGNORECASE | re.DOTALL
 )
 _BARE = re.compile(r"[*_`\"'\[(]*(A|B|tie)[*_`\"'\])]*\.?", re.IGNORECASE)
 
@@ -102,9 +107,16 @@ class Judged(NamedTuple):
 def read_vote(reply: str) -> Vote | None:
     """The last verdict in a reply, or the reply itself where it is no more than one; ``None`` where there is none.
 
+    What a judge thinks aloud (up to ``</think>``) is no verdict; nor is the last of a list of verdicts that it was given, which
+    a reply that repeats its task ends in where it is cut.
+
     >>> read_vote("A is vague. Verdict: B"), read_vote("**tie**"), read_vote("Both are fine.")
     ('second', 'tie', None)
+    >>> read_vote("<think>One of: Verdict: A, Verdict: B, Verdict: tie. Now")
     """
+    reply = reply.rpartition("</think>")[2]
+    if "<think>" in reply or _LISTED.search(reply):
+        return None
     named = _VERDICT.findall(reply) or [m.group(1) for m in [_BARE.fullmatch(reply.strip())] if m]
     return {"a": "first", "b": "second", "tie": "tie"}[named[-1].lower()] if named else None  # type: ignore[return-value]
 
@@ -151,6 +163,9 @@ def _body(judge: Judge, c: Comparison) -> dict[str, Any]:
 
 
 def _content(completion: Any, _body: Any) -> str | None:
-    """The text of a chat completion; ``None`` where it is something else."""
-    text = completion["choices"][0]["message"]["content"]
+    """The text of a chat completion, :data:`CUT` where ``max_tokens`` ended it; ``None`` where it is something else."""
+    choice = completion["choices"][0]
+    text = choice["message"]["content"]
+    if choice.get("finish_reason") == "length":
+        return CUT
     return text if isinstance(text, str) else "" if text is None else None

@@ -11,7 +11,14 @@ from typing import Any, Literal
 import torch
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.scoring.models import LoadedModel, fingerprints, load_model, pick_device, pick_dtype
+from calibrant.scoring.models import (
+    LoadedModel,
+    chat_template_facts,
+    fingerprints,
+    load_model,
+    pick_device,
+    pick_dtype,
+)
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")
@@ -52,6 +59,7 @@ class ModelPair:
         self.loading = dict(loading or {})
         self._aligned: LoadedModel | None = None
         self._tuned: LoadedModel | None = None
+        self._template: dict[str, str | None] | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -89,11 +97,16 @@ class ModelPair:
         gc.collect()
 
     def identity(self) -> dict[str, Any]:
-        """Names and weight fingerprints of the models, and in what precision they are, for the folder of a run."""
+        """Names and weight fingerprints of the models, the aligned one's chat template, and in what precision they are, for
+        the folder of a run.
+        """
+        if self._template is None:
+            self._template = chat_template_facts(self.model, ["chat"], **self.loading)
         named = {"model": self.model, "adapter": self.adapter, "tuned": self.tuned}
         return {
             **{name: None if at is None else str(at) for name, at in named.items()},
             "weights": fingerprints(**named),
+            **self._template,
             "loading": {name: str(value) for name, value in self.loading.items()},
             **precision(self.loading),
         }

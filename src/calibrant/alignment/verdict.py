@@ -19,6 +19,8 @@ from calibrant.metrics.measurement import Estimate, finite
 from calibrant.metrics.planning import n_to_decide
 from calibrant.questions import did_you_mean
 
+FEW_CUT = 0.1
+"""Share of answers cut at --max-new-tokens up to which their mean length still says something."""
 Kept = Literal["kept", "not kept", "undecided"]
 Side = Literal["fall", "rise", "either"]
 
@@ -192,7 +194,13 @@ def checks_of(
         length = Paired(drift.length.aligned, drift.length.tuned, drift.relative_length)
         add("length", "Length of answers", "relative", "prompts", length, Limit(t.length, "either"), "tokens")
         add("refusals", "Refuses", "share", "prompts", drift.refusals, Limit(t.share, "either"))
+        if why := _cut(drift):
+            at = next(i for i, check in enumerate(out) if check.name == "length")
+            out[at] = replace(out[at], verdict="undecided", n_needed=None, why=why)
         add("ended", "Ends its answer by itself", "share", "prompts", drift.ended, Limit(t.share, "fall"))
+        if drift.ended.aligned.value < t.share and out[-1].verdict == "kept":
+            why = f"{1 - drift.ended.aligned.value:.0%} of the aligned model's answers were cut: there was nothing to fall"
+            out[-1] = replace(out[-1], verdict="undecided", n_needed=None, why=f"{why}; raise --max-new-tokens")
         add("repetitive", "Runs in circles", "share", "prompts", drift.repetitive, Limit(t.share, "rise"))
     if instructions is not None:
         limit = Limit(t.instructions, "fall")
@@ -205,10 +213,20 @@ def checks_of(
     return tuple(out)
 
 
+def _cut(drift: DriftCheck) -> str:
+    """Why lengths decide nothing: how long answers would have been that were cut is not known; empty where few were."""
+    cut = 1 - min(drift.ended.aligned.value, drift.ended.tuned.value)
+    if cut <= FEW_CUT:
+        return ""
+    return f"up to {cut:.0%} of the answers were cut at {drift.max_new_tokens} tokens; raise --max-new-tokens"
+
+
 def _unfit(wins: WinRate, t: Thresholds) -> str:
     """Why a judge decides nothing; empty where it may."""
     if wins.consistent is not None and wins.consistent.value < t.consistent and wins.identical < wins.n:
         return f"the judge agreed with itself on {wins.consistent.value:.0%} of the prompts when the answers changed places"
+    if wins.wins + wins.losses == 0 and wins.identical < wins.n:
+        return "the judge told no pair of answers apart"
     if wins.agreement is not None and wins.agreement.low <= 0.5:
         return f"the judge {agreement_words(wins.agreement)}, which may be chance"
     return ""

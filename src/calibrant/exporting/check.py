@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import ConfigError
+from calibrant.exporting.decisions import SERVED
 from calibrant.exporting.manifest import Export, is_export
 from calibrant.importing.systemone import SOURCE
 from calibrant.metrics import Drift, drift
@@ -21,8 +22,10 @@ from calibrant.scoring import load_model, score
 
 @dataclass(frozen=True)
 class _Side:
+    """Scores, and the temperature that they hold; ``None`` where that is not known."""
+
     scores: Scores
-    folded: float = 1.0
+    temperature: float | None
 
 
 def check_drift(
@@ -39,8 +42,11 @@ def check_drift(
 ) -> Drift:
     """How far ``b`` is from ``a``: each a scores file, an export's folder, a model or a GGUF file.
 
-    Temperatures that are shipped beside weights are left out on both sides; where one is folded into weights, ``a`` is
-    brought to the temperature of ``b`` first, so that it is the weights that are compared.
+    It is the weights that are compared. Temperatures that are shipped beside them are left out on both sides; where one side
+    holds a temperature and the other does not, ``a`` is brought to that of ``b`` first: an export with a temperature folded
+    into its weights, or the scores of an export's own check, beside the model that the export was made from (known by its
+    weights, or on the hub by name and commit) or an export without a fold. Whatever else (a GGUF file of a folded export, its
+    scores, an endpoint's) is compared as it is.
 
     Parameters
     ----------
@@ -72,7 +78,7 @@ def check_drift(
     sides = []
     for side, name in ((a, "a"), (b, "b")):
         if side in stored:
-            sides.append(_Side(stored[side]))
+            sides.append(_Side(stored[side], _held(stored[side].provenance, exports)))
             continue
         if questions is None:
             raise ConfigError(
@@ -83,7 +89,8 @@ def check_drift(
         options = {**loading, "quantize_4bit": quantize_4bit and name == "b"}
         export = exports.get(side)
         if export is None:
-            sides.append(_Side(score(load_model(side, **options), questions, **common)))
+            scores = score(load_model(side, **options), questions, **common)
+            sides.append(_Side(scores, _held(scores.provenance, exports)))
         else:
             temperature = float(export.facts["temperature"]["value"]) if export.folded else 1.0
             if options.get("dtype") == "auto":
@@ -91,7 +98,25 @@ def check_drift(
             sides.append(_Side(score(export.load(**options), questions, **common), temperature))
     one, two = sides
     _refuse_two_templates(a, b, one.scores, two.scores)
-    return drift(at_temperature(one.scores, two.folded / one.folded), two.scores, tolerance=tolerance)
+    from_t, to_t = one.temperature or two.temperature or 1.0, two.temperature or one.temperature or 1.0
+    return drift(at_temperature(one.scores, to_t / from_t), two.scores, tolerance=tolerance)
+
+
+def _held(facts: Mapping[str, Any], exports: Mapping[str | Path, Export]) -> float | None:
+    """The temperature that scores hold: of an export's check as they say, none for the model that an export was made from, and
+    unknown otherwise.
+    """
+    if SERVED in facts:
+        return float(facts[SERVED])
+    return 1.0 if any(_is_source(facts, export.facts) for export in exports.values()) else None
+
+
+def _is_source(facts: Mapping[str, Any], export: Mapping[str, Any]) -> bool:
+    model, adapter = export["model"], export["adapter"] or {}
+    same = ("weights",) if model["weights"] is not None else ("revision", "name")
+    known = {"weights": facts.get("weights"), "revision": facts.get("revision"), "name": facts.get("model")}
+    alike = all(known[key] is not None and known[key] == model[key] for key in same)
+    return alike and facts.get("adapter_weights") == adapter.get("weights")
 
 
 def _refuse_one_rescaled(a: str | Path, b: str | Path, stored: Mapping[str | Path, Scores]) -> None:

@@ -17,6 +17,8 @@ from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature, question_keys
 from calibrant.scores import Scores
 
+SERVED = "served_temperature"
+"""In the provenance of an export's check: the temperature that these scores hold."""
 STEERED = (
     "The calibration questions also chose the epoch (and, for RCFT, the targets) of the tuning, so the model is not "
     "independent of them and the promise is not strict; the test questions, where known, show what it is worth."
@@ -119,6 +121,12 @@ def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle,
             asked=f"{name} from scores of the exported model",
             found=f"scores that were rescaled already ({known['scaler'].get('name', 'by a scaler')})",
             todo="give the model's scores as they are; a run of restore keeps them in scores/tuned",
+        )
+    if known.get(SERVED, 1) != 1:
+        raise ConfigError(
+            asked=f"{name} from scores of the exported model",
+            found=f"scores of an export's check, which hold its temperature of {known[SERVED]:g}",
+            todo="score the questions with the model itself (`calibrant score MODEL --adapter …`)",
         )
     differs = [key for key, value in wanted.items() if key in known and known[key] != value]
     if differs:

@@ -7,7 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.exporting import reader
 from calibrant.exporting.card import drift_words, serving_card
 from calibrant.exporting.decision_model import Measured, make_decision_model
-from calibrant.exporting.decisions import Abstention, abstention, expected, halves, refuse_foreign
+from calibrant.exporting.decisions import SERVED, Abstention, abstention, expected, halves, refuse_foreign
 from calibrant.exporting.folding import Folded, fold_temperature
 from calibrant.exporting.manifest import CARD, READER, SCALER, THRESHOLD, Export, write_manifest
 from calibrant.exporting.merging import merge_adapter
@@ -151,10 +151,15 @@ class _Work:
         self.scaler = (config.scaler or own) if fit is None else Temperature().fit(fit)
         if held is not None:
             assert config.target_accuracy is not None
-            steered = self.source.steered and config.calibration == "calibration"
+            steered = self.source.steered and self._chosen_by(held)
             self.abstention = abstention(
                 held, self.scaler, config.target_accuracy, config.level, test=self.source.test, steered=steered
             )
+
+    def _chosen_by(self, held: Scores) -> bool:
+        """Whether these are questions that the run steered its tuning by."""
+        own = {q.content_hash for q in self.source.calibration or ()}
+        return not own.isdisjoint(question_keys(held))
 
     # ---- the folder -------------------------------------------------------------------------------------------------
 
@@ -238,7 +243,8 @@ class _Work:
         if not facts["temperature"]["folded"]:
             after = at_temperature(after, temperature)
         for name, scores in (("before", before), ("after", after)):
-            scores.save(folder / "check" / f"{name}.safetensors")
+            marked = {**scores.provenance, SERVED: temperature}
+            replace(scores, provenance=marked).save(folder / "check" / f"{name}.safetensors")
         return drift(before, after, tolerance=self.config.tolerance)
 
     def _decision_model(self, folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

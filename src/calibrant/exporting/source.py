@@ -72,13 +72,15 @@ class Source:
         weights = None if tuning is None else tuning.weights
         when = "before" if tuning is None else "tuned"
         kept = folder / "temperature.json"
+        test = Scores.load(folder / "scores" / when / "test.safetensors")
+        measured = {"dtype": test.provenance["dtype"]} if "dtype" in test.provenance else {}  # as there, not as here
         return cls(
             model=str(weights or identity["model"]),
             adapter=adapter,
             style=PromptStyle(**identity["prompt"]),
-            loading=_loading(identity),
+            loading={**_loading(identity), **measured},
             calibration=load_questions(folder / "questions" / "calibration.jsonl"),
-            test=Scores.load(folder / "scores" / when / "test.safetensors"),
+            test=test,
             temperature=Temperature.from_json(read_json(kept)) if kept.exists() else None,
             steered=tuning is not None,
         )

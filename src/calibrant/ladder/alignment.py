@@ -22,6 +22,7 @@ from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import CELLS, Cell, Place, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
+from calibrant.scoring.models import chat_template_facts
 
 ASKED = RESULT = "alignment.json"
 CHECK = "alignment check"
@@ -121,10 +122,11 @@ def reason_against(fix: Fix) -> str | None:
 def check(bench: Bench, cell: Cell, asked: Asked, model: Mapping[str, Any]) -> None:
     """Compare a cell's model (arguments of ``Bench.score``) with the aligned one; what was begun goes on.
 
-    What the aligned model says is taken from a check of another cell in the same precision, where there is one.
+    What the aligned model says is taken from a check of another cell in the same precision and under the same chat template,
+    where there is one.
     """
     bench.release()
-    wanted = precision(bench.scoring).items()
+    wanted = (precision(bench.scoring) | chat_template_facts(bench.model, ["chat"], **bench.scoring)).items()
     found = sorted((bench.root / CELLS).glob(f"*/*/seed-*/{asked.folder}/{RESULT}"))
     others = [path for path in found if wanted <= (read_json(path.parent / RUN_FILE) or {}).items()]
     align_check(

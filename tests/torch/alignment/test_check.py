@@ -1,6 +1,7 @@
 """The whole alignment check on tiny models: known answers, going on, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -140,6 +141,18 @@ def test_the_aligned_side_is_taken_from_another_check_of_the_same_and_of_no_othe
                 out=tmp_path / "three",
             )
     assert not (tmp_path / "three").exists()
+
+
+def test_another_chat_template_is_another_check(model_folder, make_adapter, pairs, tmp_path):
+    """The pairs are put in the template: what was measured under another one is of other texts."""
+    model = shutil.copytree(model_folder(), tmp_path / "model")
+    common = {"adapter": make_adapter(0.2), "preferences": pairs, "settings": SHORT, "device": "cpu"}
+    align_check(model, out=tmp_path / "one", **common)
+    template = model / "chat_template.jinja"
+    template.write_text("Hear! " + template.read_text())
+    for more in ({"out": tmp_path / "one"}, {"out": tmp_path / "two", "aligned_from": tmp_path / "one"}):
+        with pytest.raises(ConfigError, match="with a different chat_template"):
+            align_check(model, **more, **common)
 
 
 def test_the_aligned_side_in_another_precision_is_another(model_folder, make_adapter, pairs, tmp_path):

@@ -14,7 +14,10 @@ def judge_server(json_server):
     def start(rule):
         def completion(body):
             first, second = ANSWERS.search(body["messages"][0]["content"]).groups()
-            return {"choices": [{"message": {"role": "assistant", "content": server.rule(first, second)}}]}
+            said = server.rule(first, second)
+            reply = {"content": said, "finish_reason": "stop"} if isinstance(said, str) else said
+            message = {"role": "assistant", "content": reply["content"]}
+            return {"choices": [{"message": message, "finish_reason": reply["finish_reason"]}]}
 
         server = json_server(completion)
         server.rule = rule

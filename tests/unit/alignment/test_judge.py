@@ -237,6 +237,10 @@ def test_a_missing_client_names_the_install_command(tmp_path, monkeypatch):
         ("Verdict: A, B are equal", None),
         ("A better answer would be longer.", None),
         ("Verdict: Apple", None),
+        ("<think>One of:\nVerdict: A\nVerdict: B\nVerdict: tie\nAnswer A says", None),  # cut while thinking
+        ("I must write Verdict: A, Verdict: B, or Verdict: tie. First, the", None),
+        ("One of Verdict: A, Verdict: B, Verdict: tie.\nVerdict: B", "second"),
+        ("<think>Verdict: A?</think>\nVerdict: B", "second"),
         ("", None),
     ],
 )
@@ -259,3 +263,11 @@ def test_a_file_of_the_cache_says_what_was_asked(judge_server, tmp_path):
     value = json.loads(kept.read_text())
     assert value["reply"].endswith("Verdict: B")
     assert "Why?" in value["request"]["messages"][0]["content"]
+
+
+def test_a_reply_that_was_cut_holds_no_verdict(judge_server, tmp_path):
+    """However it ends: max_tokens ended it, not the judge."""
+    server = judge_server(lambda *_: {"content": "So far Verdict: A", "finish_reason": "length"})
+    assert judged(server, SHORT, LONG, tmp_path) is None
+    replies = ask(asked(server), [Comparison("p", "a", "b")], cache=tmp_path)
+    assert replies == [(None, "(cut off: raise max_tokens)")]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from calibrant.alignment.drift import Answer, drift_check
 from calibrant.alignment.estimates import How, paired_share
 from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.result import AlignmentCheck, sentence
@@ -100,7 +101,7 @@ def test_text_and_json_say_the_same():
 def wins(consistent, value=0.5, identical=0, n=200):
     bias = e(1.0, 0.9, 1.0)
     rate = e(value, value - 0.02, value + 0.02, n)
-    return WinRate(n, 0, 0, n, rate, None, bias, e(consistent, 0, 1), (), identical, {})
+    return WinRate(n, 1, 1, n - 2, rate, None, bias, e(consistent, 0, 1), (), identical, {})
 
 
 def test_a_judge_that_contradicts_itself_decides_nothing():
@@ -130,3 +131,31 @@ def test_thresholds_are_named_and_others_refused():
         Thresholds.of({"kl": "much"})
     with pytest.raises(ConfigError, match="above 0"):
         Thresholds(accuracy=-0.1)
+
+
+def test_a_judge_that_tells_nothing_apart_decides_nothing():
+    (check,) = checks_of(Thresholds(), 0.95, wins=replace(wins(1.0), wins=0, losses=0))
+    assert (check.verdict, check.why) == ("undecided", "the judge told no pair of answers apart")
+    same = replace(wins(1.0, identical=200), wins=0, losses=0, consistent=None)  # nothing to tell apart
+    assert checks_of(Thresholds(), 0.95, wins=same)[0].verdict == "kept"
+
+
+def answers(tokens, ended, n=200):
+    return [Answer("some words", tokens, i < ended * n) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("aligned", "tuned", "length", "ends"),
+    [
+        ((64, 0.0), (64, 0.0), "undecided", "undecided"),  # both cut: 100 and 400 tokens would look the same
+        ((50, 1.0), (64, 0.7), "undecided", "not kept"),
+        ((50, 0.95), (50, 0.92), "kept", "kept"),
+        ((50, 0.06), (50, 0.20), "undecided", "undecided"),  # it rose, but a fall of 10 points was not possible
+    ],
+)
+def test_answers_that_were_cut_say_nothing_of_lengths_and_little_of_ends(aligned, tuned, length, ends):
+    found = drift_check({"aligned": answers(*aligned), "tuned": answers(*tuned)}, max_new_tokens=64)
+    checks = {c.name: c for c in checks_of(Thresholds(), 0.95, drift=found)}
+    assert (checks["length"].verdict, checks["ended"].verdict) == (length, ends)
+    told = [c.why for c in (checks["length"], checks["ended"]) if c.verdict == "undecided"]
+    assert all("were cut" in why and "raise --max-new-tokens" in why for why in told)
