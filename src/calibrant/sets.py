@@ -11,11 +11,14 @@ from calibrant.questions import (
     Question,
     QuestionSet,
     drop_leaked,
+    groups_of,
     question_set,
     refuse_leakage,
     split_questions,
 )
 
+MADE_BY = {"train": "training", "calibration": "calibration"}
+"""The sets that a fix is made by, and how they are called."""
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 
 
@@ -97,3 +100,21 @@ def checked_sets(
         )
     refuse_leakage(**sets)
     return {name: sets[name] for name in SPLIT_NAMES}, {name: sets[name] for name in ood}
+
+
+def shared_groups(sets: Mapping[str, QuestionSet], cluster: str | None) -> list[str]:
+    """Sentences, one a test set of which some groups stand in the training or the calibration questions too."""
+    if cluster is None:
+        return []
+    known = {name: set(map(str, groups_of(sets[name], cluster))) for name in MADE_BY}
+    found = []
+    for name, questions in sets.items():
+        groups = set(map(str, groups_of(questions, cluster)))
+        both = {word: len(groups & known[made]) for made, word in MADE_BY.items()}
+        counts = [f"{n} in the {word} questions" for word, n in both.items() if n]
+        if name not in MADE_BY and counts:
+            found.append(
+                f"Of the {len(groups)} groups of {name!r} (by {cluster}), {' and '.join(counts)} too: its numbers say less, or "
+                "nothing, about other groups."
+            )
+    return found

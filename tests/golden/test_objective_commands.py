@@ -84,7 +84,7 @@ def test_restore_takes_the_objective_of_the_settings_and_holds_groups_out_togeth
     assert {name: len(found) for name, found in parts.items()} == {"train": 36, "calibration": 12, "test": 12}
     assert {name: len(set(found)) for name, found in parts.items()} == {"train": 9, "calibration": 3, "test": 3}
     assert len(set().union(*parts.values())) == 15
-    assert "were trained on too" not in (room / "run" / "report" / "report.md").read_text()
+    assert "training questions too" not in (room / "run" / "report" / "report.md").read_text()
 
 
 @pytest.mark.slow

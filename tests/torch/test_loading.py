@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from calibrant.errors import ModelError
 from calibrant.prompts import PromptStyle
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import fingerprint, pick_device, quiet_peft
+from calibrant.scoring.fingerprints import fingerprint
+from calibrant.scoring.models import pick_device, quiet_peft
 
 
 @pytest.fixture

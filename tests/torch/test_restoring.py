@@ -12,9 +12,9 @@ from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
 from calibrant.restoring.run import last_temperature
-from calibrant.restoring.words import better_than_start, shared_groups
+from calibrant.restoring.words import better_than_start
 from calibrant.scoring import score
-from calibrant.sets import assemble
+from calibrant.sets import assemble, shared_groups
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
 
@@ -70,7 +70,7 @@ def test_groups_are_held_out_together():
     every = shared | {q.columns["country"] for q in splits["test"].questions[:5]}
     assert shared_groups(sets, None) == []
     (note,) = shared_groups(sets, "country")
-    assert note.startswith(f"{len(shared)} of the {len(every)} groups of 'far' (by country) were trained on too")
+    assert note.startswith(f"Of the {len(every)} groups of 'far' (by country), {len(shared)} in the training questions")
 
 
 def test_an_empty_split_is_named(tmp_path):

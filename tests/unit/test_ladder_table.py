@@ -15,7 +15,7 @@ from calibrant.ladder import read_table, write_table
 from calibrant.ladder.cells import Place, places
 from calibrant.ladder.families import concatenated
 from calibrant.ladder.fixes import by_name
-from calibrant.ladder.words import headline, losses, too_few_draws, unfinished
+from calibrant.ladder.words import COLUMNS, cell, headline, losses, too_few_draws, unfinished
 from calibrant.metrics import holm, tukey
 from calibrant.reporting.contest import Contender, accuracy_error_plot, metric_plot
 from calibrant.scores import Scores
@@ -221,6 +221,82 @@ def test_no_ladder_no_table(tmp_path):
     (tmp_path / "run.json").write_text('{"cut')
     with pytest.raises(ConfigError, match="JSON from"):
         read_table(tmp_path)
+
+
+def test_a_fix_that_is_proven_better_is_named_beside_a_lower_value_that_is_not(lay):
+    """Three seeds of CFT scatter from cured to flat, so that their lower mean proves nothing; the temperature's does."""
+    out = lay(
+        {
+            "aligned": {"test": [world(sharp=1.6)]},
+            "temperature": {"test": [world(sharp=1.2)]},
+            "cft": {"test": [world(sharp=sharp) for sharp in (1.0, 1.0, 1.35)]},
+        }
+    )
+    table = read_table(out, n_boot=300)
+    entries = table.sets[0].entries
+    means = {name: entry.estimates["conf_ece"].value for name, entry in entries.items()}
+    verdicts = {name: entries[name].against_aligned["conf_ece"].verdict for name in ("temperature", "cft")}
+    said = headline(table)
+    if means["cft"] < means["temperature"] and verdicts == {"temperature": "better", "cft": "undecided"}:
+        assert said.headline.endswith("but not detectably below the aligned model's; temperature is")
+        assert said.tone == "mixed"
+    else:
+        pytest.fail(f"the world does not show what it should: {means}, {verdicts}")
+
+
+def test_an_infinite_loss_is_no_undecided_one_and_one_fix_has_its_sign(lay):
+    sure = Scores.from_probs(np.eye(4)[np.zeros(N, int)], [0] * 400 + [1] * (N - 400))
+    known = Scores.from_probs([[0.6, 0.2, 0.1, 0.1]] * N, [0] * 400 + [1] * (N - 400))
+    table = read_table(lay({"aligned": {"test": [sure]}, "cft": {"test": [known]}}), n_boot=300)
+    entry = table.sets[0].entries["cft"]
+    columns = {column.key: column for column in COLUMNS}
+    assert cell(entry, columns["conf_ece"])["signs"] == "+"  # there is no other fix to be told from
+    loss = cell(entry, columns["nll"])
+    assert (loss["signs"], loss["aligned"]) == ("", "no comparison with aligned: an answer has probability 0")
+
+
+def test_a_finished_fix_stays_where_a_later_call_could_not_run_it(lay):
+    """More seeds, and this time without the reference that one of the fixes needs."""
+    out = contest(lay)
+    place = Place(out, by_name("temperature"), (0,))
+    place.claim("needs the pre-alignment model (--reference)")
+    table = read_table(out, n_boot=100)
+    assert "temperature" in table.sets[0].entries
+    assert not unfinished(table)
+    Place(out, by_name("daca"), (0,)).claim("needs the pre-alignment model (--reference)")
+    assert unfinished(read_table(out, n_boot=100)) == ["daca: not run: needs the pre-alignment model (--reference)"]
+
+
+def test_the_seconds_of_a_fix_on_top_of_another_hold_those_of_the_other(lay):
+    runs = {"test": [world(sharp=1.5, run=s) for s in range(3)]}
+    table = read_table(lay({"aligned": {"test": [world(sharp=2.5)]}, "cft": runs, "cft+temperature": runs}), n_boot=50)
+    cost = {one.fix.name: one for one in table.fixes}
+    assert (cost["cft"].seconds, cost["cft"].seconds_all) == (11, 33)
+    assert (cost["cft+temperature"].seconds, cost["cft+temperature"].seconds_all) == (22, 66)
+    assert cost["cft+temperature"].seconds_own == 33
+
+
+def test_precisions_that_were_mixed_are_all_named(lay):
+    facts = {"dtype": "float32", "device": "cpu", "versions": {"torch": "2.13"}}
+    other = {"dtype": "bfloat16", "device": "cuda", "versions": {"torch": "2.11"}}
+    one, two = world(sharp=2.5), world(sharp=1.5)
+    out = lay(
+        {"aligned": {"test": [replace(one, provenance=facts)]}, "cft": {"test": [replace(two, provenance=other)]}}
+    )
+    known = read_table(out, n_boot=50).facts
+    assert (known["dtype"], known["device"]) == ("float32 and bfloat16", "cpu and cuda")
+    assert known["versions"] == {"torch": "2.13 and 2.11"}
+
+
+def test_groups_that_a_fix_was_made_by_are_told(lay, make_questions):
+    out = contest(lay)
+    (out / "questions").mkdir()
+    for name, size in (("train", 12), ("calibration", 4), ("test", 30)):
+        make_questions(name, size).save(out / "questions" / f"{name}.jsonl")
+    (said,) = read_table(out, n_boot=50, cluster="subject").shared
+    assert said.startswith("Of the ")
+    assert re.search(r"\d+ in the training questions and 4 in the calibration questions too", said)
+    assert read_table(out, n_boot=50).shared == ()
 
 
 # ---- page, markdown, json -------------------------------------------------------------------------------------------

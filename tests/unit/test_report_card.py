@@ -7,6 +7,7 @@ import yaml
 from calibrant.errors import ConfigError
 from calibrant.metrics import measure
 from calibrant.reporting import Domain, model_card
+from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 
 BOOT = 100
@@ -82,3 +83,9 @@ def test_the_card_holds_before_and_after_with_intervals_and_floors():
 def test_a_card_needs_scores_after_the_tuning():
     with pytest.raises(ConfigError, match="before and after"):
         model_card([Domain("quiz", True, world()[0])], tuning={"objective": "cft"})
+
+
+def test_numbers_that_need_the_temperature_say_so():
+    scaler = Temperature().fit(world()[0]).to_json()
+    assert "After tuning and one temperature, it said" in card(temperature=scaler)
+    assert "After tuning, it said" in card()

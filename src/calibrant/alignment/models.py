@@ -11,14 +11,8 @@ from typing import Any, Literal
 import torch
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.scoring.models import (
-    LoadedModel,
-    chat_template_facts,
-    fingerprints,
-    load_model,
-    pick_device,
-    pick_dtype,
-)
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, precision
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")
@@ -123,15 +117,6 @@ class ModelPair:
                 self._tuned = load_model(self.tuned, **{**self.loading, "revision": None})
                 same_vocabulary(self._aligned.tokenizer, self._tuned, "tuned model")
         return self._aligned or self._tuned
-
-
-def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
-    """What a model is computed in where it is loaded with these arguments on this machine."""
-    kind = pick_dtype(loading.get("dtype", "auto"), pick_device(loading.get("device", "auto")))
-    return {
-        "dtype": str(kind).removeprefix("torch."),
-        "quantized": "nf4" if loading.get("quantize_4bit") else None,
-    }
 
 
 def leaves_weights_alone(config: Any) -> bool:

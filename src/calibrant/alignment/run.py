@@ -42,7 +42,8 @@ from calibrant.alignment.wins import WinRate, labelled
 from calibrant.errors import ConfigError
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.questions import Skipped
-from calibrant.scoring.models import fingerprints, load_model
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import load_model
 from calibrant.scoring.options import Tokens
 
 

@@ -17,7 +17,8 @@ from calibrant.metrics.drift import TOLERANCE
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
-from calibrant.scoring.models import DTYPES, chat_template_facts, fingerprints
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import DTYPES, chat_template_facts
 
 FitOn = Scores | Literal["calibration"]
 

@@ -5,7 +5,8 @@ from calibrant.ladder.fixes import FIXES, Fix, settings_named
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan
 from calibrant.ladder.run import Ladder, ladder
-from calibrant.ladder.table import Contrast, Cut, Entry, Standing, Standings, Table, read_table
+from calibrant.ladder.standing import Standing
+from calibrant.ladder.table import Contrast, Cut, Entry, Standings, Table, read_table
 from calibrant.tuning.sweep import SETTINGS, Setting
 
 __all__ = [

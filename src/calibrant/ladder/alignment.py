@@ -16,13 +16,12 @@ from typing import Any
 
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt, align_check
 from calibrant.alignment.instructions import instruction_set
-from calibrant.alignment.models import precision
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import CELLS, Cell, Place, read_json
 from calibrant.ladder.fixes import ALIGNED, Fix
-from calibrant.scoring.models import chat_template_facts
+from calibrant.scoring.models import chat_template_facts, precision
 
 ASKED = RESULT = "alignment.json"
 CHECK = "alignment check"

@@ -28,7 +28,7 @@ from calibrant.files import RUN_FILE, alone, claim_folder, write_json
 from calibrant.files import read_json as json_in
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
-from calibrant.scoring.models import fingerprints
+from calibrant.scoring.fingerprints import fingerprints
 from calibrant.tuning.sweep import Budget, Setting
 
 CELLS, FIX, CHOICE, NOT_RUN = "cells", "fix.json", "choice.json", "not-run.json"
@@ -131,8 +131,8 @@ class Place:
         return self.root / CELLS / self.fix.name
 
     def claim(self, reason: str | None) -> None:
-        """Write down the fix with its seeds, beside those of earlier calls, and why it cannot be run, if so; refuse a folder of
-        another definition or choice.
+        """Write down the fix with its seeds, beside those of earlier calls, and why it cannot be run, if so and if it was not
+        run before; refuse a folder of another definition or choice.
         """
         plain, choice = self.fix.to_json(), self.choice
         if choice is not None and self.named not in (None, choice["setting"]):
@@ -145,7 +145,7 @@ class Place:
         claim_folder(self.folder, identity, f"fix {self.fix.name!r}")
         earlier = (read_json(self.folder / FIX) or {"seeds": []})["seeds"]
         write_json(self.folder / FIX, {"fix": plain, "seeds": sorted({*earlier, *self.seeds})})
-        if reason is None:
+        if reason is None or choice is not None:
             (self.folder / NOT_RUN).unlink(missing_ok=True)
         else:
             write_json(self.folder / NOT_RUN, {"reason": reason})

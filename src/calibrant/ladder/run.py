@@ -32,10 +32,11 @@ from calibrant.ladder.table import Table, read_table
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
-from calibrant.scoring.models import chat_template_facts, fingerprints
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import chat_template_facts, precision
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
-from calibrant.tuning.config import refuse_four_bits
+from calibrant.tuning.config import for_scoring, refuse_four_bits
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
 CRITERION = {
@@ -374,6 +375,7 @@ def _claim(asked: Ladder) -> None:
         "model": str(asked.model),
         "weights": fingerprints(model=asked.model),
         "loading": {name: str(value) for name, value in asked.loading.items()},
+        **precision(for_scoring(asked.config, asked.loading)),
         "prompt": asdict(asked.style),
         "prompt_digest": asked.style.digest,
         "budget": asked.budget,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
-from calibrant.ladder.alignment import Alignment, alignment_of, asked_in
+from calibrant.intake import load_questions
+from calibrant.ladder.alignment import Alignment, asked_in
 from calibrant.ladder.cells import Place, places, read_json
-from calibrant.ladder.fixes import ALIGNED, Fix
+from calibrant.ladder.fixes import ALIGNED
+from calibrant.ladder.standing import Standing, standing_of
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
 from calibrant.metrics.comparison import HIGHER_IS_BETTER, UNDECIDED
 from calibrant.metrics.measurement import DISTINGUISHABLE, finite
 from calibrant.scores import Scores
+from calibrant.sets import shared_groups
 
 FORMAT, FORMAT_VERSION = "calibrant-ladder", 1
-COMPLETE, WAITING = "complete", "waiting"
 
 
 @dataclass(frozen=True)
@@ -101,39 +103,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A fix and how far it has come: state, choice, cost (seconds of one fit, seconds of all cells, parameters), notes;
-    and whether it kept alignment.
-    """
-
-    fix: Fix
-    state: str
-    reason: str
-    choice: Mapping[str, Any] | None
-    seconds: float | None
-    seconds_all: float
-    parameters: int | None
-    steps: int | None
-    alignment: Alignment
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            **{name: getattr(self.fix, name) for name in ("name", "family", "about", "ships", "note")},
-            "state": self.state,
-            "reason": self.reason or None,
-            "choice": None if self.choice is None else dict(self.choice),
-            "seconds": self.seconds,
-            "seconds_all": self.seconds_all,
-            "parameters": self.parameters,
-            "steps": self.steps,
-            "notes": list(self.notes),
-            "alignment": self.alignment.to_json(),
-        }
-
-
-@dataclass(frozen=True)
 class Standings:
     """One set of questions with its rows, in the order of the fixes; ``best`` names the best fix by each metric."""
 
@@ -155,7 +124,8 @@ class Standings:
 class Table:
     """What a ladder found. ``t.sets[0].entries["cft"].estimates["conf_ece"].value`` reads one number.
 
-    ``asked`` : what alignment is checked on, ``None`` where it is not.
+    ``asked`` : what alignment is checked on, ``None`` where it is not. ``shared`` : sentences on groups of test questions
+    that a fix was made by too.
     """
 
     run: Mapping[str, Any]
@@ -164,6 +134,7 @@ class Table:
     sets: Sequence[Standings]
     facts: Mapping[str, Any]
     asked: Mapping[str, Any] | None = None
+    shared: Sequence[str] = ()
 
     def alignment(self, name: str) -> Alignment:
         """Whether a fix kept alignment."""
@@ -183,6 +154,7 @@ class Table:
             "settings": dict(self.settings),
             "facts": dict(self.facts),
             "alignment": None if self.asked is None else dict(self.asked),
+            "shared_groups": list(self.shared),
             "fixes": [standing.to_json() for standing in self.fixes],
             "sets": [one.to_json() for one in self.sets],
         }
@@ -220,22 +192,41 @@ def read_table(
         raise ConfigError(asked=f"the table of {out}", found="no ladder there", todo="give the folder of --out")
     settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     sets: list[Standings] = []
-    facts: dict[str, Any] = {}
+    every: list[Mapping[str, Any]] = []
     commands: dict[str, None] = {}  # in order: a folder may have come about by several calls
     for name in run["questions"]:
         if name in ("train", "calibration"):
             continue
         scored = {place.fix.name: _scores(place, name) for place in found}
         scored = {fix: runs for fix, runs in scored.items() if runs}
-        every = [scores.provenance for runs in scored.values() for scores in runs.values()]
+        every += [scores.provenance for runs in scored.values() for scores in runs.values()]
         commands |= dict.fromkeys(one["command"] for one in every if one.get("command"))
         if scored:
-            facts = facts or dict(next(iter(next(iter(scored.values())).values())).provenance)
             sets.append(_standings(name, run["questions"][name], found, scored, settings))
-    kept = {key: facts.get(key) for key in ("dtype", "device", "revision", "weights", "versions")}
+    kept = {key: every[0].get(key) if every else None for key in ("revision", "weights")}
+    kept |= {key: _all_of([one.get(key) for one in every]) for key in ("dtype", "device")}
+    versions = [one.get("versions") or {} for one in every]
+    kept["versions"] = {
+        name: _all_of([one.get(name) for one in versions]) for name in (versions[0] if versions else ())
+    }
     kept["command"] = "; ".join(commands) or None
     asked = asked_in(out)
-    return Table(run, settings, [_standing(place, found, asked) for place in found], sets, kept, asked)
+    standing = [standing_of(place, found, asked) for place in found]
+    return Table(run, settings, standing, sets, kept, asked, _shared(out, run["questions"], cluster))
+
+
+def _all_of(values: Sequence[Any]) -> str | None:
+    """All different values, in the order in which they come; ``None`` where there is none."""
+    return " and ".join(dict.fromkeys(str(value) for value in values if value is not None)) or None
+
+
+def _shared(out: Path, names: Iterable[str], cluster: str | None) -> tuple[str, ...]:
+    if cluster is None:
+        return ()
+    files = {name: out / "questions" / f"{name}.jsonl" for name in names}
+    if not all(file.is_file() for file in files.values()):
+        return ()
+    return tuple(shared_groups({name: load_questions(file) for name, file in files.items()}, cluster))
 
 
 def _scores(place: Place, name: str) -> dict[int, Scores]:
@@ -253,7 +244,8 @@ def _standings(
     scored: Mapping[str, Mapping[int, Scores]],
     settings: Mapping[str, Any],
 ) -> Standings:
-    contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, **settings)
+    seeds = {fix: tuple(runs) for fix, runs in scored.items()}
+    contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, seeds=seeds, **settings)
     estimates = {fix: contest.estimates(fix) for fix in scored}
     rivals = [place.fix.name for place in found if place.fix.family != "none" and place.fix.name in scored]
     others = {fix: _best_others(estimates, [r for r in rivals if r != fix]) for fix in scored}
@@ -342,49 +334,3 @@ def _cut(after: Estimate, before: Estimate, change: Difference) -> Cut | None:
     low, high = (-100 * (end - moved) / excess for end in (change.high, change.low))
     high = min(high, 100 * (1 + after.floor_mean / excess))  # E = 0
     return Cut(100 * (1 - (after.value - after.floor_mean) / excess), low, high)
-
-
-def _standing(place: Place, found: Sequence[Place], asked: Mapping[str, Any] | None) -> Standing:
-    chosen, cells = place.chosen, list(place.cells())
-    results = [result for cell in cells if (result := cell.result) is not None]
-    final = [] if chosen is None else [place.cell(chosen, seed).result for seed in place.seeds]
-    kept = [result for result in final if result is not None]
-    seconds = float(np.mean([result["seconds"] for result in kept])) if kept else None
-    parameters = int(kept[0]["parameters"]) if kept else None
-    parent = next(
-        (p for p in found if p.fix.name == place.fix.of and p.fix.name not in (ALIGNED, place.fix.name)), None
-    )
-    if parent is not None and seconds is not None and parameters is not None:
-        below = _standing(parent, found, asked)
-        seconds, parameters = seconds + (below.seconds or 0.0), parameters + (below.parameters or 0)
-    state, reason = _state(place)
-    return Standing(
-        fix=place.fix,
-        state=state,
-        reason=reason,
-        choice=place.choice,
-        seconds=seconds,
-        seconds_all=round(sum(result["seconds"] for result in results), 1),
-        parameters=parameters,
-        steps=kept[0].get("steps") if kept else None,
-        notes=tuple(dict.fromkeys(f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items())),
-        alignment=alignment_of(place, found, asked),
-    )
-
-
-def _state(place: Place) -> tuple[str, str]:
-    """How far a fix has come, and what is in the way."""
-    if place.not_run is not None:
-        return "not run", place.not_run
-    chosen = place.chosen  # what failed in a sweep that chose another setting stands beside the choice
-    cells = [cell for cell in place.cells() if chosen is None or cell.setting == chosen]
-    errors = [f"{cell.name}, {what}: {error['found']}" for cell in cells for what, error in cell.errors.items()]
-    reason = "; ".join(errors)
-    run = read_json(place.root / RUN_FILE) or {"questions": {}}
-    wanted = [name for name in run["questions"] if name not in ("train", "calibration")]
-    if chosen is None:
-        return ("failed" if errors else WAITING), reason
-    done = [seed for seed in place.seeds if all(place.cell(chosen, seed).path(name).exists() for name in wanted)]
-    if len(done) == len(place.seeds):
-        return COMPLETE, reason
-    return f"{len(done)} of {len(place.seeds)} seeds", reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ from calibrant.ladder import kept
 from calibrant.ladder.cells import NAMED
 from calibrant.ladder.fixes import ALIGNED
 from calibrant.ladder.plan import duration
-from calibrant.ladder.table import COMPLETE, Contrast, Entry, Standing, Standings, Table
+from calibrant.ladder.standing import COMPLETE, Standing
+from calibrant.ladder.table import Contrast, Entry, Standings, Table
 from calibrant.metrics import Estimate
 from calibrant.metrics.comparison import HIGHER_IS_BETTER
 from calibrant.metrics.measurement import INDISTINGUISHABLE
@@ -66,6 +68,7 @@ def headline(table: Table) -> Verdict:
     else:
         second = f"Every other fix that was measured ({len(rivals)}) is worse, beyond chance."
     moved = best.against_aligned["conf_ece"].verdict
+    proven = [name for name in rivals if main.entries[name].against_aligned["conf_ece"].verdict == "better"]
     words = {
         "better": f"{winner} is best calibrated",
         "worse": f"No fix helps; {winner} harms least",
@@ -75,8 +78,10 @@ def headline(table: Table) -> Verdict:
     }[moved]
     if moved == "better" and level:
         words += ", level with others"
+    if moved != "better" and proven:
+        words += f"; {_listed(proven)} {'is' if len(proven) == 1 else 'are'}"
     whole = e.verdict == INDISTINGUISHABLE
-    tone = {"better": GOOD if whole else MIXED, "worse": BAD, "undecided": NEUTRAL}[moved]
+    tone = {"better": GOOD if whole else MIXED, "worse": BAD, "undecided": MIXED if proven else NEUTRAL}[moved]
     if tone == GOOD and table.alignment(winner).verdict == "not kept":
         tone = MIXED
     return Verdict(words, tone, (first, f"{second} {kept.sentence_of(table, winner)}".rstrip()))
@@ -144,7 +149,7 @@ def cell(entry: Entry, column: Metric) -> dict[str, str]:
         "spread": "" if spread is None else f"± {spread * scale:.{digits}f}",
         "floor": "" if e.floor_p95 is None else f"chance to {number(e.floor_p95, column)}",
         "within": "within chance" if e.verdict == INDISTINGUISHABLE else "",
-        "signs": "" if aligned is None or best is None else SIGNS[aligned.verdict] + SIGNS[best.verdict],
+        "signs": "".join(SIGNS[c.verdict] for c in (aligned, best) if c is not None and _is_known(c)),
         "aligned": _verdict(aligned, column),
         "best": _verdict(best, column),
     }
@@ -200,6 +205,7 @@ def protocol(table: Table) -> list[str]:
         )
     if table.asked is not None:
         out.append(f"Alignment: {kept.how(table.asked)}")
+    out += table.shared
     out += [f"{s.fix.name}: {s.fix.note}" for s in table.fixes if s.fix.note and s.state != "not run"]
     out += [f"{s.fix.name}: {note}." for s in table.fixes for note in s.notes]
     return out
@@ -222,7 +228,7 @@ def unfinished(table: Table) -> list[str]:
 
 def total_time(table: Table) -> str:
     """Time of all fits together."""
-    return duration(sum(s.seconds_all for s in table.fixes))
+    return duration(sum(s.seconds_own for s in table.fixes))
 
 
 def facts(table: Table) -> list[tuple[str, str]]:
@@ -262,8 +268,15 @@ def _verdict(c: Contrast | None, column: Metric) -> str:
     if c is None:
         return ""
     d = c.difference
+    if not _is_known(c):
+        return f"no comparison with {c.other}: an answer has probability 0"
     interval = span(d.low, d.high, column, sign=True)
     return f"{c.verdict}: {number(d.value, column, sign=True)} ({interval}) against {c.other}{_p(c)}"
+
+
+def _is_known(c: Contrast) -> bool:
+    """Whether there is a difference: an infinite log loss has none."""
+    return not math.isnan(c.difference.value)
 
 
 def _p(c: Contrast) -> str:

@@ -67,6 +67,9 @@ class Contest:
     ----------
     runs
         Scores of the same questions, in any order; one sequence a method.
+    seeds
+        Training seeds of the runs, by method; two methods of equally many runs are paired where theirs are equal. Without
+        it run i is taken to be of seed i.
     n_bins, n_boot, level, seed, cluster
         As for ``measure``.
 
@@ -90,6 +93,7 @@ class Contest:
         level: float = 0.95,
         seed: int = 0,
         cluster: str | Sequence[Any] | None = None,
+        seeds: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         check_settings(n_bins, n_boot, level, seed)
         if not runs or not all(runs.values()):
@@ -100,6 +104,7 @@ class Contest:
         if first.n < 2:
             raise ScoresError(asked="a contest", found="one question", todo="give two questions or more")
         self.n, self.n_boot, self.level = first.n, n_boot, level
+        self._seeds = {name: tuple((seeds or {}).get(name, range(len(several)))) for name, several in runs.items()}
         self._known: dict[tuple[str, str, str], tuple[Difference, float]] = {}
         cluster_N = cluster_codes(first, cluster)
         self.n_clusters = None if cluster_N is None else int(cluster_N.max()) + 1
@@ -153,10 +158,11 @@ class Contest:
 
     def _compared(self, a: str, b: str, metric: str) -> tuple[Difference, float]:
         if (a, b, metric) not in self._known:
-            self._known[a, b, metric] = self._compare(self._drawn[a], self._drawn[b], metric)
+            paired = self._seeds[a] == self._seeds[b]
+            self._known[a, b, metric] = self._compare(self._drawn[a], self._drawn[b], metric, paired=paired)
         return self._known[a, b, metric]
 
-    def _compare(self, one: _Method, other: _Method, metric: str) -> tuple[Difference, float]:
+    def _compare(self, one: _Method, other: _Method, metric: str, *, paired: bool) -> tuple[Difference, float]:
         value_a, value_b = float(one.values[metric].mean()), float(other.values[metric].mean())
         low = high = np.nan
         change = value_b - value_a if np.isfinite(value_a) and np.isfinite(value_b) else np.nan
@@ -170,7 +176,7 @@ class Contest:
                 low, high = accuracy_change_interval(*answers, drawn_B, self.n_clusters, self.level)
             else:
                 low, high = _percentiles(drawn_B, self.level)
-        error, freedom = _difference_error(one.values[metric], other.values[metric])
+        error, freedom = _difference_error(one.values[metric], other.values[metric], paired=paired)
         z = _z(change, low, high, error, freedom, self.level)
         if error > 0:
             arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
@@ -343,11 +349,11 @@ def run_arm(values_S: np.ndarray, level: float = 0.95) -> float:
     return float(student.ppf((1 + level) / 2, s - 1) * values_S.std(ddof=1) / np.sqrt(s))
 
 
-def _difference_error(a_S: np.ndarray, b_S: np.ndarray) -> tuple[float, float]:
+def _difference_error(a_S: np.ndarray, b_S: np.ndarray, *, paired: bool) -> tuple[float, float]:
     """Standard error of a difference that the runs bring, and its degrees of freedom; 0 for single runs."""
     if not (np.isfinite(a_S).all() and np.isfinite(b_S).all()):
         return 0.0, np.inf
-    if len(a_S) == len(b_S):
+    if len(a_S) == len(b_S) and (paired or len(a_S) == 1):
         return (float((b_S - a_S).std(ddof=1) / np.sqrt(len(a_S))), len(a_S) - 1) if len(a_S) > 1 else (0.0, np.inf)
     several = [x_S for x_S in (a_S, b_S) if len(x_S) > 1]
     variance = sum(float(x_S.var(ddof=1)) / len(x_S) for x_S in several)

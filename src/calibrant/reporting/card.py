@@ -57,7 +57,9 @@ def model_card(
             found="a domain without scores after the tuning",
             todo="score its questions with the tuned model too",
         )
-    assessed = assess(domains, n_bins=n_bins, n_boot=n_boot, level=level, seed=seed, cluster=cluster)
+    assessed = assess(
+        domains, fix=content.fix_words(tuned), n_bins=n_bins, n_boot=n_boot, level=level, seed=seed, cluster=cluster
+    )
     page = _page(assessed, tuned, asked) | {"alignment": alignment_words(plain(alignment))}
     return render("card.md.jinja", page)
 

@@ -100,6 +100,13 @@ def facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
     return out
 
 
+def fix_words(tuned: Mapping[str, Any]) -> str:
+    """What lies between before and after."""
+    if not tuned:
+        return "the change"
+    return "tuning and one temperature" if tuned.get("temperature") else "tuning"
+
+
 def question(assessed: Sequence[Assessed], model: str, is_tuned: bool) -> str:
     """What was asked, in one sentence."""
     names = [f"{part.before.n:,} from “{part.domain.name}”" for part in assessed]

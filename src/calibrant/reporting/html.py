@@ -99,7 +99,7 @@ def report(
     """
     out, asked = Path(out), dict(asked or {})
     diagnosed, tuned, kept = plain(diagnosis), plain(tuning), plain(alignment)
-    fix = "the change" if not tuned else "tuning and one temperature" if tuned.get("temperature") else "tuning"
+    fix = content.fix_words(tuned)
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
     assessed = assess(domains, fix=fix, **settings)
     selective = [

@@ -11,11 +11,14 @@ from typing import Any
 from calibrant._version import __version__
 from calibrant.metrics import measure
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, groups_of
+from calibrant.questions import QuestionSet
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
-from calibrant.scoring.models import chat_template_facts, fingerprints
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import chat_template_facts, precision
+from calibrant.sets import shared_groups
 from calibrant.tuning import TuneConfig, TuneResult
+from calibrant.tuning.config import for_scoring
 
 
 def identity(
@@ -36,6 +39,7 @@ def identity(
         "model": str(model),
         "weights": fingerprints(model=model, reference=reference),
         "loading": {name: str(value) for name, value in loading.items()},
+        **precision(for_scoring(config, loading)),
         "prompt": asdict(style),
         "prompt_digest": style.digest,
         "objective": objective,
@@ -121,21 +125,6 @@ def notes(
     if tuning is not None:
         found += shared_groups(sets, cluster)
     return found + without_temperature(without, cluster)
-
-
-def shared_groups(sets: Mapping[str, QuestionSet], cluster: str | None) -> list[str]:
-    """Groups of test questions that were trained on too."""
-    if cluster is None:
-        return []
-    trained, found = set(map(str, groups_of(sets["train"], cluster))), []
-    for name, questions in sets.items():
-        groups = set(map(str, groups_of(questions, cluster)))
-        if name not in ("train", "calibration") and groups & trained:
-            found.append(
-                f"{len(groups & trained)} of the {len(groups)} groups of {name!r} (by {cluster}) were trained on too: "
-                "its numbers say nothing about other groups."
-            )
-    return found
 
 
 def without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> list[str]:

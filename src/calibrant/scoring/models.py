@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from huggingface_hub import constants, snapshot_download
@@ -21,6 +19,7 @@ from transformers.utils.hub import resolve_revision
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
 from calibrant.prompts import PromptStyle
+from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
     refuse_other_kinds,
@@ -31,7 +30,6 @@ from calibrant.scoring.templates import template_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
-BLOCK, LARGEST_HEADER = 1 << 16, 100_000_000
 
 
 @dataclass
@@ -274,49 +272,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def fingerprint(path: Path) -> str:
-    """First 16 hex digits of sha256 over a model's weight files: what tells weights from others in their place, in seconds.
-
-    Of each file it sees the name, the size, 64 evenly spaced blocks of 64 KiB, and of a safetensors file the header and every
-    tensor of at most 64 KiB whole: normalisations, biases, a temperature folded into one of them. It does not see a change
-    that lies inside larger tensors between the blocks alone (in a file above 4 MiB), such as a single edited row; training,
-    merging and quantisation change nearly all of a tensor and are seen. Configuration and tokenizer are no part of it.
-    """
-    files = (
-        [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})
-    )
-    digest, blocks = hashlib.sha256(), 64
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
-        with file.open("rb") as stream:
-            spans = _header_and_small_tensors(stream, size) if file.suffix == ".safetensors" else []
-            for start, length in [*((max(0, size - BLOCK) * i // (blocks - 1), BLOCK) for i in range(blocks)), *spans]:
-                stream.seek(start)
-                digest.update(stream.read(length))
-    return digest.hexdigest()[:16]
-
-
-def _header_and_small_tensors(stream: BinaryIO, size: int) -> list[tuple[int, int]]:
-    """Start and length of a safetensors file's header and of its tensors of at most 64 KiB; nothing of a damaged file.
-
-    The file is a length of 8 bytes, so many bytes of JSON, and the tensors, at offsets from the end of the header.
-    """
-    header = int.from_bytes(stream.read(8), "little")
-    if not 0 < header <= min(size - 8, LARGEST_HEADER):
-        return []
-    try:
-        tensors = json.loads(stream.read(header))
-        places = sorted(tuple(facts["data_offsets"]) for name, facts in tensors.items() if name != "__metadata__")
-        small = [(8 + header + start, end - start) for start, end in places if 0 < end - start <= BLOCK]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return []
-    return [(8, header), *small]
-
-
-def fingerprints(**places: str | Path | None) -> dict[str, str]:
-    """:func:`fingerprint` of those that are local, by name: what tells a model from another that took its place."""
-    return {name: fingerprint(Path(at)) for name, at in places.items() if at is not None and Path(at).exists()}
+def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a model is computed in where it is loaded with these arguments on this machine."""
+    kind = pick_dtype(loading.get("dtype") or "auto", pick_device(loading.get("device") or "auto"))
+    return {
+        "dtype": str(kind).removeprefix("torch."),
+        "quantized": "nf4" if loading.get("quantize_4bit") else None,
+    }
 
 
 def _split_gguf(name: str) -> tuple[str, str | None]:

@@ -16,7 +16,8 @@ from calibrant.files import claim_folder, write_json
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import QuestionSet, cyclic_permutations
 from calibrant.scores import Scores
-from calibrant.scoring.models import LoadedModel, chat_template_facts, fingerprints, load_model, refuse_loading
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, precision, refuse_loading
 from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")
@@ -308,6 +309,7 @@ def _identity(
         "model": str(model),
         "weights": fingerprints(model=model, adapter=loading.get("adapter")),
         "loading": {name: str(value) for name, value in loading.items()},
+        **precision(loading),
         "prompt": asdict(style),
         "prompt_digest": style.digest,
         "orders": n_orders,

@@ -23,7 +23,7 @@ from transformers import AutoConfig
 
 from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.files import write_json
-from calibrant.scoring.models import fingerprint
+from calibrant.scoring.fingerprints import fingerprint
 
 NOTE, TEMPLATES = "calibrant.json", "additional_chat_templates"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"}

@@ -18,7 +18,8 @@ from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
-from calibrant.scoring.models import LoadedModel, chat_template_facts, fingerprints
+from calibrant.scoring.fingerprints import fingerprints
+from calibrant.scoring.models import LoadedModel, chat_template_facts
 from calibrant.tuning.config import TuneConfig
 from calibrant.tuning.tune import RESULT, TuneResult, made_as, tune
 

@@ -21,14 +21,8 @@ from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
-from calibrant.scoring.models import (
-    LoadedModel,
-    chat_template_facts,
-    fingerprint,
-    load_model,
-    quiet_peft,
-    refuse_loading,
-)
+from calibrant.scoring.fingerprints import fingerprint
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import training_arguments

@@ -191,3 +191,15 @@ def test_a_method_is_no_other_for_having_more_runs_alike():
     assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx((0, alone.low, alone.high))
     for metric, d in found.items():
         assert (d.value, d.low, d.high) == pytest.approx((0, 0, 0), abs=1e-12), metric
+
+
+def test_runs_of_other_seeds_are_no_pairs():
+    """Seed effects that both methods share cancel where the seeds are the same, and add where they are not."""
+    a, b = ([noisy(300, seed=3, sharp=sharp, jitter=0.6, run=run) for run in range(3)] for sharp in (2.0, 1.6))
+    runs = {"a": a, "b": b}
+    plain = Contest(runs, n_boot=200).differences("a", "b")["nll"]
+    same = Contest(runs, n_boot=200, seeds={"a": (0, 1, 2), "b": (0, 1, 2)}).differences("a", "b")["nll"]
+    apart = Contest(runs, n_boot=200, seeds={"a": (0, 1, 2), "b": (1, 2, 3)}).differences("a", "b")["nll"]
+    assert (same.low, same.high) == (plain.low, plain.high)
+    assert apart.value == same.value
+    assert apart.low < same.low < same.high < apart.high
