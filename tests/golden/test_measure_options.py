@@ -100,6 +100,12 @@ def test_options_that_nothing_uses_are_refused(folder):
     assert "with two scores files" in told
 
 
+def test_a_chat_template_for_a_raw_prompt_is_refused(folder):
+    (folder / "q.jsonl").write_text('{"question": "?", "choices": ["a", "b"], "answer": 0}\n')
+    told = run("score", "m", "--questions", "q.jsonl", "--chat-template", "other", "--out", "o", cwd=folder, code=2)
+    assert "--chat-template with --format raw" in told
+
+
 @pytest.mark.parametrize("name", ["/", "x" * 300])
 def test_a_place_that_cannot_be_written_is_told_in_three_lines(folder, name):
     (folder / "t.csv").write_text("p_0,p_1,answer\n.5,.5,0\n")

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ModelError
+from calibrant.exporting import reader
 from calibrant.exporting.portable import portable_prompt
 from calibrant.ladder.bench import Bench
 from calibrant.prompts import PromptStyle
@@ -20,7 +21,7 @@ from calibrant.questions import Question
 from calibrant.scoring import load_model, score
 from calibrant.scoring.models import chat_template_facts, quiet_peft
 from calibrant.scoring.options import encode
-from calibrant.scoring.templates import answer_slot, chat_template_of, template_digest
+from calibrant.scoring.templates import answer_slot, chat_template_of, dated, template_digest
 from calibrant.tuning import TuneConfig, interpolate
 
 CAPITAL = Question("q", "Capital of France?", ("Lyon", "Paris"), 1)
@@ -106,6 +107,12 @@ def test_a_prompt_with_the_date_is_the_same_on_any_day(with_template, monkeypatc
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Later)
     assert "01 Jan 2031" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
     assert encode(tokenizer, [CAPITAL], CHAT) == today
+
+
+def test_the_reader_of_an_export_writes_the_same_day():
+    """It stands alone and so has the rule a second time."""
+    for template in (DATED, '{{ strftime_now( "%Y" ) }}', SPACED):
+        assert reader.DATE.sub(reader._day, template) == dated(template)
 
 
 def test_the_digest_knows_what_is_put_into_the_template(with_template, tokenizer):

@@ -81,6 +81,8 @@ def run(
         assert questions is not None
         o.refuse_unused(context, ("tasks",), "a model to score with")
         style = o.style_of(reading, format, variant, system)
+        if not format.startswith("chat"):
+            o.refuse_unused(context, ("chat_template",), f"--format {format}")
         loaded = o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit)
         from calibrant.scoring import score  # takes seconds; a wrong question is told before
 

@@ -104,7 +104,7 @@ def slices(
     names = sorted(set(labels))
     draws = max(n_boot, round(20 * len(names) / (1 - level)))
     at = {name: np.flatnonzero(np.array(labels) == name) for name in names}
-    floors = _answer_floors(scores, n_bins, draws, seed) if isinstance(by, str) and by == "answer" else {}
+    floors = _answer_floors(scores, n_bins, draws, seed) if _by_answer(scores, by) else {}
     parts = [
         _slice(name, scores.select(at[name]), n_bins, n_boot, draws, level, seed, floors.get(name)) for name in names
     ]
@@ -114,6 +114,11 @@ def slices(
         for part, p in zip(parts, corrected, strict=True)
     ]
     return tuple(sorted(done, key=lambda s: (s.p_holm, (s.conf_ece.floor_mean or 0.0) - s.conf_ece.value, s.name)))
+
+
+def _by_answer(scores: Scores, by: str | Sequence[Any]) -> bool:
+    """Whether the slices are those of the right option's position, and not of a column of that name."""
+    return isinstance(by, str) and by == "answer" and by not in scores.columns
 
 
 def _answer_floors(scores: Scores, n_bins: int, draws: int, seed: int) -> dict[str, np.ndarray]:

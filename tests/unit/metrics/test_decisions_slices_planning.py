@@ -164,6 +164,14 @@ def test_a_calibrated_model_that_leans_to_a_position_is_not_condemned_by_the_ans
     assert all(part.conf_ece.floor_mean == pytest.approx(part.conf_ece.value, rel=0.5) for part in found)
 
 
+def test_a_column_that_is_called_answer_is_a_column():
+    scores = leaning(400, 0)
+    named = Scores.from_logp(scores.logp_NK, scores.answer_N, columns={"answer": ["0", "1"] * 200})
+    parts = slices(named, "answer", n_boot=50)
+    assert [part.n for part in parts] == [200, 200]
+    assert all(part.signed_gap.low < part.signed_gap.high for part in parts)
+
+
 def test_a_sharpened_model_is_told_by_the_answers_too_and_options_may_be_mixed():
     assert [part.verdict for part in slices(leaning(1000, 0, power=3.0), "answer", n_boot=50)] == [DISTINGUISHABLE] * 2
     few = [[0.6, 0.4, math.nan]] * 30 + [[0.2, 0.3, 0.5]] * 30
