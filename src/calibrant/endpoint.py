@@ -85,9 +85,11 @@ def kept_replies(endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], cache:
     found = {}
     for path in _paths(endpoint, bodies, cache):
         try:
-            found[path] = json.loads(path.read_text(encoding="utf-8"))["reply"]
+            reply = json.loads(path.read_text(encoding="utf-8"))["reply"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
+        if reply is not None:
+            found[path] = reply
     return found
 
 
@@ -108,13 +110,7 @@ def _fetch(
             found="the HTTP client httpx2 is not installed",
             todo="pip install 'calibrant[api]'",
         ) from error
-    key = os.environ.get(endpoint.key_env) if endpoint.key_env else None
-    if key and not key.isascii():
-        raise ConfigError(
-            asked=endpoint.asked,
-            found=f"a key in the environment variable {endpoint.key_env} with other than ASCII characters",
-            todo="set it again, without quotes or spaces that a text program has put in",
-        )
+    key = _key(endpoint)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     stop = Event()
     found: dict[Path, Any] = {}
@@ -150,6 +146,18 @@ def _fetch(
     return found
 
 
+def _key(endpoint: Endpoint) -> str:
+    """The key without the white space around it, as files leave it; empty where there is none."""
+    key = os.environ.get(endpoint.key_env, "").strip() if endpoint.key_env else ""
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigError(
+            asked=endpoint.asked,
+            found=f"a key in the environment variable {endpoint.key_env} with spaces or other than ASCII characters",
+            todo="set it again, without quotes or spaces that a text program has put in",
+        )
+    return key
+
+
 def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], stop: Event) -> Any:
     wait, found = endpoint.backoff, ""
     for attempt in range(endpoint.retries + 1):
@@ -162,6 +170,9 @@ def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], 
             response = client.post(endpoint.url, json=body)
         except http.InvalidURL as error:
             raise _refused(endpoint, f"no address: {error}") from error
+        except http.LocalProtocolError:
+            # Its text may hold the headers, and so the key.
+            raise _refused(endpoint, "a request that the HTTP client would not send") from None
         except (http.TransportError, http.DecodingError) as error:
             found = f"{type(error).__name__}: {error}"
             continue
@@ -185,7 +196,7 @@ def _reply(endpoint: Endpoint, http: Any, client: Any, body: Mapping[str, Any], 
 def _read(endpoint: Endpoint, response: Any, body: Mapping[str, Any]) -> Any:
     try:
         return endpoint.reads(response.json(), body)
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError):
         return None
 
 

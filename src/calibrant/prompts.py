@@ -4,8 +4,9 @@ Two readings, both first class (method.md section 1). **letters**: the options a
 read at the one token after the prompt. **continuation**: the options are not shown; each option's text is scored as a
 continuation of the prompt.
 
-The space rule: a prompt never ends in white space. The space between prompt and option belongs to the option (``" A"``,
-``" Paris"``), because that is how byte-pair vocabularies are trained. At a chat template's answer slot the option has the
+The space rule: a prompt never ends in white space, and what stands around a question or an option in a table is left out.
+The space between prompt and option belongs to the option (``" A"``, ``" Paris"``), because that is how byte-pair
+vocabularies are trained. At a chat template's answer slot the option has the
 space that the template itself writes there (``ASSISTANT: Paris``), most often none.
 """
 
@@ -131,16 +132,17 @@ class PromptStyle:
         """
         if self.format.startswith("chat"):
             return self._render_chat(question, chat_template)
+        text = question.text.strip()
         if self.format == "release":
             prompt = (
-                f"### Question: Question: {question.text}\n\nOptions:\n{_option_lines(question)}\n\n"
+                f"### Question: Question: {text}\n\nOptions:\n{_option_lines(question)}\n\n"
                 "Answer with only a single letter:\n ### Answer:"
             )
             return Rendered(prompt, _letters(question, spaced_first=True), "### Answer:", special_tokens=True)
         if self.reading == "letters":
-            prompt = f"Question: {question.text}\n{_option_lines(question)}\n{ANSWER_CUE}"
+            prompt = f"Question: {text}\n{_option_lines(question)}\n{ANSWER_CUE}"
             return Rendered(prompt, _letters(question, spaced_first=True), ANSWER_CUE, special_tokens=True)
-        prompt = f"Question: {question.text}\n{ANSWER_CUE}"
+        prompt = f"Question: {text}\n{ANSWER_CUE}"
         return Rendered(prompt, _texts(question, space=" "), ANSWER_CUE, special_tokens=True)
 
     def _render_chat(self, question: Question, chat_template: ChatTemplate | None) -> Rendered:
@@ -150,9 +152,9 @@ class PromptStyle:
                 found="the tokenizer has no chat template",
                 todo="use --format raw, or a tokenizer with a chat template",
             )
-        user = question.text
+        user = question.text.strip()
         if self.reading == "letters":
-            user = f"{question.text}\n{_option_lines(question)}\n{LETTER_INSTRUCTION}"
+            user = f"{user}\n{_option_lines(question)}\n{LETTER_INSTRUCTION}"
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         prompt = chat_template.text([*system, {"role": "user", "content": user}])
         unconditional = chat_template.text([*system, {"role": "user", "content": ""}])
@@ -166,7 +168,7 @@ class PromptStyle:
 
 
 def _option_lines(question: Question) -> str:
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    return "\n".join(f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, question.choices, strict=False))
 
 
 def _letters(question: Question, *, spaced_first: bool) -> tuple[tuple[str, ...], ...]:
@@ -175,4 +177,4 @@ def _letters(question: Question, *, spaced_first: bool) -> tuple[tuple[str, ...]
 
 
 def _texts(question: Question, *, space: str) -> tuple[tuple[str, ...], ...]:
-    return tuple((f"{space}{choice}",) for choice in question.choices)
+    return tuple((f"{space}{choice.strip()}",) for choice in question.choices)

@@ -15,13 +15,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.files import write_atomically
 
 MIN_OPTIONS, MAX_OPTIONS = 2, 26
 PAIRS_SHOWN = 5
 SPLIT_NAMES = ("train", "calibration", "test")
-TYPOGRAPHY = str.maketrans("‘’ʼ“”‐‑‒–—−", "'''\"\"------")
+TYPOGRAPHY = str.maketrans(
+    dict.fromkeys("‘’‚‛ʼ´`‹›", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Question:
         fault = _fault(self)
         if fault:
             raise QuestionError(asked=f"a multiple-choice question (id {self.id!r})", found=fault[0], todo=fault[1])
+        object.__setattr__(self, "answer", int(self.answer))  # of an array: JSON has no such numbers
 
     @cached_property
     def content_hash(self) -> str:
@@ -291,15 +296,18 @@ def shown(items: Sequence[str]) -> str:
 
 
 def _folded(text: str) -> str:
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().translate(TYPOGRAPHY).split())
+    straight = text.translate(TYPOGRAPHY)  # before NFKC, which takes some of them apart, and after, for what it makes
+    folded = " ".join(unicodedata.normalize("NFKC", straight).casefold().translate(TYPOGRAPHY).split())
     return folded.rstrip(" .:;,?_-") or folded
 
 
 def _ends(n: int, sizes: tuple[float, float, float]) -> list[int]:
     """Where each split ends, counted in questions; fractions are rounded on their running sum."""
-    fractions = [0.0 if isinstance(size, int) else size for size in sizes]
-    counts = [size if isinstance(size, int) else 0 for size in sizes]
-    good = all(size >= 0 and not isinstance(size, bool) for size in sizes) and sum(fractions) <= 1 + 1e-9
+    good = all(isinstance(size, int | float | np.number) and size >= 0 and not isinstance(size, bool) for size in sizes)
+    whole = [isinstance(size, int | np.integer) for size in sizes]
+    fractions = [0.0 if is_whole else size for size, is_whole in zip(sizes, whole, strict=True)]
+    counts = [int(size) if is_whole else 0 for size, is_whole in zip(sizes, whole, strict=True)]
+    good = good and sum(fractions) <= 1 + 1e-9
     ends = [round(sum(fractions[:i]) * n) + sum(counts[:i]) for i in (1, 2, 3)] if good else []
     if not good or ends[-1] > n:
         raise QuestionError(
@@ -364,9 +372,12 @@ def _fault(q: Any) -> tuple[str, str] | None:
                 f"options {j} and {i} (0-based) are both {choice!r}",
                 "correct the repeated option, or leave the row out",
             )
-    if any("\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "") for c in str(text)):
+    beside = json.dumps(dict(q.columns), ensure_ascii=False, skipkeys=True, default=str) if q.columns else ""
+    if any(
+        "\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "", beside) for c in str(text)
+    ):
         return "half of a surrogate pair, which is no character", "correct the text's encoding, or leave the row out"
-    if isinstance(q.answer, bool) or not isinstance(q.answer, int):
+    if isinstance(q.answer, bool) or not isinstance(q.answer, int | np.integer):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"
     if not 0 <= q.answer < len(q.choices):
         return f"answer {q.answer} for {len(q.choices)} options", f"give an index from 0 to {len(q.choices) - 1}"

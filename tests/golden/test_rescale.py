@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ def run(*args, cwd, code=0):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stderr
+
+
+def warned(folder, *args):
+    """What a run that goes well says on stderr."""
+    done = subprocess.run([str(COMMAND), *args], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +117,21 @@ def test_other_numbers_of_options_are_warned_of(folder):
     done = subprocess.run([str(COMMAND), "rescale", *wider], cwd=folder, capture_output=True, text=True, check=True)
     assert "positions from 3 on take the mean of the others" in done.stderr
     assert (folder / "wide").exists()
+
+
+def test_scores_of_another_model_or_rescaled_ones_are_warned_of(folder):
+    fit, test = (Scores.load(folder / f"{name}.safetensors") for name in ("fit", "test"))
+
+    def of(name, scores, **facts):
+        replace(scores, provenance={**scores.provenance, **facts}).save(folder / name)
+
+    of("a-fit", fit, model="a/model", weights="1", adapter=None)
+    of("a-test", test, model="here/model", weights="1", adapter=None)
+    of("b-test", test, model="b/model", weights="2", adapter="tuned")
+    asked = ("rescale", "--fit-on", "a-fit", "--out")
+    assert warned(folder, *asked, "a", "a-test") == ""  # the same weights under another name
+    found = warned(folder, *asked, "b", "b-test")
+    assert "model a/model where it was fitted, b/model here; weights 1 where" in found
+    assert "adapter none where it was fitted, tuned here" in found
+    assert warned(folder, "rescale", "b-test", "--scaler", "b.temperature.json", "--out", "again") == found
+    assert "rescaled already where it is applied" in warned(folder, *asked, "twice", "a")

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from calibrant.errors import ConfigError, LeakageError, ModelError, OutputError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export
 from calibrant.exporting.decisions import abstention, halves
-from calibrant.metrics import threshold_for
+from calibrant.metrics import clopper_pearson, threshold_for
 from calibrant.prompts import PromptStyle
 from calibrant.scalers import Temperature, question_keys
 from calibrant.scores import Scores
@@ -189,6 +189,9 @@ def test_one_set_of_scores_is_halved_between_temperature_and_threshold():
     assert sorted(found.fit_keys) == sorted(question_keys(two))
     assert found.on_test["accuracy_low"] <= found.on_test["accuracy"] <= found.on_test["accuracy_high"]
     assert found.on_test["accuracy"] > 0.65
+    answered = found.on_test["answered"]
+    ends = clopper_pearson(round(found.on_test["accuracy"] * answered), answered, 0.9)
+    assert (found.on_test["accuracy_low"], found.on_test["accuracy_high"]) == pytest.approx(tuple(map(float, ends)))
     with pytest.raises(LeakageError):
         abstention(s, scaler, 0.7, 0.9)
 

@@ -88,6 +88,24 @@ def test_the_temperature_and_the_threshold_are_applied(exported, model_folder, q
         assert found["confidence"] == max(found["probabilities"])
 
 
+def test_what_is_no_question_is_refused(exported, questions):
+    own = reader.Reader(exported().folder)
+    q, choices = questions[0].text, list(questions[0].choices)
+    assert own.probabilities(f" {q}\n", [f" {choice} " for choice in choices]) == own.probabilities(q, choices)
+    for wrong in ("Paris", ["Paris"], ["Paris", " "], ["Paris", "Paris "]):
+        with pytest.raises(ValueError, match="choice"):
+            own.answer("Capital of France?", wrong)
+
+
+def test_a_model_without_numbers_does_not_answer(exported, questions):
+    """As float16 may overflow: nan is below no threshold."""
+    own = reader.Reader(exported().folder)
+    own.facts["abstention"] = {"threshold": 0.9}
+    next(own.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="gives no number"):
+        own.answer(questions[0].text, list(questions[0].choices))
+
+
 def test_half_precision_is_read_with_float32_logits(exported, questions):
     """The same export scored by calibrant: equal, though a bfloat16 head would round logits to three digits."""
     made = exported(dtype="bfloat16", tolerance=0.5)

@@ -165,9 +165,40 @@ def test_columns_of_any_name_and_kind_fill_in():
         request_of(q, state="{my col}")
 
 
+def test_a_key_of_a_file_is_sent_without_its_white_space(json_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", " secret-words\r\n")
+    server = json_server(shares)
+    asked(server, tmp_path, key_env="A_KEY")
+    assert {headers["Authorization"] for _, headers, _ in server.requests} == {"Bearer secret-words"}
+
+
+@pytest.mark.parametrize("key", ["secret\r\nwords", "secret words", "secret\x07words"])
+def test_a_key_is_never_told(json_server, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    server = json_server(shares)
+    with pytest.raises(ConfigError, match="A_KEY with spaces") as told:
+        asked(server, tmp_path, key_env="A_KEY")
+    assert "secret" not in str(told.value)
+    assert not server.requests
+
+
+def test_a_reply_that_was_kept_empty_is_asked_for_again(json_server, tmp_path):
+    server = json_server(shares)
+    first = asked(server, tmp_path)
+    for path in tmp_path.rglob("*.json"):
+        path.write_text('{"reply": null}')
+    assert asked(server, tmp_path).p_NK.tolist() == first.p_NK.tolist()
+
+
+def test_a_probability_that_no_float_holds_is_no_answer(json_server, tmp_path):
+    given = {"Lyon": 10**400, "Paris": 0, "Nice": 0}
+    with pytest.raises(ModelError, match="a reply that is no System One answer"):
+        asked(json_server(lambda _body: {"answers": {"answer": {"probabilities": given}}}), tmp_path, QUESTIONS[:1])
+
+
 def test_a_key_that_no_header_holds_is_told(json_server, tmp_path, monkeypatch):
     monkeypatch.setenv("A_KEY", "schlüssel")
-    with pytest.raises(ConfigError, match="A_KEY with other than ASCII"):
+    with pytest.raises(ConfigError, match="A_KEY with spaces or other than ASCII"):
         asked(json_server(shares), tmp_path, key_env="A_KEY")
 
 

@@ -80,3 +80,10 @@ def test_the_digest_tells_styles_apart():
     ]
     assert len({s.digest for s in styles}) == len(styles)
     assert PromptStyle().digest == PromptStyle().digest
+
+
+@pytest.mark.parametrize("style", [PromptStyle(), PromptStyle(format="release"), PromptStyle(reading="continuation")])
+def test_white_space_around_texts_is_no_part_of_them(style):
+    """Cells of tables end in blanks; an option's one leading space is the prompt's own."""
+    spaced = Question("q", " Capital of France?\n", ("Lyon ", "\tParis"), 1)
+    assert style.render(spaced) == style.render(Question("q", "Capital of France?", ("Lyon", "Paris"), 1))

@@ -6,6 +6,7 @@ import random
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -323,3 +324,30 @@ def test_leakage_names_the_pairs_and_dropping_them_lists_them() -> None:
 def test_many_leaks_are_counted_and_the_first_shown() -> None:
     with pytest.raises(LeakageError, match=r"found: 8: .*; and 3 more"):
         refuse_leakage(a=sums(8), b=sums(8))
+
+
+# ---- numbers of arrays, typography, encodings -----------------------------------------------------------------------
+
+
+def test_sizes_and_answers_of_arrays_are_whole_numbers() -> None:
+    sizes = {"train": np.int64(1), "calibration": np.int64(2), "test": np.int64(3)}
+    parts = split_questions(sums(10), **sizes)
+    assert [len(part) for part in parts.values()] == [1, 2, 3]
+    assert Question("q", "Up?", ("yes", "no"), np.int64(1)) == Question("q", "Up?", ("yes", "no"), 1)
+    assert isinstance(QuestionSet("s", (Question("q", "Up?", ("yes", "no"), np.int64(1)),)).digest, str)
+    with pytest.raises(QuestionError, match=r"splits of None, 1, 1"):
+        split_questions(sums(10), train=None, calibration=1, test=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [('Is "Haus" one?', "Is „Haus“ one?"), ('Is "so" one?', "Is «so» one?"), ("a - b", "a ― b"), ("don't", "don´t"),
+     ("don't", "don`t")],
+)  # fmt: skip
+def test_a_repeat_in_other_typography_is_found(one: str, other: str) -> None:
+    assert question(0, text=one).content_hash == question(1, text=other, choices=question(0).choices).content_hash
+
+
+def test_half_a_surrogate_pair_in_a_column_is_refused_when_read() -> None:
+    with pytest.raises(QuestionError, match="half of a surrogate pair"):
+        question(0, columns={"passage": ["cut \ud83d"]})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,3 +271,20 @@ def test_columns_may_name_one_list_column_and_leave_the_rest_as_known() -> None:
 def test_a_wrong_mapping_of_columns_is_refused(columns: dict[str, Any], found: str) -> None:
     with pytest.raises(QuestionError, match=found):
         load_questions([{"question": "x?", "choices": ["a", "b"], "gold": 0}], columns=columns)
+
+
+def test_rows_of_data_frames_hold_arrays() -> None:
+    """As ``pandas.read_parquet(file).to_dict("records")`` gives them."""
+    row = {"question": "Magnetic?", "choices": np.array(["rock", "air", "iron"], dtype=object), "answer": np.int64(2)}
+    labelled = {"text": np.array(["rock", "air", "iron"]), "label": np.array(["A", "B", "C"])}
+    for one in (row, {"question": "Magnetic?", "choices": labelled, "answerKey": "C"}):
+        (found,) = load_questions([one])
+        assert (found.choices, found.answer) == (("rock", "air", "iron"), 2)
+
+
+def test_numbers_that_no_float_holds_stay_texts(tmp_path: Path) -> None:
+    long = "7" * 5000
+    (tmp_path / "q.csv").write_text(f"question,A,B,answer,huge,far\nUp?,yes,no,A,{long},1e999\nDown?,yes,no,B,1,2\n")
+    questions = load_questions(tmp_path / "q.csv")
+    assert [q.columns for q in questions] == [{"huge": long, "far": "1e999"}, {"huge": "1", "far": "2"}]
+    assert load_questions(questions.save(tmp_path / "again.jsonl")).questions == questions.questions

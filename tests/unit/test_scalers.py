@@ -250,3 +250,52 @@ def test_rounded_scores_of_the_same_ids_are_the_same_questions_and_other_ids_or_
         assert one.apply(replace(rounded, ids=tuple(f"r{i}" for i in range(60)))).n == 60
     plain = Temperature().fit(draw(60))
     assert plain.apply(replace(rounded, ids=tuple(map(str, range(60))))).n == 60
+
+
+def test_coarse_rows_without_ids_are_not_taken_for_fit_questions():
+    """Two files of said confidences, numbered by row: some rows are alike by chance. A copy, or a part, is still known."""
+
+    def said(seed, n=300):
+        rng = np.random.default_rng(seed)
+        top = rng.choice([0.5, 0.6, 0.7, 0.8, 0.9, 0.95], n)
+        pick, right = rng.integers(0, 2, n), rng.random(n) < 0.85 * top
+        p = np.where(np.arange(2) == pick[:, None], top[:, None], 1 - top[:, None])
+        return Scores.from_probs(p, np.where(right, pick, 1 - pick))
+
+    scaler = Temperature().fit(said(0))
+    assert sum(key in scaler._fit_keys for key in question_keys(said(1))) > 3
+    assert scaler.apply(said(1)).n == 300
+    for copy in (said(0), said(0).select(np.arange(100)), said(0).select([7])):
+        with pytest.raises(LeakageError, match=f"{copy.n} of them"):
+            scaler.apply(copy)
+
+
+def test_ids_that_count_rows_and_answers_that_never_vary_are_no_evidence():
+    rng = np.random.default_rng(0)
+    first, second = (rng.dirichlet([2, 1], 200) for _ in range(2))
+    for ids in ([str(i + 1) for i in range(200)], [f"question {i}" for i in range(200)]):
+        fit, other = (Scores.from_probs(p, [0] * 200, ids=ids) for p in (first, second))
+        assert Temperature().fit(fit).apply(other).n == 200
+
+
+def test_questions_are_known_by_their_ids_where_one_side_has_no_texts():
+    rng = np.random.default_rng(0)
+    names, answers = [f"q{i}" for i in range(200)], rng.integers(0, 3, 200)
+    bare, other = (Scores.from_probs(rng.dirichlet([2, 1, 1], 200), answers, ids=names) for _ in range(2))
+    texts = replace(other, hashes=tuple(f"{i:016x}" for i in range(200)))
+    for fit, applied in ((bare, texts), (texts, bare)):
+        with pytest.raises(LeakageError, match="200 of them"):
+            Temperature().fit(fit).apply(applied)
+    renamed = replace(texts, hashes=tuple(f"{i:016x}" for i in range(200, 400)))
+    assert Temperature().fit(texts).apply(renamed).n == 200  # both have texts, and these are others
+
+
+def test_the_map_keeps_the_proportions_of_what_underflows():
+    """Options 760 and 900 nats below the top keep their difference; so no right answer gets probability 0."""
+    fit = draw(50)
+    for logp in ([0, -5, -760, -900], [0, -760, -900]):
+        k = len(logp)
+        found = Isotonic().fit(fit).apply(Scores.from_logp([logp], [k - 1])).logp_NK[0]
+        assert np.isfinite(found).all()
+        assert found[-2] - found[-1] == pytest.approx(140)
+        assert np.logaddexp.reduce(found) == pytest.approx(0, abs=1e-12)

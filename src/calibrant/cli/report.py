@@ -71,16 +71,9 @@ def _unlike(label: str, before: Scores, after: Scores | None) -> list[str]:
     """What else than the fix lies between two scores, as far as their provenance tells."""
     if after is None:
         return []
-    told = []
-    for name in ("model", "prompt", "chat_template", "dtype", "device"):
-        one, other = before.provenance.get(name), after.provenance.get(name)
-        if one is not None and other is not None and one != other:
-            told.append(f"{name.replace('_', ' ')} {_short(one)} before, {_short(other)} after")
+    names = ("model", "prompt", "chat_template", "dtype", "device")
+    told = o.told_apart(before.provenance, after.provenance, names, ("before", "after"))
     return [f"On {label!r} more than the weights may differ: {'; '.join(told)}."] if told else []
-
-
-def _short(value: object) -> str:
-    return ", ".join(map(str, filter(None, value.values()))) if isinstance(value, dict) else str(value)
 
 
 def _check_of(path: Path) -> dict[str, Any]:

@@ -177,7 +177,7 @@ def order_sensitivity(
         n_orders=len(straight),
         complete=bool((len(straight) >= k_N).all()),
         consistency=Estimate(consistent, *wilson_interval(consistent, first.n, level), first.n),
-        agreement=mean_estimates({"same": same_N}, how)["same"],
+        agreement=_agreement(same_N, consistent, how),
         probability=position_effect(p_SNK, counts_SN, k_N, how),
         picks=position_effect(pick_SNK, counts_SN, k_N, how),
         by_order=tuple(measure(s, **settings) for s in shown),
@@ -186,6 +186,15 @@ def order_sensitivity(
         averaged_numbers=measure(averaged, **settings),
         change=compare(first, averaged, **settings),
     )
+
+
+def _agreement(same_N: np.ndarray, consistent: float, how: Sampling) -> Estimate:
+    """Mean share of pairs of orders with the same choice; where it is 0 or 1 everywhere, as with two orders, it is the
+    consistency, whose interval does not vanish.
+    """
+    if np.isin(same_N, (0.0, 1.0)).all():
+        return Estimate(consistent, *wilson_interval(consistent, len(same_N), how.level), len(same_N))
+    return mean_estimates({"same": same_N}, how)["same"]
 
 
 def _straightened(scores_by_shift: Sequence[Scores]) -> list[Scores]:

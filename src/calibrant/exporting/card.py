@@ -73,7 +73,8 @@ def abstention_words(facts: Mapping[str, Any]) -> str:
         text += f" On {seen['n']:,} test questions {seen['coverage']:.1%} are answered"
         if seen["accuracy"] is not None:
             text += (
-                f", {seen['accuracy']:.1%} of these rightly [{seen['accuracy_low']:.1%}, {seen['accuracy_high']:.1%}]"
+                f", {seen['accuracy']:.1%} of these rightly [{seen['accuracy_low']:.1%}, {seen['accuracy_high']:.1%}] "
+                f"({100 * a['level']:g}% interval)"
             )
         text += "."
     return f"{text} {a['note']}".rstrip()

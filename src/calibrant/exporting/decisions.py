@@ -86,7 +86,9 @@ def abstention(
             found=decision.note,
             todo="lower --target-accuracy or --level, give more calibration questions, or leave it out",
         )
-    on_test = None if test is None else _on_test(test if scaler is None else scaler.apply(test), decision.threshold)
+    on_test = None
+    if test is not None:
+        on_test = _on_test(test if scaler is None else scaler.apply(test), decision.threshold, level)
     return Abstention(decision, tuple(question_keys(scores)), on_test, STEERED if steered else "")
 
 
@@ -140,11 +142,11 @@ def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle,
         )
 
 
-def _on_test(served: Scores, threshold: float) -> dict[str, Any]:
+def _on_test(served: Scores, threshold: float, level: float) -> dict[str, Any]:
     answered_N = served.confidence_N >= threshold
     n, hits = int(answered_N.sum()), int(served.correct_N[answered_N].sum())
     out: dict[str, Any] = {"n": served.n, "answered": n, "coverage": n / served.n, "accuracy": None}
     if n:
-        low, high = clopper_pearson(hits, n)
+        low, high = clopper_pearson(hits, n, level)
         out |= {"accuracy": hits / n, "accuracy_low": finite(float(low)), "accuracy_high": finite(float(high))}
     return out

@@ -12,6 +12,7 @@ or, with questions as JSON lines on the standard input:  python reader.py < ques
 import json
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Reader:
         self.limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         self.model.get_output_embeddings().register_forward_hook(_float32_head)
 
-    def answer(self, question: str, choices: list[str]) -> dict[str, Any]:
+    def answer(self, question: str, choices: Sequence[str]) -> dict[str, Any]:
         """The most probable choice, its confidence, all probabilities, and whether to abstain."""
         p = self.probabilities(question, choices)
         best = max(range(len(p)), key=p.__getitem__)
@@ -56,13 +57,17 @@ class Reader:
         return {"answer": best, "choice": choices[best], "confidence": p[best], "abstain": abstain, "probabilities": p}
 
     @torch.inference_mode()
-    def probabilities(self, question: str, choices: list[str]) -> list[float]:
+    def probabilities(self, question: str, choices: Sequence[str]) -> list[float]:
         """One probability a choice, after the temperature; they sum to 1.
 
-        Raises ValueError for fewer than 2 or more than 26 choices, and for a question that is longer than the context.
+        White space around question and choices does not count. Raises ValueError for fewer than 2 or more than 26 choices, for
+        an empty or repeated one, for a question that is longer than the context, and where the model gives no number.
         """
-        if not 2 <= len(choices) <= len(LETTERS):
-            raise ValueError(f"a question has 2 to {len(LETTERS)} choices, not {len(choices)}")
+        if isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
+            raise ValueError(f"a question has a list of 2 to {len(LETTERS)} choices, not {choices!r}")
+        question, choices = question.strip(), [choice.strip() for choice in choices]
+        if not all(choices) or len(set(choices)) < len(choices):
+            raise ValueError(f"an empty or repeated choice among {choices!r}")
         style = self.facts["prompt"]
         pairs = zip(LETTERS, choices, strict=False)
         lines = "\n".join(style["option_line"].format(letter=x, choice=c) for x, c in pairs)
@@ -80,6 +85,8 @@ class Reader:
             score /= torch.tensor([len(option[0]) for option in options])
         elif style["variant"] == "per_char":
             score /= torch.tensor([len(choice) for choice in choices])
+        if not torch.isfinite(score).any() or torch.isnan(score).any():
+            raise ValueError(f"the model gives no number for {question!r}; in float16 use bfloat16 or float32 instead")
         p: list[float] = torch.softmax(score / self.facts["temperature"]["apply"], 0).tolist()
         return p
 

@@ -103,7 +103,8 @@ def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.
         return None
     margin = value - low if value > 0 else high - value
     z = float(norm.ppf((1 + level) / 2))
-    return math.ceil(n * (margin / abs(value)) ** 2 * ((z + float(norm.ppf(power))) / z) ** 2)
+    needed = math.ceil(n * (margin / abs(value)) ** 2 * ((z + float(norm.ppf(power))) / z) ** 2)
+    return max(needed, n) if low <= 0 <= high else needed
 
 
 def minimum_detectable(

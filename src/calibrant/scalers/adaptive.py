@@ -153,7 +153,7 @@ def feature(scores: Scores, name: str) -> np.ndarray:
         return np.asarray(np.log(scores.k_N))
     if name == "question_length":
         lengths = scores.columns.get(name, (None,) * scores.n)
-        known = [x if isinstance(x, int | float) and x >= 0 else np.nan for x in lengths]
+        known = [x if isinstance(x, int | float | np.number) and x >= 0 else np.nan for x in lengths]
         return np.asarray(np.log1p(np.array(known, dtype=np.float64)))
     if name == "entropy":
         p_NK = scores.p_NK

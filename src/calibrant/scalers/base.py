@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
+from scipy.stats import binom
 
 from calibrant.errors import ConfigError, LeakageError
 from calibrant.metrics.comparison import align
@@ -87,14 +89,24 @@ class Scaler(ABC):
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
 
     def _seen(self, scores: Scores) -> list[bool]:
-        """Which questions were fitted on. Those without a content hash may be the same under other scores: they are taken for
-        it where :data:`SAME_IDS` ids or more are shared and each of these has the same answer.
+        """Which questions were fitted on: those with the text of a fit question, or with its id, answer and scores. Where one
+        side knows no texts they may be the same under other scores: they are taken for it where each shared id has the same
+        answer, and that is as unlikely by chance as :data:`SURE` says. Ids that are row numbers say little: then equal rows
+        count where all that can be equal are, or more than chance explains.
         """
         seen = [key in self._fit_keys for key in question_keys(scores)]
+        if any(scores.hashes) and any(len(key) == HASH_DIGITS for key in self._fit_keys):
+            return seen
         ids = _id_keys(scores)
         shared = [key in self._fit_keys for key in ids[::2]]
         agree = [key in self._fit_keys for key in ids[1::2]]
-        return shared if sum(shared) >= SAME_IDS and shared == agree else seen
+        if shared == agree and _chance_of_answers(scores, np.array(shared, dtype=bool)) <= SURE:
+            return shared
+        if _numbered(scores.ids) and not any(scores.hashes):
+            equal, most = sum(seen), min(scores.n, self.n_fit_)
+            if equal < most and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2:
+                return [False] * scores.n
+        return seen
 
     @final
     def described(self) -> dict[str, Any]:
@@ -148,9 +160,9 @@ class Scaler(ABC):
         """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
 
 
-SAME_IDS = 10
-"""Shared ids with the same answers from which on they are taken for the same questions: by chance alike in 1 of 1,024 pairs of
-files of two options at most."""
+SURE = 0.001
+"""Chance below which answers that agree under the same ids are taken for the same questions: ten of two even options."""
+HASH_DIGITS = 16  # of a content hash; the digests made here have more
 
 
 def question_keys(scores: Scores) -> list[str]:
@@ -165,14 +177,33 @@ def question_keys(scores: Scores) -> list[str]:
 
 
 def _id_keys(scores: Scores) -> list[str]:
-    """Digests of the ids, each followed by that of id, answer and number of options; none where hashes are known, or where the
-    ids are row numbers.
-    """
-    if any(scores.hashes) or scores.ids == tuple(map(str, range(scores.n))):
+    """Digests of the ids, each followed by that of id, answer and number of options; none where the ids are row numbers."""
+    if _numbered(scores.ids):
         return []
     rows = zip(scores.ids, scores.answer_N, scores.k_N, strict=True)
     texts = [text for name, y, k in rows for text in (f"id\0{name}", f"id\0{name}\0{y}\0{k}")]
     return [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24] for text in texts]
+
+
+def _numbered(ids: tuple[str, ...]) -> bool:
+    """Whether the ids count the rows, from 0 or 1."""
+    return any(ids == tuple(map(str, range(start, start + len(ids)))) for start in (0, 1))
+
+
+def _chance_of_answers(scores: Scores, shared_N: np.ndarray) -> float:
+    """How likely answers drawn as often as they are right here would agree with all the shared ones; 1 where none is shared."""
+    if not shared_N.any():
+        return 1.0
+    answers = list(zip(scores.answer_N[shared_N], scores.k_N[shared_N], strict=True))
+    of_k = Counter(k for _, k in answers)
+    return float(np.prod([count / of_k[k] for (_, k), count in Counter(answers).items() for _ in range(count)]))
+
+
+def _chance_of_equal_rows(scores: Scores) -> float:
+    """How often two of these rows are equal in answer and scores to six decimals; never 0, as few rows cannot tell."""
+    rows_N = np.column_stack([np.round(scores.logp_NK, 6) + 0.0, scores.answer_N])
+    _, count_U = np.unique(rows_N, axis=0, return_counts=True)
+    return float(((count_U * (count_U - 1)).sum() / 2 + 1) / (scores.n * (scores.n - 1) / 2 + 1))
 
 
 def normalised(logit_NK: np.ndarray) -> np.ndarray:

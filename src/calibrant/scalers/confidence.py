@@ -176,20 +176,19 @@ def with_confidence(scores: Scores, g_N: np.ndarray) -> np.ndarray:
     Where g would topple the prediction it is lifted to ``r / (1 + r) + 1e-9``, r the largest share among the others;
     others that all have probability 0 share equally.
     """
-    at_N, top_N, p_NK = np.arange(scores.n), scores.prediction_N, scores.p_NK
-    present_NK = np.arange(scores.k) < scores.k_N[:, None]
-    rest_NK = np.where(present_NK, p_NK, 0.0)
-    rest_NK[at_N, top_N] = 0.0
-    equal_NK = present_NK / (scores.k_N[:, None] - 1.0)
-    equal_NK[at_N, top_N] = 0.0
-    total_N1 = rest_NK.sum(1, keepdims=True)
-    share_NK = np.where(total_N1 > 0, rest_NK / np.where(total_N1 > 0, total_N1, 1.0), equal_NK)
-    largest_N = share_NK.max(1)
+    at_N, top_N = np.arange(scores.n), scores.prediction_N
+    others_NK = np.arange(scores.k) < scores.k_N[:, None]
+    others_NK[at_N, top_N] = False
+    rest_NK = np.where(others_NK, scores.logp_NK, -np.inf)
+    nothing_N = np.isneginf(rest_NK.max(1))
+    rest_NK[nothing_N] = np.where(others_NK[nothing_N], 0.0, -np.inf)
+    share_NK = rest_NK - np.logaddexp.reduce(rest_NK, axis=1, keepdims=True)  # in logs: none of them underflows
+    largest_N = np.exp(share_NK.max(1))
     g_N = np.maximum(g_N, largest_N / (1 + largest_N) + 1e-9)
-    mapped_NK = (1 - g_N)[:, None] * share_NK
-    mapped_NK[at_N, top_N] = g_N
     with np.errstate(divide="ignore"):
-        return np.asarray(np.log(mapped_NK))
+        mapped_NK = np.log1p(-g_N)[:, None] + share_NK
+        mapped_NK[at_N, top_N] = np.log(g_N)
+    return np.asarray(mapped_NK)
 
 
 def _ascending(values: np.ndarray) -> np.ndarray:

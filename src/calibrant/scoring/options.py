@@ -24,7 +24,7 @@ class Encoded:
     """One question as token ids.
 
     ``options[k]`` holds the token sequences that count as option k after ``prompt``: one for a continuation, one or more
-    single-token aliases for a letter. ``n_chars[k]`` is the length of the option's text without its leading space.
+    single-token aliases for a letter. ``n_chars[k]`` is the length of the option's text without the white space around it.
     """
 
     id: str
@@ -87,7 +87,7 @@ def encode(
     else:
         options = _text_options(tokenizer, rendered, prompts)
     encoded = [
-        Encoded(q.id, prompt, option, unconditional[r.unconditional], tuple(len(c) for c in q.choices))
+        Encoded(q.id, prompt, option, unconditional[r.unconditional], tuple(len(c.strip()) for c in q.choices))
         for q, r, prompt, option in zip(questions, rendered, prompts, options, strict=True)
     ]
     for item in encoded:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from calibrant.errors import QuestionError
 from calibrant.questions import clean
 
@@ -54,6 +56,8 @@ def answer_index(answer: Any, choices: Sequence[str], labels: Sequence[str] = ()
     """
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise QuestionError(asked=ASKED, found="no answer", todo="give the correct option; test sets often withhold it")
+    if isinstance(answer, np.integer):
+        answer = int(answer)
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         raise QuestionError(asked=ASKED, found=f"answer {answer!r}", todo="give one index, letter or option text")
     readings = _labelled(answer, choices, labels) if labels else _free(answer, choices, base)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+LONGEST = 1000  # characters of a number; Python reads no longer whole ones than 4,300
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 
 
@@ -22,8 +24,9 @@ def typed(cells: Sequence[Any]) -> list[Any]:
     """
     found = [None if blank(cell) else cell for cell in cells]
     known = [cell for cell in found if cell is not None]
-    if not all(isinstance(cell, str) and NUMBER.fullmatch(cell.strip()) for cell in known):
+    if not all(isinstance(cell, str) and len(cell) < LONGEST and NUMBER.fullmatch(cell.strip()) for cell in known):
         return found
-    return [
+    numbers = [
         None if cell is None else (int(cell) if cell.strip().lstrip("-").isdigit() else float(cell)) for cell in found
     ]
+    return found if any(isinstance(x, float) and math.isinf(x) for x in numbers) else numbers  # 1e999: JSON has no such

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from calibrant.errors import QuestionError
 from calibrant.questions import did_you_mean
 
@@ -182,12 +184,15 @@ def _present(row: Row, names: Sequence[str]) -> list[str]:
 
 
 def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Option texts and labels (none when the data set has none)."""
+    """Option texts and labels (none when the data set has none); lists may be arrays, as data frames hold them."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
             raise _bad_options(value) from None
+    value = _as_list(value)
+    if isinstance(value, Mapping):
+        value = {name: _as_list(part) for name, part in value.items()}
     if isinstance(value, Mapping) and {"text", "label"} <= value.keys():
         texts, labels = value["text"], value["label"]
     elif isinstance(value, Mapping):
@@ -208,6 +213,11 @@ def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(map(_text, texts)), names
 
 
+def _as_list(value: Any) -> Any:
+    """The list that an array holds; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _bad_options(value: Any) -> QuestionError:
     return QuestionError(
         asked="a list of options",
@@ -225,6 +235,6 @@ def _text(value: Any) -> str:
     """A cell as text; a missing one is empty, a number is spelt."""
     if value is None or missing(value):
         return ""
-    if isinstance(value, str) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    if isinstance(value, str) or (isinstance(value, int | float | np.number) and not isinstance(value, bool)):
         return str(value)
     raise QuestionError(asked="questions and options that are texts", found=f"{value!r}", todo="give a text")

@@ -371,3 +371,13 @@ def test_one_format_and_formats_left_out_are_said(three_formats):
 def test_formats_of_other_questions_are_refused(three_formats):
     with pytest.raises(ScoresError, match="same questions"):
         format_sensitivity({"raw": three_formats["raw"], "chat": Scores.from_probs([[0.5, 0.5]] * 3, [0, 1, 0])})
+
+
+@pytest.mark.parametrize("n_orders", [2, 3])
+def test_choices_that_always_or_never_agree_have_no_interval_of_width_0(n_orders):
+    logit = np.log([[0.8, 0.1, 0.1]] * 24)
+    orders = [Scores.from_logp(logit, [(0 + shift) % 3] * 24) for shift in range(n_orders)]
+    found = order_sensitivity(orders, n_boot=100)  # always the first, whatever stands there
+    assert (found.consistency.value, found.agreement.value) == (0, 0)
+    assert found.agreement == found.consistency
+    assert found.agreement.high == pytest.approx(1.96**2 / (24 + 1.96**2), rel=1e-3)  # Wilson's for 0 of 24

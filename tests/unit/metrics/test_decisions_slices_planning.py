@@ -221,6 +221,7 @@ def test_n_to_decide_gives_its_power():
     """A mean of 1 with sd 10: n = (10 (1.96 + .84)/1)^2 = 785; from a pilot of 100 whose margin is 1.96."""
     assert n_to_decide(1.0, 1.0 - 1.96, 1.0 + 1.96, 100) == pytest.approx(785, abs=2)
     assert n_to_decide(0.0, -1, 1, 100) is None
+    assert n_to_decide(0.5, -0.1, 1.1, 500, power=0.2) == 500  # never fewer than do not decide it now
 
 
 def test_minimum_detectable_error_is_detected_with_its_power_and_shrinks_with_the_root_of_n():

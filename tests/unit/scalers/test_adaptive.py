@@ -155,3 +155,14 @@ def test_a_trial_step_far_beyond_any_temperature_stays_finite():
         loss, slope = temperatures_loss(np.full(4, -size), z_NK, answer_N, f_NF, 1e-3)
         assert np.isfinite(loss)
         assert np.isfinite(slope).all()
+
+
+def test_lengths_of_an_array_count_as_those_of_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 300, 200)
+    p, answers = rng.dirichlet([3, 1, 1], 200), rng.integers(0, 3, 200)
+    scores = Scores.from_probs(p, answers, columns={"question_length": list(lengths)})
+    scores.save(tmp_path / "s.safetensors")
+    before, after = (AdaptiveTemperature().fit(s) for s in (scores, Scores.load(tmp_path / "s.safetensors")))
+    assert "question_length" in before.features_
+    assert before.to_json() == after.to_json()
