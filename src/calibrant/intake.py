@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import LeakageError, QuestionError
+from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
-from calibrant.sources import answer_index, fields_of, is_text_of, missing, numeral, rename
+from calibrant.sources import BASES, answer_index, fields_of, is_text_of, missing, numeral, rename
 from calibrant.sources.cells import typed
 from calibrant.sources.layouts import MAPPING_KEYS
 from calibrant.sources.readers import Rows, is_text_table, read_file, read_folder, read_hub, read_list
@@ -41,7 +42,9 @@ def load_questions(
     skip_bad : list bad and repeated rows in ``skipped`` and go on, instead of refusing the whole.
     limit : keep the first so many questions, after the whole source was checked.
     columns : your names for ours: ``{"question": "stem", "choices": ["a", "b"] or "options", "answer": "gold", "id": …,
-        "subject": …, "answer_base": 1}``, any part of it. ``answer_base`` says from where numbers as answers count.
+        "subject": …, "answer_base": 1}``, any part of it. ``answer_base`` says from where numbers as answers count, or is
+        ``"text"`` where answers are options' texts. An answer that is one of the columns of the choices names the correct
+        one; such columns have no order of their own: the options get that of :func:`calibrant.orders.shuffle_options`.
     revision : branch, tag or commit of a hub data set.
 
     Returns
@@ -137,7 +140,7 @@ def _collect(name: str, rows: Rows, columns: Mapping[str, Any], skip_bad: bool) 
             continue
         places |= dict.fromkeys(keys, f"{where} ({question.id!r})")
         kept.append(question)
-    if columns.get("answer_base") is None:
+    if columns.get("answer_base") is None and not _named_correct(columns):
         from_one.refuse(name)
     if repeats and not skip_bad:
         raise LeakageError(
@@ -158,6 +161,8 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
         row = {name: None if missing(value) else value for name, value in row.items()}
     base = columns.get("answer_base")
     renamed, taken = rename(row, columns)
+    if correct_first := _named_correct(columns):
+        renamed["answer"], base = list(columns["choices"]).index(columns["answer"]), 0
     fields = fields_of(renamed)
     if base is None and not fields.labels and (number := numeral(fields.answer)) is not None:
         if not is_text_of(fields.answer, fields.choices):
@@ -166,14 +171,14 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
             raise QuestionError(
                 asked="one correct option",
                 found=f"answer {fields.answer!r} beside option columns that are numbered from 1",
-                todo="say where the answers start with columns={'answer_base': 0} or columns={'answer_base': 1}",
+                todo=f"say where the answers start with {BASES}",
             )
     extra = {str(k): _plain(v) for k, v in row.items() if _is_extra(k, v, columns, taken, fields.used)}
     nested = row.get("columns")
     if isinstance(nested, Mapping):
         extra |= {str(k): _plain(v) for k, v in nested.items()}
     given, subject = renamed.get("id"), fields.subject
-    return Question(
+    question = Question(
         id=default_id if given is None or given == "" else str(given),
         text=fields.text,
         choices=fields.choices,
@@ -181,6 +186,13 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
         subject=None if subject is None or subject == "" else str(subject),
         columns=extra,
     )
+    return with_options_shuffled(question) if correct_first else question
+
+
+def _named_correct(columns: Mapping[str, Any]) -> bool:
+    """Whether the answer is named as one of the columns that hold the options."""
+    choices = columns.get("choices")
+    return isinstance(choices, (list, tuple)) and columns.get("answer") in choices
 
 
 def _is_extra(name: Any, value: Any, columns: Mapping[str, Any], taken: set[str], used: tuple[str, ...]) -> bool:
@@ -205,7 +217,7 @@ class _FromOne:
             raise QuestionError(
                 asked=f"answers of {name!r} counted from 0",
                 found=f"no answer is 0 and {self.tops} equal the number of options, so they seem to count from 1",
-                todo="say where they start with columns={'answer_base': 0} or columns={'answer_base': 1}",
+                todo=f"say where they start with {BASES}",
             )
 
 
@@ -216,7 +228,7 @@ def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
             hint = did_you_mean(str(key), MAPPING_KEYS)
             raise QuestionError(asked=asked, found=f"the key {key!r}{hint}", todo="use only these keys")
         if key == "answer_base":
-            good = value in (0, 1) and not isinstance(value, bool)
+            good = value in (0, 1, "text") and not isinstance(value, bool)
         else:
             good = isinstance(value, str) or (
                 key == "choices" and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
@@ -225,7 +237,7 @@ def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
             raise QuestionError(
                 asked=asked,
                 found=f"{key!r}: {value!r}",
-                todo="give one column name, for choices also a list of names, for answer_base 0 or 1",
+                todo="give one column name, for choices also a list of names, for answer_base 0, 1 or 'text'",
             )
     return columns
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -22,6 +22,8 @@ from calibrant.files import write_atomically
 
 MIN_OPTIONS, MAX_OPTIONS = 2, 26
 PAIRS_SHOWN = 5
+ONE_PLACE = 20
+"""Questions from which on it is no chance that all correct options stand in one place: 1 in 500,000 of two each."""
 SPLIT_NAMES = ("train", "calibration", "test")
 TYPOGRAPHY = str.maketrans(
     dict.fromkeys("‘’‚‛ʼ´`‹›", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
@@ -255,27 +257,6 @@ def drop_leaked(keep: QuestionSet, drop_from: QuestionSet) -> QuestionSet:
     )
     questions = tuple(q for q in drop_from if q.content_hash not in kept_ids)
     return QuestionSet(drop_from.name, questions, drop_from.skipped + reasons)
-
-
-def cyclic_permutations(questions: QuestionSet, k: int) -> tuple[QuestionSet, ...]:
-    """The questions in ``k`` orders of their options: shift s = 0 … k - 1 moves option j to ``(j + s) mod K_i``.
-
-    The answer moves along; ids and content hashes stay. A question with ``K_i < k`` options comes back to an order that it
-    had; k = the largest number of options brings every option of every question to every position.
-
-    >>> q = Question("q", "Up?", ("yes", "no", "both"), 1)
-    >>> [(turned[0].choices, turned[0].answer) for turned in cyclic_permutations(QuestionSet("one", (q,)), 2)]
-    [(('yes', 'no', 'both'), 1), (('both', 'yes', 'no'), 2)]
-    """
-    if k < 1:
-        raise QuestionError(asked=f"questions in {k} orders of their options", found="no order", todo="give 1 or more")
-
-    def turned(q: Question, shift: int) -> Question:
-        n = len(q.choices)
-        choices = tuple(q.choices[(j - shift) % n] for j in range(n))
-        return replace(q, choices=choices, answer=(q.answer + shift) % n)
-
-    return tuple(replace(questions, questions=tuple(turned(q, shift) for q in questions)) for shift in range(k))
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 SUM_TOLERANCE = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """Option log-probabilities of one model on one set of questions, with where they came from.
 
@@ -61,6 +61,15 @@ class Scores:
 
     def __post_init__(self) -> None:
         _validate(self)
+
+    def __repr__(self) -> str:
+        """In a line; the rows themselves are in the attributes."""
+        split = f", split {self.split!r}" if self.split else ""
+        model = f", of {self.provenance['model']}" if self.provenance.get("model") else ""
+        return (
+            f"<Scores: {self.n} questions of up to {self.k} options{split}{model}, accuracy {self.correct_N.mean():.3f}, "
+            f"mean confidence {self.confidence_N.mean():.3f}>"
+        )
 
     # ---- makers -------------------------------------------------------------------------------------------------
 
@@ -255,7 +264,8 @@ class Scores:
         path = Path(path)
         asked = f"scores from {path}"
         if not path.is_file():
-            raise ScoresError(asked=asked, found="no such file", todo="make it with `calibrant score`")
+            found = "a folder" if path.is_dir() else "no such file"
+            raise ScoresError(asked=asked, found=found, todo="name a file that `calibrant score` made")
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = dict(file.metadata() or {})

@@ -72,8 +72,9 @@ def test_a_refused_copy_is_told_what_decided(folder):
     after = [[0.7, 0.3]] * 200 + [[0.498, 0.502]] * 100 + [[0.7, 0.3]] * 200
     for name, p in (("before", before), ("after", after)):
         Scores.from_probs(p, answer).save(folder / name)
-    assert "found: accuracy fell by 0.2, beyond chance" in run("drift", "before", "after", cwd=folder, code=2)
-    assert "found: it moved by" in run("drift", "flat", "sure", cwd=folder, code=2)
+    assert "found: accuracy fell by 0.2, beyond chance" in run("drift", "before", "after", cwd=folder, code=3)
+    assert "found: it moved by" in run("drift", "flat", "sure", cwd=folder, code=3)
+    run("drift", "flat", "nowhere", cwd=folder, code=2)  # an error is not a drift
 
 
 def test_several_are_compared_with_a_correction(folder):

@@ -215,7 +215,7 @@ def test_scores_of_another_model_or_prompt_are_refused(source, check, before, tm
         export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=rescaled), check=check)
     found = export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=before), check=check)
     assert found.scaler.temperature_ == Temperature().fit(before).temperature_
-    assert json.loads((found.folder / "scaler.json").read_text())["fit_keys"] == sorted(check_keys(before))
+    assert check_keys(before) <= set(json.loads((found.folder / "scaler.json").read_text())["fit_keys"])
 
 
 def check_keys(scores):

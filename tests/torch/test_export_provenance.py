@@ -19,6 +19,7 @@ from calibrant.scoring import load_model, score
 from calibrant.scoring.templates import template_digest
 
 CHAT = PromptStyle(format="chat")
+TEXTS = PromptStyle(reading="continuation")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,26 @@ def test_scores_under_another_chat_template_are_refused(model_folder, other_temp
     for scores in (own, older):  # scores that say nothing of it are taken
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         export(asked, out=tmp_path / "out", config=ServeConfig(temperature_from=scores))
+
+
+def test_a_temperature_that_was_fitted_on_other_scores_is_refused(source, check, tmp_path):
+    own = score(source.model, check, adapter=source.adapter, device="cpu")
+    letters, texts = (Temperature().fit(s) for s in (own, score(source.model, check, style=TEXTS, device="cpu")))
+    kept = Temperature.from_json(json.loads(json.dumps(texts.to_json())))
+    twice = Temperature().fit(texts.apply(own, allow_fit_rows=True))
+    for scaler, found in ((texts, "adapter weights None in"), (kept, "prompt digest"), (twice, "rescaled already")):
+        with pytest.raises(ConfigError, match=f"asked: a temperature to ship.*\n.*{found}"):
+            export(source, out=tmp_path / "out", config=ServeConfig(scaler=scaler))
+    assert export(source, out=tmp_path / "out", config=ServeConfig(scaler=letters)).facts["temperature"]["file"]
+
+
+def test_a_card_calls_calibrated_what_was(source, tmp_path):
+    bare = export(Source(source.model, loading={"device": "cpu"}), out=tmp_path / "bare")
+    card = (bare.folder / "README.md").read_text()
+    assert ", to serve" in card
+    assert "calibrated" not in card.split("## ")[0].split("---")[2]
+    tuned = export(source, out=tmp_path / "tuned")
+    assert ", calibrated, to serve" in (tuned.folder / "README.md").read_text()
 
 
 def test_an_export_from_before_the_template_was_changed_is_not_this_one(model_folder, check, tmp_path):

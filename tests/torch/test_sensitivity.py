@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from calibrant.cli import main
 from calibrant.diagnosis.sensitivity import order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
+from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet, cyclic_permutations
+from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring import load_model, score
 from calibrant.scoring import sensitivity as module

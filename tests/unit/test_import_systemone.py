@@ -10,7 +10,8 @@ from calibrant.cli import app
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.importing import import_systemone
 from calibrant.importing.systemone import answered, request_of
-from calibrant.questions import Question, QuestionSet, cyclic_permutations
+from calibrant.orders import cyclic_permutations
+from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 
 pytest.importorskip("httpx2")

@@ -288,3 +288,30 @@ def test_numbers_that_no_float_holds_stay_texts(tmp_path: Path) -> None:
     questions = load_questions(tmp_path / "q.csv")
     assert [q.columns for q in questions] == [{"huge": long, "far": "1e999"}, {"huge": "1", "far": "2"}]
     assert load_questions(questions.save(tmp_path / "again.jsonl")).questions == questions.questions
+
+
+def test_the_answer_may_be_named_as_one_of_the_columns_of_the_options() -> None:
+    """Numbers as options: the column says which is right, and no number is read as an index."""
+    rows = [
+        {"stem": f"How many moons has planet {i}?", "right": i, "wrong1": i + 1, "wrong2": i + 3} for i in range(30)
+    ]
+    columns = {"question": "stem", "choices": ["right", "wrong1", "wrong2"], "answer": "right"}
+    found = load_questions(rows, columns=columns)
+    assert [q.choices[q.answer] for q in found] == [str(i) for i in range(30)]
+    assert {q.answer for q in found} == {0, 1, 2}
+    assert all(q.columns == {} for q in found)
+    turned = load_questions(rows, columns={**columns, "choices": ["wrong2", "right", "wrong1"]})
+    assert [(q.choices, q.answer) for q in turned] == [(q.choices, q.answer) for q in found]
+
+
+def test_answers_that_are_texts_are_read_as_texts_alone() -> None:
+    rows = [
+        {"question": "Twice 1?", "A": "2", "B": "1", "C": "3", "answer": "2"},
+        {"question": "Blood of all?", "A": "B", "B": "A", "C": "0", "answer": "B"},
+    ]
+    for row in rows:
+        with pytest.raises(QuestionError, match=r"'text' where answers are|'answer_base': 'text'"):
+            load_questions([row])
+    assert [q.answer for q in load_questions(rows, columns={"answer_base": "text"})] == [0, 0]
+    with pytest.raises(QuestionError, match="give the text of an option"):
+        load_questions([{**rows[0], "answer": "7"}], columns={"answer_base": "text"})

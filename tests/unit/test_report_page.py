@@ -207,7 +207,7 @@ def test_the_page_says_what_was_asked_found_and_done(made):
         "Calibration restored",
         "Before tuning, the model said ",
         "How to read this:",
-        "Diagnosis: ",
+        "Diagnosis of the model before the fix: ",
         "What this verdict can and cannot say",
         "2 min 11 s",
         "4,884,480 of 139,400,000 (3.50%)",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from calibrant.errors import ConfigError
-from calibrant.metrics import Estimate, bin_table
+from calibrant.metrics import Estimate, bin_table, slices
 from calibrant.reporting import (
     before_after,
     error_plot,
@@ -230,6 +230,15 @@ def test_the_figure_of_the_docs_is_the_one_that_is_drawn_now():
 def test_a_sharpening_curve_without_meaning_is_refused(shares, points):
     with pytest.raises(ConfigError, match="asked: "):
         sharpening_plot(shares, points=points)
+
+
+def test_error_plot_draws_slices():
+    s = Scores.from_probs([[0.9, 0.1]] * 120, [0] * 100 + [1] * 20, subjects=["a", "b", "c"] * 40)
+    parts = slices(s, "subject")
+    ax = error_plot(parts)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == [f"{part.name}\nn = 40" for part in parts]
+    with pytest.raises(ConfigError, match="rows of one estimate"):
+        error_plot([])
 
 
 def test_error_plot_shows_value_interval_and_floor():

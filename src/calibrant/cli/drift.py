@@ -41,7 +41,7 @@ def run(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """How far the probabilities of B are from those of A on the same questions; exit code 2 if B drifted."""
+    """How far the probabilities of B are from those of A on the same questions; exit code 3 if B drifted."""
     both = all(Path(side).is_file() and not side.lower().endswith(".gguf") for side in (a, b))
     if both:
         o.refuse_unused(context, MODELS_ONLY, "two scores files")
@@ -69,11 +69,13 @@ def run(
     else:
         typer.echo(drift_text(a, b, found))
     if not found.is_faithful:
-        raise ModelError(
+        drifted = ModelError(
             asked=f"{b} within {found.tolerance:g} of {a}",
             found=f"{_moved(found)} on {found.n} questions",
             todo="use a finer precision, or measure, rescale and set thresholds again with this copy",
         )
+        typer.echo(str(drifted), err=True)
+        raise typer.Exit(3)  # any error is 2, so that a gate tells them apart
 
 
 def _moved(found: Drift) -> str:

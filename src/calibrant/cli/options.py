@@ -15,7 +15,7 @@ import yaml
 from calibrant.errors import ConfigError
 from calibrant.intake import load_questions
 from calibrant.prompts import PromptStyle
-from calibrant.questions import QuestionSet
+from calibrant.questions import ONE_PLACE, QuestionSet
 
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
@@ -91,6 +91,12 @@ def questions_of(
         source, split=split, columns=mapping_of("--columns", columns), skip_bad=skip_bad, limit=limit
     )
     _say_skipped(questions)
+    if len(questions) >= ONE_PLACE and len({q.answer for q in questions}) == 1:
+        typer.echo(
+            f"warning: all {len(questions)} correct options of {questions.name!r} stand at place {questions[0].answer + 1}, so "
+            "letters measure that place; calibrant.orders.shuffle_options puts options in drawn orders",
+            err=True,
+        )
     return questions
 
 

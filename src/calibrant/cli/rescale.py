@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from calibrant.cli import options as o
 from calibrant.errors import ConfigError
-from calibrant.files import read_json, write_json
+from calibrant.files import write_json
 from calibrant.scalers import SCALERS, Scaler, Temperature, load_scaler, scaler_named
 from calibrant.scores import Scores
 
-FITTED_ON, RESCALED = "fitted_on", "scaler"
-ASKED = ("model", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template", RESCALED)
+ASKED = ("model", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
 """Facts of scores that a scaler holds for."""
 
 
@@ -45,16 +44,14 @@ def run(
         assert scaler is not None
         o.refuse_unused(context, ("method",), "--scaler, which names its method itself")
         chosen = load_scaler(scaler)
-        _apply(chosen, scores, out, read_json(scaler).get(FITTED_ON, {}))
+        _apply(chosen, scores, out)
         typer.echo(f"{out}: rescaled by {scaler} ({chosen.name}, fitted on {chosen.n_fit_} questions)")
         return
     base = None if reference is None else Scores.load(reference)
-    source = Scores.load(fit_on)
-    chosen = scaler_named(method)().fit(source, reference=base)
-    facts = {name: source.provenance[name] for name in ASKED if name in source.provenance}
-    _apply(chosen, scores, out, facts)
+    chosen = scaler_named(method)().fit(Scores.load(fit_on), reference=base)
+    _apply(chosen, scores, out)
     stem = out.name.removesuffix(".safetensors").removesuffix(".scores")
-    note = write_json(out.with_name(f"{stem}.{method}.json"), {**chosen.to_json(), FITTED_ON: facts})
+    note = write_json(out.with_name(f"{stem}.{method}.json"), chosen.to_json())
     if chosen.described().get("at_bound"):
         typer.echo(
             f"warning: the temperature is at the end of its range: {fit_on} has too few right or too few wrong answers "
@@ -66,7 +63,7 @@ def run(
     typer.echo(f"{out}: {what}, fitted on {fit_on}; kept in {note}")
 
 
-def _apply(scaler: Scaler, scores: Path, out: Path, fitted_on: dict[str, Any]) -> None:
+def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
     """Apply and save; say where what it was fitted on differs from what it is applied to."""
     found = Scores.load(scores)
     with warnings.catch_warnings(record=True) as noted:
@@ -74,10 +71,10 @@ def _apply(scaler: Scaler, scores: Path, out: Path, fitted_on: dict[str, Any]) -
         scaler.apply(found).save(out)
     for warning in noted:
         typer.echo(f"warning: {warning.message}", err=True)
-    asked = [name for name in ASKED if name != RESCALED]
-    apart = o.told_apart(fitted_on, found.provenance, asked, ("where it was fitted", "here"))
-    if (RESCALED in fitted_on) != (RESCALED in found.provenance):
-        apart.append("rescaled already " + ("where it was fitted" if RESCALED in fitted_on else "where it is applied"))
+    apart = o.told_apart(scaler.fitted_on_, found.provenance, ASKED, ("where it was fitted", "here"))
+    if ("scaler" in scaler.fitted_on_) != ("scaler" in found.provenance):
+        where = "where it was fitted" if "scaler" in scaler.fitted_on_ else "where it is applied"
+        apart.append(f"rescaled already {where}")
     if apart:
         typer.echo(
             f"warning: what a scaler learned holds for scores like those that it was fitted on; {'; '.join(apart)}",

@@ -23,7 +23,7 @@ LABELS = {
 def measurement_text(path: Path, m: Measurement) -> str:
     """One line a metric: value, interval, floor, verdict."""
     shown = {label: m.estimates[name] for name, label in LABELS.items() if name in m.estimates}
-    head = f"{path}: {m.n} questions, up to {m.k} options, {m.n_bins} bins, {m.n_boot} draws, seed {m.seed}"
+    head = f"{path}: {m.n} questions of at most {m.k} options, {m.n_bins} bins, {m.n_boot} draws, seed {m.seed}"
     return "\n".join([head, *_estimates(shown, f"{100 * m.level:g}% interval"), *(f"note: {note}" for note in m.notes)])
 
 

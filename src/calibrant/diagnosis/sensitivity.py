@@ -141,7 +141,7 @@ def order_sensitivity(
     Parameters
     ----------
     scores_by_shift
-        Two or more; item s are the scores of shift s, as :func:`calibrant.questions.cyclic_permutations` makes the questions.
+        Two or more; item s are the scores of shift s, as :func:`calibrant.orders.cyclic_permutations` makes the questions.
     n_bins, n_boot, level, seed
         As for ``measure``; ``n_boot`` also counts the draws of the test of positions.
 

@@ -63,6 +63,11 @@ class Facts:
         return self.numbers["conf_ece"].verdict == INDISTINGUISHABLE
 
     @property
+    def off_on_average(self) -> bool:
+        """Whether the interval of the signed gap leaves out 0."""
+        return self.numbers["signed_gap"].low > 0 or self.numbers["signed_gap"].high < 0
+
+    @property
     def beats_the_bound(self) -> bool:
         """Whether conf-ECE is below ``|A - A*|``, what a model that matches the target has at least; beyond both
         intervals.
@@ -116,6 +121,8 @@ def action_of(f: Facts, verdict: Verdict) -> Action:
     """What to do; the first rule that holds."""
     t = f.collapse.temperature
     if f.n < LEAST_N:
+        return "score-more"
+    if f.within_floor and f.off_on_average and not (f.at_chance or f.below_chance):
         return "score-more"
     if f.at_chance or f.below_chance:
         return "other-reading"
@@ -344,7 +351,13 @@ def _temperature(t: TemperatureEffect | None) -> str:
 
 def _action(f: Facts, verdict: Verdict, action: Action) -> str:
     if action == "score-more":
-        return f"Score at least {LEAST_N} questions, better 1,000, before deciding."
+        if f.n < LEAST_N:
+            return f"Score at least {LEAST_N} questions, better 1,000, before deciding."
+        return (
+            f"conf-ECE is within what noise alone gives, yet confidence differs from accuracy by "
+            f"{_with(f.numbers['signed_gap'], sign=True)} on average: {f.n} questions are too few to say whether there is "
+            "anything to mend. Score more before deciding."
+        )
     if action == "other-reading":
         return "Try another reading of the options or another prompt format: at chance there is nothing to calibrate."
     if action == "nothing":

@@ -29,7 +29,7 @@ def serving_card(facts: Mapping[str, Any]) -> str:
         "serving.md.jinja",
         {
             "front_matter": yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
-            "title": f"{name}, calibrated, to serve",
+            "title": f"{name}, {'calibrated, ' if facts['adapter'] or facts['temperature']['file'] else ''}to serve",
             "what": _what(facts, alone),
             "adapter_alone": alone,
             "facts": _facts(facts, alone),
@@ -132,7 +132,9 @@ def _checked(d: Mapping[str, Any]) -> str:
 def _what(facts: Mapping[str, Any], alone: bool) -> str:
     if alone:
         return "A calibrated adapter alone; its model is named below. It answers multiple-choice questions with probabilities."
-    merged = "with a calibrated adapter merged into its weights" if facts["adapter"] else "as it was tuned"
+    merged = (
+        "with a calibrated adapter merged into its weights" if facts["adapter"] else "with its weights as they were"
+    )
     return f"A causal language model {merged}. It answers multiple-choice questions with probabilities."
 
 

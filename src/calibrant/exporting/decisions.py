@@ -100,16 +100,15 @@ def expected(test: Scores, scaler: Temperature | None) -> dict[str, Any]:
     return {"n": m.n, "split": m.split, "n_bins": m.n_bins, "level": m.level, **numbers}
 
 
-def refuse_foreign(scores: Scores, facts: Mapping[str, Any], style: PromptStyle, name: str) -> None:
+def refuse_foreign(known: Mapping[str, Any], facts: Mapping[str, Any], style: PromptStyle, name: str) -> None:
     """Raise :class:`ConfigError` for scores that another model, adapter, quantisation, prompt or chat template made, or that
-    were rescaled, as far as their provenance tells.
+    were rescaled, as far as their provenance ``known`` tells.
     """
     wanted = {**{key: facts.get(key) for key in ("weights", "adapter_weights")}, "prompt_digest": style.digest}
     if facts.get("weights") is None:  # on the hub, a commit stands for the weights
         wanted |= {key: facts.get(key) for key in ("model", "revision")}
     wanted |= {"quantized": facts.get("quantized")}
     wanted |= {key: facts[key] for key in ("chat_template",) if facts.get(key) is not None}
-    known = scores.provenance
     if "adapter_weights" in known:  # facts of load_model, which says nothing of weights that are not quantised
         known = {"quantized": None, **known}
     if known.get("source") == SOURCE:

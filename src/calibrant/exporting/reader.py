@@ -64,7 +64,8 @@ class Reader:
         an empty or repeated one, for a question that is longer than the context, and where the model gives no number.
         """
         if isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
-            raise ValueError(f"a question has a list of 2 to {len(LETTERS)} choices, not {choices!r}")
+            found = f"the text {choices!r}" if isinstance(choices, str) else len(choices)
+            raise ValueError(f"a question has a list of 2 to {len(LETTERS)} choices, not {found}")
         question, choices = question.strip(), [choice.strip() for choice in choices]
         if not all(choices) or len(set(choices)) < len(choices):
             raise ValueError(f"an empty or repeated choice among {choices!r}")

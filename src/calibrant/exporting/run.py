@@ -144,7 +144,9 @@ class _Work:
         named = {"a temperature": fit, "a threshold": held, "what to expect": self.source.test}
         for name, scores in named.items():
             if isinstance(scores, Scores):
-                refuse_foreign(scores, self.facts, style, name)
+                refuse_foreign(scores.provenance, self.facts, style, name)
+        if config.scaler is not None:
+            refuse_foreign(config.scaler.fitted_on_, self.facts, style, "a temperature to ship")
         fit, held = (own_scores() if isinstance(x, str) else x for x in (fit, held))
         if fit is not None and held is not None and set(question_keys(fit)) == set(question_keys(held)):
             fit, held = halves(fit)

@@ -149,7 +149,7 @@ def _file_rows(path: Path) -> Rows:
         near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ScoresError(
             asked=asked,
-            found=f"no such file{did_you_mean(path.name, near)}",
+            found="a pipe or device" if path.exists() else f"no such file{did_you_mean(path.name, near)}",
             todo=f"give a table, one of {', '.join(SUFFIXES)}",
         )
     rows = []
@@ -185,9 +185,19 @@ def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
             asked=f"{asked}: one column of probabilities an option",
             found=f"columns {', '.join(map(str, columns))}" + (" (several sets of options)" if whole else ""),
             todo=f"name them {WANTED}, or say which they are with probabilities=['first', 'second'], on the command line "
-            "--columns 'probabilities: [first, second]'",
+            "--columns 'probabilities: [first, second]'" + _alone(columns),
         )
     return whole[0]
+
+
+def _alone(columns: Sequence[str]) -> str:
+    """What can be done with confidences alone, where that is what a table has."""
+    if not any(re.search("conf|prob", column, re.IGNORECASE) for column in columns):
+        return ""
+    return (
+        "; the confidence of one answer alone makes no scores: in Python calibrant.metrics has conf_ece, smooth_ece, auroc, "
+        "threshold_for and others that take confidences and whether they were right"
+    )
 
 
 def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -> float:
@@ -221,7 +231,10 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
             "give probabilities, or natural logarithms in columns named logp_0, logp_1, …",
         )
     elif not logarithms and abs(sum(known) - 1) > 1e-3:
-        fault = f"a sum of {sum(known):.6g}", "give probabilities that sum to 1, or leave the row out"
+        todo = (
+            "give probabilities that sum to 1 (divide each by their sum where they were rounded), or leave the row out"
+        )
+        fault = f"a sum of {sum(known):.6g}", todo
     if fault:
         raise ScoresError(
             asked=asked, found=f"{fault[0]}: {', '.join('blank' if blank(c) else str(c) for c in cells)}", todo=fault[1]

@@ -4,7 +4,7 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
-from calibrant.metrics.measurement import finite
+from calibrant.metrics.measurement import finite, only_scores
 from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.proportions import drawn_n, paired_change_interval
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
@@ -101,6 +101,13 @@ class Comparison:
         needed = "" if d.n_needed is None else f"; would need about {d.n_needed:,} questions to settle"
         return f"{change}; undecided, {share}{needed}"
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.differences)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the metrics."""
+        return self.differences.keys()
+
     def __getitem__(self, name: str) -> Difference:
         if name not in self.differences:
             raise ConfigError(
@@ -151,6 +158,7 @@ def compare(
     >>> round(d.value, 4), d.verdict
     (-0.37, 'b is better')
     """
+    only_scores("a comparison", a, b)
     check_settings(n_bins, n_boot, level, seed)
     b, matched_by = align(a, b)
     if a.n < 2:
@@ -184,7 +192,8 @@ def compare(
 
 
 def align(a: Scores, b: Scores) -> tuple[Scores, str]:
-    """``b`` in the order of ``a``, and what they were matched by: ``"id"`` or ``"hash"``.
+    """``b`` in the order of ``a``, and what they were matched by: ``"id"``, ``"row number"`` (ids that are none else) or
+    ``"hash"``.
 
     Raises
     ------
@@ -204,7 +213,7 @@ def align(a: Scores, b: Scores) -> tuple[Scores, str]:
         raise ScoresError(
             asked=asked,
             found=f"by {name}, {len(only_a)} only in a {only_a[:3]}, {len(only_b)} only in b {only_b[:3]}",
-            todo="score the same questions twice, or select() the common ones and say so",
+            todo="score the same questions twice, or (in Python) select() the common ones and say so",
         )
     place = {key: i for i, key in enumerate(keys_b)}
     b = b.select(np.array([place[key] for key in keys_a]))
@@ -218,7 +227,8 @@ def align(a: Scores, b: Scores) -> tuple[Scores, str]:
             found=f"{int(wrong_N.sum())} of {a.n} have another text, answer or number of options, first {first!r}",
             todo="compare scores made from one file of questions with the options in one order",
         )
-    return b, name
+    counted = name == "id" and a.ids == tuple(map(str, range(a.n)))
+    return b, "row number" if counted else name
 
 
 Pair = tuple[tuple[QuestionSums, np.ndarray], tuple[QuestionSums, np.ndarray]]

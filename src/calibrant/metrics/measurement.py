@@ -5,8 +5,9 @@ clusters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from calibrant.metrics.uncertainty import (
     possible,
     wilson_interval,
 )
+from calibrant.questions import ONE_PLACE
 from calibrant.scores import Scores
 
 DISTINGUISHABLE = "distinguishable from calibrated"
@@ -110,6 +112,13 @@ class Measurement:
     estimates: Mapping[str, Estimate]
     notes: tuple[str, ...] = ()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.estimates)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the estimates."""
+        return self.estimates.keys()
+
     def __getitem__(self, name: str) -> Estimate:
         if name not in self.estimates:
             raise ConfigError(
@@ -164,6 +173,7 @@ def measure(
     >>> round(e.value, 4), e.low < e.value < e.high, e.verdict
     (0.26, True, 'distinguishable from calibrated')
     """
+    only_scores("numbers", scores)
     check_settings(n_bins, n_boot, level, seed)
     sums = QuestionSums(scores, n_bins)
     cluster_N = cluster_codes(scores, cluster)
@@ -259,10 +269,21 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
     if math.isinf(estimates["nll"].value):
         count = int(np.isinf(scores.logp_NK[np.arange(scores.n), scores.answer_N]).sum())
         notes.append(f"nll is infinite: {count} of {scores.n} answers have probability 0")
+    if scores.n >= ONE_PLACE and len(set(scores.answer_N.tolist())) == 1 and not of_texts:
+        notes.append(
+            f"all {scores.n} correct options stand at place {int(scores.answer_N[0]) + 1}: where options were shown in this "
+            "order, a preference for the place passes for knowledge"
+        )
     repeats = scores.provenance.get("questions_that_repeat")
     if isinstance(repeats, int) and repeats:
         notes.append(
             f"{repeats} questions stand in several tasks and count each time: intervals and floors are too narrow"
+        )
+    gap, ece = estimates["signed_gap"], estimates["conf_ece"]
+    if ece.verdict == INDISTINGUISHABLE and (gap.low > 0 or gap.high < 0):
+        notes.append(
+            f"conf-ECE is within chance, yet confidence is {'above' if gap.value > 0 else 'below'} accuracy on average beyond "
+            "its interval: one of the two errs, and more questions would tell which"
         )
     if scores.n < 2:
         notes.append("one question: no interval but accuracy's")
@@ -271,6 +292,19 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
     if n_clusters is not None and n_clusters < 10:
         notes.append(f"{n_clusters} clusters: with fewer than 10, clustered intervals are rough")
     return tuple(notes)
+
+
+def only_scores(asked: str, *given: Any) -> None:
+    """Raise :class:`ConfigError` where one of these is no :class:`Scores`, such as the path of a file of them."""
+    for wrong in [one for one in given if not isinstance(one, Scores)]:
+        path = isinstance(wrong, str | Path)
+        raise ConfigError(
+            asked=f"{asked} of scores",
+            found=f"the path {str(wrong)!r}" if path else f"{type(wrong).__name__} {str(wrong)[:80]!r}",
+            todo="load it with calibrant.Scores.load(path)"
+            if path
+            else "give Scores, made by score() or Scores.from_probs()",
+        )
 
 
 def finite(value: float) -> float | None:

@@ -227,12 +227,15 @@ def target_accuracy(diagnosis: Mapping[str, Any]) -> float | None:
     return None if value is None or diagnosis.get("target_kind") == "self" else float(value)
 
 
-def map_caption(target: str) -> str:
+def map_caption(target: str, *, of_training: bool) -> str:
     """How to read the regime map; ``target`` names what A* is relative to, empty where no bound is drawn."""
-    text = (
-        "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate; "
-        "the square is the first, the disc the last."
-    )
+    if of_training:
+        text = (
+            "Each point is one evaluation on the calibration questions. Down is better calibrated, right is more accurate; "
+            "the square is the first, the disc the last."
+        )
+    else:
+        text = "The point is the diagnosed model. Down is better calibrated, right is more accurate."
     return f"{text} A model that matches the target, {target}, cannot lie in the shaded area." if target else text
 
 

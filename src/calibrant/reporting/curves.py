@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from calibrant.errors import ConfigError
-from calibrant.metrics import Estimate, risk_coverage
+from calibrant.metrics import Estimate, Slice, risk_coverage
 from calibrant.reporting.canvas import (
     AFTER,
     BAND,
@@ -124,7 +124,7 @@ def _named_paths(points: Path | Mapping[str, Path | Sequence[Path]]) -> dict[str
 
 
 def error_plot(
-    rows: Mapping[str, Sequence[Estimate]],
+    rows: Mapping[str, Sequence[Estimate]] | Sequence[Slice],
     *,
     ax: Axes | None = None,
     labels: Sequence[str] = ("before", "after"),
@@ -135,7 +135,7 @@ def error_plot(
     Parameters
     ----------
     rows
-        By name, one estimate a row (a slice plot) or two (before and after).
+        By name, one estimate a row or two (before and after); or the slices of :func:`calibrant.metrics.slices`.
     ax, labels, xlabel
         Axes to draw on, names of the series, and of the number.
 
@@ -147,6 +147,8 @@ def error_plot(
     >>> [tick.get_text() for tick in error_plot({"history": row}).get_yticklabels()]
     ['history\nn = 400']
     """
+    if not isinstance(rows, Mapping):
+        rows = {part.name: [part.conf_ece] for part in rows}
     counts = {len(row) for row in rows.values()}
     if len(counts) != 1 or not counts <= {1, 2}:
         raise ConfigError(

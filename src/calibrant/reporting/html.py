@@ -257,6 +257,7 @@ def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | 
     """The regime map: of the evaluations of a tuning run, or else of the diagnosed model alone."""
     points = [p for p in tuning.get("history") or () if p.get("accuracy") is not None and p.get("conf_ece") is not None]
     numbers = diagnosis.get("numbers") or {}
+    of_training = bool(points)
     if not points and numbers.get("accuracy") and numbers.get("conf_ece"):
         accuracy, error = numbers["accuracy"]["value"], numbers["conf_ece"]
         points = [{"accuracy": accuracy, "conf_ece": error["value"], "floor_p95": error.get("floor_p95")}]
@@ -275,7 +276,7 @@ def _path(tuning: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> Picture | 
         )
     figure = figure_of(regime_map(points, target_accuracy=target))
     named = "" if target is None else str(diagnosis.get("target_name") or "whatever A* was taken from")
-    return Picture(figure, "regime-map", alt, content.map_caption(named))
+    return Picture(figure, "regime-map", alt, content.map_caption(named, of_training=of_training))
 
 
 def _sharpening(diagnosis: Mapping[str, Any]) -> Picture | None:

@@ -109,6 +109,12 @@ def assess(
     >>> assess([Domain("quiz", True, s)])[0].verdict.headline
     'Overconfident'
     """
+    if not isinstance(domains, Sequence) or not all(isinstance(domain, Domain) for domain in domains):
+        raise ConfigError(
+            asked="a report of domains",
+            found=f"{str(domains)[:80]}",
+            todo='give [Domain("name", in_domain, before, after)]',
+        )
     names = [domain.name for domain in domains]
     if not domains or len(set(names)) < len(names):
         found = f"names {names}" if domains else "no domain"

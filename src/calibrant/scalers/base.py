@@ -26,6 +26,7 @@ class Scaler(ABC):
     needs_reference : whether ``fit`` needs another model's scores of the same questions.
     uses_answers : whether ``fit`` looks at the answers.
     n_fit_ : questions fitted on; 0 before.
+    fitted_on_ : facts of the scores fitted on, as far as their provenance tells: whose they are and how they were read.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Scaler(ABC):
 
     def __init__(self) -> None:
         self.n_fit_ = 0
+        self.fitted_on_: dict[str, Any] = {}
         self._fit_keys: frozenset[str] = frozenset()
 
     @final
@@ -60,6 +62,7 @@ class Scaler(ABC):
             )
         self._learn(scores, None if reference is None else align(scores, reference)[0])
         self.n_fit_, self._fit_keys = scores.n, frozenset([*question_keys(scores), *_id_keys(scores)])
+        self.fitted_on_ = {name: scores.provenance[name] for name in FACTS if name in scores.provenance}
         return self
 
     @final
@@ -115,8 +118,10 @@ class Scaler(ABC):
 
     @final
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON: what was learned and digests of the fit questions, so that a loaded scaler still refuses them."""
-        return {**self.described(), "fit_keys": sorted(self._fit_keys)}
+        """Plain JSON: what was learned, facts of the scores fitted on, and digests of the fit questions, which a loaded scaler
+        still refuses.
+        """
+        return {**self.described(), "fitted_on": self.fitted_on_, "fit_keys": sorted(self._fit_keys)}
 
     @final
     @classmethod
@@ -132,6 +137,7 @@ class Scaler(ABC):
                 raise ValueError(f"it is named {values['name']!r}")
             scaler = cls._restored(values)
             scaler.n_fit_ = int(number(values["n_fit"], 1, np.inf))
+            scaler.fitted_on_ = dict(values.get("fitted_on") or {})
             scaler._fit_keys = frozenset(str(key) for key in values["fit_keys"])
         except (KeyError, TypeError, ValueError) as error:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -160,6 +166,11 @@ class Scaler(ABC):
         """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
 
 
+FACTS = (
+    *("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "prompt_digest"),
+    *("chat_template", "source", "url", "scaler"),
+)
+"""What of a provenance says whose scores they are, how they were read, and whether they were rescaled before."""
 SURE = 0.001
 """Chance below which answers that agree under the same ids are taken for the same questions: ten of two even options."""
 HASH_DIGITS = 16  # of a content hash; the digests made here have more

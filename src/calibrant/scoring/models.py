@@ -351,5 +351,7 @@ def _advice(error: BaseException, name: str) -> str:
         return "accept its conditions on the hub, log in with `hf auth login` or set HF_TOKEN, then run again"
     if Path(name).exists():
         return "check that the folder holds config.json, a tokenizer and safetensors weights, all whole"
+    if name.startswith(("/", "./", "../", "~")):
+        return "name a folder that is there, a GGUF file, or a hub id such as owner/name"
     offline = " (HF_HUB_OFFLINE is set: only what was downloaded before is found)" if constants.HF_HUB_OFFLINE else ""
     return f"check the name and the connection to the hub{offline}, or give a local folder or a GGUF file"

@@ -13,8 +13,9 @@ from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.files import claim_folder, write_json
+from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle, Variant
-from calibrant.questions import QuestionSet, cyclic_permutations
+from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, precision, refuse_loading

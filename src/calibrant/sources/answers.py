@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from calibrant.errors import QuestionError
 from calibrant.questions import clean
 
 ASKED = "one correct option"
+BASES = "columns={'answer_base': 0}, 1, or 'text' where answers are options' texts"
 NUMERAL = re.compile(r"([+-]?\d{1,9})(\.0+)?", re.ASCII)
 
 
@@ -34,12 +35,15 @@ def is_text_of(answer: Any, choices: Sequence[str]) -> bool:
     return isinstance(answer, str) and clean(answer) in map(clean, choices)
 
 
-def answer_index(answer: Any, choices: Sequence[str], labels: Sequence[str] = (), base: int | None = None) -> int:
+def answer_index(
+    answer: Any, choices: Sequence[str], labels: Sequence[str] = (), base: int | Literal["text"] | None = None
+) -> int:
     """The 0-based index of the correct option.
 
     With ``labels`` (one an option, given by the data set) the answer is a label or the option's own text. Without them
     a number is an index that counts from ``base`` (0 unless said otherwise), and a text is every reading that fits: a
-    numeral, a letter of either case, the option's own text. Readings that disagree are refused, not guessed.
+    numeral, a letter of either case, the option's own text. Readings that disagree are refused, not guessed. With the base
+    ``"text"`` an answer is an option's own text and nothing else, numbers too.
 
     Raises
     ------
@@ -52,7 +56,9 @@ def answer_index(answer: Any, choices: Sequence[str], labels: Sequence[str] = ()
         ...
     calibrant.errors.QuestionError: asked: one correct option
     found: answer '1' is option 1 as a number from 0 but option 0 as an option's text
-    to do: say how to read it with columns={'answer_base': 0} or columns={'answer_base': 1}
+    to do: say how to read it with columns={'answer_base': 0}, 1, or 'text' where answers are options' texts
+    >>> answer_index("1", ["1", "2"], base="text")
+    0
     """
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise QuestionError(asked=ASKED, found="no answer", todo="give the correct option; test sets often withhold it")
@@ -68,9 +74,10 @@ def answer_index(answer: Any, choices: Sequence[str], labels: Sequence[str] = ()
         raise QuestionError(
             asked=ASKED,
             found=f"answer {answer!r} is {told}",
-            todo="say how to read it with columns={'answer_base': 0} or columns={'answer_base': 1}"
+            todo=f"say how to read it with {BASES}"
             if numeral(answer) is not None
-            else "give the 0-based index of the correct option",
+            else "give the 0-based index of the correct option, or say columns={'answer_base': 'text'} where answers are "
+            "options' texts",
         )
     return next(iter(readings.values()))
 
@@ -84,9 +91,12 @@ def _labelled(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> dic
     return {}
 
 
-def _free(answer: int | float | str, choices: Sequence[str], base: int | None) -> dict[str, int]:
+def _free(answer: int | float | str, choices: Sequence[str], base: int | Literal["text"] | None) -> dict[str, int]:
     readings: dict[str, int] = {}
     wanted = clean(str(answer))
+    if base == "text":
+        texts = [clean(choice) for choice in choices]
+        return {"an option's text": texts.index(wanted)} if wanted in texts else {}
     if (number := numeral(answer)) is not None:
         index = number - (base or 0)
         if 0 <= index < len(choices):
@@ -102,11 +112,15 @@ def _free(answer: int | float | str, choices: Sequence[str], base: int | None) -
     return readings
 
 
-def _no_fit(answer: Any, choices: Sequence[str], labels: Sequence[str], base: int | None) -> QuestionError:
+def _no_fit(
+    answer: Any, choices: Sequence[str], labels: Sequence[str], base: int | Literal["text"] | None
+) -> QuestionError:
     if labels:
         todo = f"give one of the labels {', '.join(labels)}"
+    elif base == "text":
+        todo = "give the text of an option, as it stands there"
     else:
         todo = f"give an index from {base or 0} to {len(choices) - 1 + (base or 0)}, a letter, or an option's text"
         if numeral(answer) is not None and base is None:
-            todo += "; when the answers count from 1, say so with columns={'answer_base': 1}"
+            todo += "; say columns={'answer_base': 1} where answers count from 1, 'text' where they are options' texts"
     return QuestionError(asked=ASKED, found=f"answer {answer!r} for {len(choices)} options", todo=todo)

@@ -13,7 +13,8 @@ from calibrant.diagnosis.formats import format_sensitivity
 from calibrant.diagnosis.positions import position_effect
 from calibrant.diagnosis.sensitivity import order_sensitivity, unpermute
 from calibrant.errors import ConfigError, QuestionError, ScoresError
-from calibrant.questions import Question, QuestionSet, cyclic_permutations
+from calibrant.orders import cyclic_permutations
+from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores
 
 NAN = float("nan")

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import (
     battery,
@@ -263,3 +264,54 @@ def test_two_clusters_do_not_make_impossible_ends():
     assert (m["mean_confidence"].low, m["mean_confidence"].high) == (0, 1)
     assert m["nll"].low == 0
     assert (m["brier"].low, m["brier"].high) == (0, 2)
+
+
+def test_names_of_the_numbers_can_be_asked_for():
+    m, c = measure(draw(50)), compare(draw(50), draw(50))
+    assert set(m) >= KEYS
+    assert dict(m) == m.estimates
+    assert "conf_ece" in m
+    assert "ece" not in m
+    assert dict(c) == c.differences
+
+
+@pytest.mark.parametrize("wrong", ["a.scores", [[0.5, 0.5]], None])
+def test_what_are_no_scores_is_told(wrong):
+    for call in (lambda: measure(wrong), lambda: compare(draw(20), wrong)):
+        with pytest.raises(ConfigError, match=r"Scores\.(load|from_probs)"):
+            call()
+
+
+def test_answers_that_all_stand_in_one_place_are_told_of():
+    """Uniform probabilities: ties go to the first option, so a model that knows nothing is right every time."""
+    always = Scores.from_probs([[1 / 3] * 3] * 30, [0] * 30)
+    assert any("all 30 correct options stand at place 1" in note for note in measure(always).notes)
+    texts = Scores.from_probs([[1 / 3] * 3] * 30, [0] * 30, provenance={"prompt": {"reading": "continuation"}})
+    turned = Scores.from_probs([[1 / 3] * 3] * 30, [0, 1] * 15)
+    assert not any("place" in note for scores in (texts, turned) for note in measure(scores).notes)
+
+
+def test_a_gap_beside_an_error_within_chance_is_told_of():
+    """Everywhere right .05 less often than said: with few questions the gap may show before the error does."""
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 400)
+    s = Scores.from_probs(np.column_stack([p, 1 - p]), (rng.random(400) > p - 0.05).astype(int))
+    m = measure(s)
+    assert m["conf_ece"].verdict == INDISTINGUISHABLE
+    assert m["signed_gap"].low > 0
+    assert any("confidence is above accuracy on average beyond its interval" in note for note in m.notes)
+    assert not any("on average beyond" in note for note in measure(draw(2000)).notes)
+    found = diagnose(s, n_boot=100)
+    assert found.action == "score-more"
+    assert "400 questions are too few to say whether there is anything to mend" in " ".join(found.reasons)
+
+
+def test_row_numbers_are_not_called_ids():
+    plain, named = draw(20), draw(20, ids=[f"q{i}" for i in range(20)])
+    assert compare(plain, plain).matched_by == "row number"
+    assert compare(named, named).matched_by == "id"
+
+
+def test_a_line_says_what_scores_are():
+    assert repr(draw(600, split="test")).startswith("<Scores: 600 questions of up to 4 options, split 'test', accuracy")
+    assert len(repr(draw(600))) < 200

@@ -59,8 +59,9 @@ def test_json_goes_round_through_a_file_and_still_refuses_the_fit_questions(name
 def test_json_that_lacks_anything_or_holds_nonsense_is_refused(name, draw):
     values = fitted(name, draw(100, power=2.0)).to_json()
     for key in values:
-        with pytest.raises(ConfigError, match=f"{name}|missing"):
-            SCALERS[name].from_json({k: v for k, v in values.items() if k != key})
+        if key != "fitted_on":  # which files of before it was kept lack
+            with pytest.raises(ConfigError, match=f"{name}|missing"):
+                SCALERS[name].from_json({k: v for k, v in values.items() if k != key})
         if key not in {"at_bound"}:
             with pytest.raises(ConfigError):
                 SCALERS[name].from_json({**values, key: object()})
