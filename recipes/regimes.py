@@ -48,6 +48,7 @@ TITLES = {"cft": "L_SFT1 (cft)", "sft": "L_SFT2 (sft)", "rcft": "RCFT", "rcft-an
 ANSWER = {"objective": "rcft", "language": "sft1", "lam": 5.0}
 METRICS = ("accuracy", "mean_confidence", "signed_gap", "conf_ece", "nll", "brier")
 CLUSTER = "entity"
+TEST = 300
 
 
 def config_of(objective: str, seed: int, options: argparse.Namespace) -> TuneConfig:
@@ -180,10 +181,11 @@ def command_of(options: argparse.Namespace) -> str:
     """The command line without folders of one machine."""
     seeds, objectives = " ".join(map(str, options.seeds)), " ".join(options.objectives)
     epochs = "" if options.epochs is None else f" --epochs {options.epochs}"
+    test = "" if options.test == TEST else f" --test {options.test}"
     name = f" --name {options.name}" if options.name else ""
     return (
         f"python recipes/regimes.py --seeds {seeds} --objectives {objectives} --learning-rate {options.learning_rate:g}"
-        f"{epochs}{name}"
+        f"{epochs}{test}{name}"
     )
 
 
@@ -201,7 +203,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--train", type=int, default=192)
     parser.add_argument("--calibration", type=int, default=150)
-    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--test", type=int, default=TEST)
     parser.add_argument("--epochs", type=int, default=None, help=f"for every objective; default {EPOCHS}")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--batch", type=int, default=16)
