@@ -232,6 +232,10 @@ def say_import(scores: Any) -> None:
         typer.echo(f"task {task} left out: {reason}", err=True)
     for aside in told.get("files_left_aside", ()):
         typer.echo(f"file left aside: {aside}", err=True)
+    if rounded := told.get("rows_rounded", 0):
+        typer.echo(
+            f"{rounded} of {scores.n} rows sum to 1 up to rounding only, and were divided by their sum", err=True
+        )
     if repeats := told.get("questions_that_repeat", 0):
         typer.echo(
             f"{repeats} of {scores.n} questions stand in several tasks and count each time, which makes intervals too narrow; "

@@ -14,7 +14,7 @@ import numpy as np
 from calibrant.errors import QuestionError, ScoresError
 from calibrant.importing.content import content_of
 from calibrant.questions import did_you_mean, shown
-from calibrant.scores import Scores
+from calibrant.scores import SUM_TOLERANCE, Scores
 from calibrant.sources import numeral
 from calibrant.sources.cells import blank, typed
 from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
@@ -98,8 +98,14 @@ def import_table(
         "provenance": {"source": "table", "file": title, "columns": names},
     }
     logarithms = all(column.lower().startswith("logp") for column in names)
-    for (where, row), p_K in zip(rows, p, strict=True):
-        _refuse_no_distribution(f"{asked}: {where}", [row.get(name) for name in names], p_K, logarithms=logarithms)
+    rounded = 0
+    for i, ((where, row), p_K) in enumerate(zip(rows, p, strict=True)):
+        cells = [row.get(name) for name in names]
+        _refuse_no_distribution(f"{asked}: {where}", cells, p_K, logarithms=logarithms)
+        if not logarithms and abs((total := float(np.nansum(p_K))) - 1) > SUM_TOLERANCE:
+            p[i], rounded = [x / total for x in p_K], rounded + 1
+    if rounded:
+        facts["provenance"]["rows_rounded"] = rounded
     answers = _answers([(where, row.get(answer)) for where, row in rows], k_N, names, asked)
     scores = (Scores.from_logp if logarithms else Scores.from_probs)(p, answers, **facts)
     if "logmass" in columns:
@@ -230,7 +236,7 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
             "a number outside [0, 1]",
             "give probabilities, or natural logarithms in columns named logp_0, logp_1, …",
         )
-    elif not logarithms and abs(sum(known) - 1) > 1e-3:
+    elif not logarithms and abs(sum(known) - 1) > max(SUM_TOLERANCE, _rounding(cells)):
         todo = (
             "give probabilities that sum to 1 (divide each by their sum where they were rounded), or leave the row out"
         )
@@ -239,6 +245,13 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
         raise ScoresError(
             asked=asked, found=f"{fault[0]}: {', '.join('blank' if blank(c) else str(c) for c in cells)}", todo=fault[1]
         )
+
+
+def _rounding(cells: Sequence[Any]) -> float:
+    """How far a sum may be from 1 because its terms were rounded: K times half of the last digit, from two digits on."""
+    texts = [str(cell).strip() for cell in cells if not blank(cell)]
+    digits = max((len(text.partition(".")[2]) for text in texts), default=0)
+    return 0.5 * 10.0**-digits * len(texts) + 1e-9 if digits >= 2 else 0.0
 
 
 def _named(probabilities: Sequence[str]) -> list[str]:
@@ -276,17 +289,19 @@ def _subject(value: Any) -> str | None:
 
 
 def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequence[str], asked: str) -> list[int]:
-    answers = []
+    answers, named = [], _endings(names)
     for where, value in cells:
         text = str(value).strip().upper()
         number = numeral(value)
+        if number is None and text in named:
+            number = named[text]
         if number is None and len(text) == 1 and text.isascii() and text.isalpha():
             number = ord(text) - ord("A")
         if number is None:
             raise ScoresError(
                 asked=f"{asked}: the correct option in {where}",
                 found=f"{value!r}",
-                todo="give a 0-based index or a letter",
+                todo="give a 0-based index, a letter, or the name of the option's column",
             )
         answers.append(number)
     _refuse_from_one([numeral(value) for _, value in cells], k_N, names, asked)
@@ -298,6 +313,14 @@ def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequen
                 todo=f"give an index from 0 to {k - 1} or a letter",
             )
     return answers
+
+
+def _endings(names: Sequence[str]) -> dict[str, int]:
+    """Places of the options by their columns' names, in capitals: P_YES, P_NO, and YES, NO where all begin alike."""
+    upper = [name.upper() for name in names]
+    found = {name: place for place, name in enumerate(upper)}
+    alike = len({name.partition("_")[0] for name in upper}) == 1
+    return {name.partition("_")[2]: place for name, place in found.items() if alike} | found
 
 
 def _refuse_from_one(numbers: Sequence[int | None], k_N: Sequence[int], names: Sequence[str], asked: str) -> None:
