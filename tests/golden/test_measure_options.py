@@ -77,6 +77,14 @@ def test_a_refused_copy_is_told_what_decided(folder):
     run("drift", "flat", "nowhere", cwd=folder, code=2)  # an error is not a drift
 
 
+def test_a_metric_by_the_name_that_is_printed_and_a_file_once(folder):
+    names = ("conf_ece", "conf-ECE", "NLL", "signed gap")
+    found = [run("compare", "sure", "sharp", "flat", "--metric", name, cwd=folder) for name in names]
+    assert found[0] == found[1]
+    assert [text.splitlines()[1].split("  ")[0] for text in found[1:]] == ["b: conf-ECE", "b: NLL", "b: signed gap"]
+    assert "found: sharp twice" in run("compare", "sure", "sharp", "sharp", cwd=folder, code=2)
+
+
 def test_several_are_compared_with_a_correction(folder):
     found = json.loads(run("compare", "sure", "sharp", "flat", "sure", "--json", cwd=folder))
     assert found["sharp"]["value"] == pytest.approx(-0.29)  # |.7 − .99| = .29 to 0: .9 and .5 are met exactly

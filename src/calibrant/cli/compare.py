@@ -9,6 +9,7 @@ import typer
 
 from calibrant.cli import options as o
 from calibrant.cli.tables import comparison_text, contest_text
+from calibrant.errors import ConfigError
 from calibrant.metrics import compare, compare_many
 from calibrant.scores import Scores
 
@@ -37,7 +38,13 @@ def run(
         else:
             typer.echo(comparison_text(a, b[0], found))
         return
+    metric = metric.lower().replace("-", "_").replace(" ", "_")  # as the tables print it, too
     others = {str(path): Scores.load(path) for path in b}
+    if len(others) < len(b):
+        twice = next(str(path) for path in b if b.count(path) > 1)
+        raise ConfigError(
+            asked=f"a comparison of {a} with {len(b)} scores", found=f"{twice} twice", todo="name each file once"
+        )
     many = compare_many(base, others, metric, level=level, n_bins=bins, n_boot=draws, seed=seed, cluster=cluster)
     if json:
         o.print_json({name: {**d.to_json(), "p_holm": p} for name, (d, p) in many.items()})
