@@ -12,7 +12,7 @@ from calibrant.errors import LeakageError, QuestionError
 from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
 from calibrant.sources import BASES, answer_index, fields_of, is_text_of, missing, numeral, rename
-from calibrant.sources.cells import typed
+from calibrant.sources.cells import blank, typed
 from calibrant.sources.layouts import MAPPING_KEYS
 from calibrant.sources.readers import Rows, is_text_table, read_file, read_folder, read_hub, read_list
 
@@ -163,6 +163,12 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
     renamed, taken = rename(row, columns)
     if correct_first := _named_correct(columns):
         renamed["answer"], base = list(columns["choices"]).index(columns["answer"]), 0
+        if blank(row[columns["answer"]]):
+            raise QuestionError(
+                asked="one correct option",
+                found=f"a blank cell in {columns['answer']!r}, the column of the correct options",
+                todo="write the correct option",
+            )
     fields = fields_of(renamed)
     if base is None and not fields.labels and (number := numeral(fields.answer)) is not None:
         if not is_text_of(fields.answer, fields.choices):
@@ -239,6 +245,12 @@ def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
                 found=f"{key!r}: {value!r}",
                 todo="give one column name, for choices also a list of names, for answer_base 0, 1 or 'text'",
             )
+    if _named_correct(columns) and "answer_base" in columns:
+        raise QuestionError(
+            asked="an answer that is named as one of the columns of the options",
+            found=f"'answer_base': {columns['answer_base']!r}, which would not be used",
+            todo="leave it out",
+        )
     return columns
 
 

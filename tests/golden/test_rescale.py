@@ -135,3 +135,10 @@ def test_scores_of_another_model_or_rescaled_ones_are_warned_of(folder):
     assert "adapter none where it was fitted, tuned here" in found
     assert warned(folder, "rescale", "b-test", "--scaler", "b.temperature.json", "--out", "again") == found
     assert "rescaled already where it is applied" in warned(folder, *asked, "twice", "a")
+    of("c-test", test, model="a/model", weights="1", adapter=None, adapter_weights=None, quantized="nf4")
+    of("c-fit", fit, model="a/model", weights="1", adapter=None, adapter_weights=None)
+    asked = ("rescale", "--fit-on", "c-fit", "--out")
+    assert "quantized none where it was fitted, nf4 here" in warned(folder, *asked, "c", "c-test")
+    old = json.loads((folder / "c.temperature.json").read_text())
+    (folder / "old.json").write_text(json.dumps({name: part for name, part in old.items() if name != "fitted_on"}))
+    assert warned(folder, "rescale", "a", "--scaler", "old.json", "--out", "d") == ""  # which says nothing of it

@@ -165,6 +165,17 @@ def test_without_questions_it_is_written_unchecked(exported):
     assert "Not checked: no questions were given. Calibration was" in (made.folder / "README.md").read_text()
 
 
+def test_white_space_around_texts_is_left_out_there_too(tmp_path, model_folder):
+    spaced = [Question(f"q{i}", f" What is {i} + 1?\n", (f"{i} ", f"\t{i + 1}"), 1) for i in range(6)]
+    made = export(
+        Source(str(model_folder()), loading={"device": "cpu"}),
+        out=tmp_path / "served",
+        config=ServeConfig(tolerance=0.9),
+        check=question_set(spaced, "check"),
+    )
+    assert made.facts["decision_model"]["prompts_that_differ"] == []
+
+
 def test_questions_whose_tokens_differ_are_named(tmp_path, model_folder, make_questions):
     """A special token in a question is one in the measurement and text in the pipeline."""
     odd = Question("odd", "What does </s> mean?", ("end", "start"), 0)

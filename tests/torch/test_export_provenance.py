@@ -153,7 +153,10 @@ def test_a_temperature_that_was_fitted_on_other_scores_is_refused(source, check,
     letters, texts = (Temperature().fit(s) for s in (own, score(source.model, check, style=TEXTS, device="cpu")))
     kept = Temperature.from_json(json.loads(json.dumps(texts.to_json())))
     twice = Temperature().fit(texts.apply(own, allow_fit_rows=True))
-    for scaler, found in ((texts, "adapter weights None in"), (kept, "prompt digest"), (twice, "rescaled already")):
+    served = replace(own, provenance={**own.provenance, "served_temperature": 1.5})
+    wrong = {"prompt digest": texts, r"prompt digest '": kept, "rescaled already": twice}
+    wrong["temperature of 1.5"] = Temperature().fit(served)
+    for found, scaler in wrong.items():
         with pytest.raises(ConfigError, match=f"asked: a temperature to ship.*\n.*{found}"):
             export(source, out=tmp_path / "out", config=ServeConfig(scaler=scaler))
     assert export(source, out=tmp_path / "out", config=ServeConfig(scaler=letters)).facts["temperature"]["file"]

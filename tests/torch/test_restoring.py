@@ -11,7 +11,7 @@ from calibrant import PromptStyle, Question, QuestionSet, Scores, Temperature, d
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
-from calibrant.restoring.run import last_temperature
+from calibrant.restoring.run import _chosen, last_temperature
 from calibrant.restoring.words import better_than_start
 from calibrant.scoring import score
 from calibrant.sets import assemble, shared_groups
@@ -203,3 +203,14 @@ def test_what_the_command_line_and_a_file_leave_out_counts_as_not_set(tmp_path):
     assert both.model_fields_set == {"epochs", "lora", "learning_rate"}
     assert (both.epochs, both.lora, both.over) == (3, LoraSettings(rank=4), "vocabulary")
     assert "over" in settings(file, over="vocabulary").model_fields_set
+
+
+def test_what_may_be_calibrated_is_not_tuned_unasked():
+    """Within its floor, whatever the gap's interval says. A few questions are no such evidence; what is asked is done."""
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 400)
+    right = (rng.random(400) > p - 0.05).astype(int)
+    off = diagnose(Scores.from_probs(np.column_stack([p, 1 - p]), right), n_boot=100)
+    few = diagnose(Scores.from_probs([[0.99, 0.01]] * 20, [0, 1] * 10), n_boot=100)
+    assert (off.action, few.action) == ("score-more", "score-more")
+    assert (_chosen("auto", off), _chosen("auto", few), _chosen("rcft", off)) == (None, "cft", "rcft")

@@ -242,3 +242,12 @@ def test_a_command_that_broke_off_goes_on(json_server, tmp_path):
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert "1 of 2 replies were kept from a run that was broken off" in done.stderr
     assert len(server.requests) == 3
+
+
+def test_white_space_around_texts_is_not_sent(json_server, tmp_path):
+    spaced = QuestionSet("cities", (Question("a", " Capital of France?\n", ("Lyon ", "\tParis"), 1),))
+    server = json_server(shares)
+    assert asked(server, tmp_path, spaced).p_NK.tolist() == [[pytest.approx(1 / 3), pytest.approx(2 / 3)]]
+    ((_, _, body),) = server.requests
+    question = body["questions"]["answer"]
+    assert (question["instructions"], list(question["criteria"])) == ("Capital of France?", ["Lyon", "Paris"])

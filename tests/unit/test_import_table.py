@@ -250,6 +250,7 @@ def test_rows_that_were_rounded_are_divided_by_their_sum_and_counted(tmp_path):
     s = import_table(csv(tmp_path, "p_0,p_1,p_2,answer\n.33,.33,.33,0\n.34,.34,.33,1\n.7,.2,.1,2\n"))
     assert s.p_NK == pytest.approx(np.array([[1 / 3] * 3, [0.34 / 1.01, 0.34 / 1.01, 0.33 / 1.01], [0.7, 0.2, 0.1]]))
     assert s.provenance["rows_rounded"] == 2
+    assert import_table({f"p_{i}": np.array([0.33], np.float32) for i in range(3)} | {"answer": [0]}).n == 1
     assert "a sum of 1.03" in refusal(csv(tmp_path, "p_0,p_1,p_2,answer\n.34,.35,.34,0\n"))
     assert "a sum of 1.1" in refusal(csv(tmp_path, "p_0,p_1,answer\n.9,.2,0\n"))  # one digit is no rounding
     assert "a sum of 1.002" in refusal({"p_0": [0.5011], "p_1": [0.5009], "answer": [0]})
@@ -259,6 +260,8 @@ def test_an_answer_may_be_the_name_of_its_column():
     table = {"p_yes": [0.7, 0.4, 0.4], "p_no": [0.3, 0.6, 0.6], "answer": ["no", "P_NO", "A"]}
     assert import_table(table, probabilities=["p_yes", "p_no"]).answer_N.tolist() == [1, 1, 0]
     turned = {"p_b": [0.7], "p_a": [0.3], "answer": ["b"]}
+    cases = {"yes": [0.7, 0.7], "Yes": [0.3, 0.3], "answer": ["yes", "Yes"]}
+    assert import_table(cases, probabilities=["yes", "Yes"]).answer_N.tolist() == [0, 1]
     assert import_table(turned, probabilities=["p_b", "p_a"]).answer_N.tolist() == [0]
     assert (
         import_table({"alpha": [0.7], "alps": [0.3], "answer": ["alps"]}, probabilities=["alpha", "alps"]).answer_N == 1

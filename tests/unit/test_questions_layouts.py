@@ -315,3 +315,25 @@ def test_answers_that_are_texts_are_read_as_texts_alone() -> None:
     assert [q.answer for q in load_questions(rows, columns={"answer_base": "text"})] == [0, 0]
     with pytest.raises(QuestionError, match="give the text of an option"):
         load_questions([{**rows[0], "answer": "7"}], columns={"answer_base": "text"})
+
+
+def test_a_text_is_no_label_where_answers_are_texts() -> None:
+    row = {"question": "Blood of all?", "choices": {"text": ["B", "A"], "label": ["A", "B"]}, "answer": "B"}
+    assert load_questions([row])[0].answer == 1
+    assert load_questions([row], columns={"answer_base": "text"})[0].answer == 0
+
+
+def test_a_named_column_that_is_blank_or_a_base_beside_it_is_refused() -> None:
+    columns = {"question": "q", "choices": ["wrong", "silly", "right"], "answer": "right"}
+    row = {"q": "Up?", "right": "yes", "wrong": "no", "silly": None}
+    with pytest.raises(QuestionError, match="a blank cell in 'right', the column of the correct options"):
+        load_questions([{**row, "right": " ", "silly": "so"}], columns=columns)
+    with pytest.raises(QuestionError, match="which would not be used"):
+        load_questions([row], columns={**columns, "answer_base": 1})
+
+
+def test_a_missing_number_of_an_array_is_no_option() -> None:
+    columns = {"question": "q", "choices": ["a", "b", "c"], "answer": "gold"}
+    row = {"q": "2?", "a": np.float32(2), "b": np.float32(3), "c": np.float32("nan"), "gold": np.float32(1)}
+    (found,) = load_questions([row], columns=columns)
+    assert (found.choices, found.answer) == (("2.0", "3.0"), 1)

@@ -270,6 +270,44 @@ def test_coarse_rows_without_ids_are_not_taken_for_fit_questions():
             scaler.apply(copy)
 
 
+def test_a_copied_part_of_a_numbered_table_is_known_among_other_rows():
+    """100 of 300 rows in their places: more than chance explains, though not all that could be equal are."""
+    fit, other = draw(300), draw(300, seed=1)
+    part = np.arange(300) < 100
+    mixed = Scores.from_logp(
+        np.where(part[:, None], fit.logp_NK, other.logp_NK), np.where(part, fit.answer_N, other.answer_N)
+    )
+    with pytest.raises(LeakageError, match=r"100 of them.*\n.*give the tables an id column"):
+        Temperature().fit(fit).apply(mixed)
+
+
+def test_parts_of_another_numbered_table_are_not_taken_for_the_fit_set():
+    rng = np.random.default_rng(0)
+    fit, other = (Scores.from_probs(np.stack([p, 1 - p], 1), rng.integers(0, 2, 300)) for p in coarse(rng))
+    scaler = Temperature().fit(fit)
+    for part in (rng.permutation(300), np.arange(100, 300)):
+        assert sum(key in scaler._fit_keys for key in question_keys(other.select(part))) > 3
+        assert scaler.apply(other.select(part)).n == len(part)
+
+
+def coarse(rng):
+    return rng.choice([0.5, 0.6, 0.7, 0.8, 0.9], (2, 300))
+
+
+@pytest.mark.parametrize(("n", "known"), [(9, False), (10, True)])
+def test_ten_shared_ids_with_the_same_answers_are_no_chance(n, known):
+    """Of two even options: 2^-9 = .00195, 2^-10 = .00098."""
+    ids, answers = [f"q{i}" for i in range(n)], [0, 1] * 5
+    even = Scores.from_probs([[0.6, 0.4]] * 10, answers, ids=[f"q{i}" for i in range(10)]).select(np.arange(n))
+    other = Scores.from_probs([[0.3, 0.7]] * n, answers[:n], ids=ids)
+    scaler = Temperature().fit(even)
+    if known:
+        with pytest.raises(LeakageError, match="10 of them"):
+            scaler.apply(other)
+    else:
+        assert scaler.apply(other).n == n
+
+
 def test_ids_that_count_rows_and_answers_that_never_vary_are_no_evidence():
     rng = np.random.default_rng(0)
     first, second = (rng.dirichlet([2, 1], 200) for _ in range(2))

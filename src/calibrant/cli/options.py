@@ -93,8 +93,8 @@ def questions_of(
     _say_skipped(questions)
     if len(questions) >= ONE_PLACE and len({q.answer for q in questions}) == 1:
         typer.echo(
-            f"warning: all {len(questions)} correct options of {questions.name!r} stand at place {questions[0].answer + 1}, so "
-            "letters measure that place; calibrant.orders.shuffle_options puts options in drawn orders",
+            f"warning: all {len(questions)} correct options of {questions.name!r} stand at place {questions[0].answer + 1}: "
+            "read by letters they measure that place; calibrant.orders.shuffle_options puts options in drawn orders",
             err=True,
         )
     return questions

@@ -14,7 +14,7 @@ from calibrant.files import write_json
 from calibrant.scalers import SCALERS, Scaler, Temperature, load_scaler, scaler_named
 from calibrant.scores import Scores
 
-ASKED = ("model", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
+ASKED = ("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
 """Facts of scores that a scaler holds for."""
 
 
@@ -71,9 +71,13 @@ def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
         scaler.apply(found).save(out)
     for warning in noted:
         typer.echo(f"warning: {warning.message}", err=True)
-    apart = o.told_apart(scaler.fitted_on_, found.provenance, ASKED, ("where it was fitted", "here"))
-    if ("scaler" in scaler.fitted_on_) != ("scaler" in found.provenance):
-        where = "where it was fitted" if "scaler" in scaler.fitted_on_ else "where it is applied"
+    fitted, here = (
+        {"quantized": None, **facts} if "adapter_weights" in facts else facts  # facts of a model that is not quantised
+        for facts in (scaler.fitted_on_, found.provenance)
+    )
+    apart = o.told_apart(fitted, here, ASKED, ("where it was fitted", "here"))
+    if fitted and ("scaler" in fitted) != ("scaler" in here):
+        where = "where it was fitted" if "scaler" in fitted else "where it is applied"
         apart.append(f"rescaled already {where}")
     if apart:
         typer.echo(

@@ -122,12 +122,10 @@ def action_of(f: Facts, verdict: Verdict) -> Action:
     t = f.collapse.temperature
     if f.n < LEAST_N:
         return "score-more"
-    if f.within_floor and f.off_on_average and not (f.at_chance or f.below_chance):
-        return "score-more"
     if f.at_chance or f.below_chance:
         return "other-reading"
     if f.within_floor:
-        return "nothing"
+        return "score-more" if f.off_on_average else "nothing"
     if verdict == "non-calibratable":
         return "rcft"
     if verdict == "calibratable" and t is not None and t.suffices and f.only_rescaled:
@@ -354,9 +352,9 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
         if f.n < LEAST_N:
             return f"Score at least {LEAST_N} questions, better 1,000, before deciding."
         return (
-            f"conf-ECE is within what noise alone gives, yet confidence differs from accuracy by "
-            f"{_with(f.numbers['signed_gap'], sign=True)} on average: {f.n} questions are too few to say whether there is "
-            "anything to mend. Score more before deciding."
+            "conf-ECE is within what noise alone gives, yet confidence differs from accuracy by "
+            f"{_with(f.numbers['signed_gap'], sign=True)} on average: a small error, or chance, which does this to a "
+            "calibrated model now and then. Score other questions before mending anything."
         )
     if action == "other-reading":
         return "Try another reading of the options or another prompt format: at chance there is nothing to calibrate."

@@ -46,9 +46,10 @@ REFUSALS = (
 )
 
 _TEMPLATE = """\
-{{%- macro text(x) %}}{{{{ "" if x is none else x if x is string else x|tojson }}}}{{% endmacro -%}}
+{{%- macro text(x) %}}{{{{ "" if x is none else x|trim if x is string else x|tojson }}}}{{% endmacro -%}}
 {{%- set ns = namespace(lines=[]) -%}}
-{{%- for option in question.options -%}}
+{{%- for given in question.options -%}}
+{{%- set option = given|trim -%}}
 {{%- set said = text(question.descriptions[loop.index0]) -%}}
 {{%- set shown = said if question.type == "score" else option ~ ": " ~ said if said else option -%}}
 {{%- set ns.lines = ns.lines + [question.labels[loop.index0]|trim ~ {between} ~ shown] -%}}

@@ -66,7 +66,7 @@ class Reader:
         if isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
             found = f"the text {choices!r}" if isinstance(choices, str) else len(choices)
             raise ValueError(f"a question has a list of 2 to {len(LETTERS)} choices, not {found}")
-        question, choices = question.strip(), [choice.strip() for choice in choices]
+        question, choices = question.strip(), [str(choice).strip() for choice in choices]
         if not all(choices) or len(set(choices)) < len(choices):
             raise ValueError(f"an empty or repeated choice among {choices!r}")
         style = self.facts["prompt"]

@@ -95,7 +95,7 @@ def asked_for(source: Source, config: ServeConfig, check: QuestionSet | None) ->
         if isinstance(value, Scores):
             value = [value.n, value.logp_NK.tolist(), value.answer_N.tolist()]
         elif isinstance(value, Temperature):
-            value = value.to_json()
+            value = {name: part for name, part in value.to_json().items() if name != "fitted_on"}
         else:
             return value
         return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

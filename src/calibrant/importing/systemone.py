@@ -124,7 +124,7 @@ def request_of(question: Question, *, state: str = "", instructions: str = "{que
             found="neither its state nor its instructions hold a text",
             todo="put {question} into one of them",
         )
-    criteria = dict.fromkeys(question.choices)
+    criteria = dict.fromkeys(_options(question))
     return {
         "state": texts[0],
         "questions": {NAME: {"type": "choice", "instructions": texts[1] or None, "criteria": criteria}},
@@ -143,14 +143,14 @@ def answered(
     k = max(len(q.choices) for q in questions)
     rows = []
     for question, by_option in zip(questions, given, strict=True):
-        fault = _fault(by_option, question.choices)
+        fault = _fault(by_option, _options(question))
         if fault is not None:
             raise ModelError(
                 asked=f"{asked} for question {question.id!r}",
                 found=fault,
                 todo="check that choices are answered with a probability for each option",
             )
-        row = [by_option[choice] for choice in question.choices]
+        row = [by_option[option] for option in _options(question)]
         rows.append([p / sum(row) for p in row] + [float("nan")] * (k - len(row)))
     names = sorted({name for q in questions for name in q.columns})
     scores = Scores.from_probs(
@@ -165,8 +165,13 @@ def answered(
     return replace(scores, hashes=tuple(q.content_hash for q in questions))
 
 
+def _options(question: Question) -> list[str]:
+    """The options' texts, without white space around them."""
+    return [choice.strip() for choice in question.choices]
+
+
 def _filled(template: str, question: Question) -> str:
-    known = {**question.columns, "question": question.text, "subject": question.subject}
+    known = {**question.columns, "question": question.text.strip(), "subject": question.subject}
 
     def field(match: re.Match[str]) -> str:
         value = known.get(match[1])

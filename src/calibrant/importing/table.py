@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,12 @@ def import_table(
     ----------
     table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), a mapping of column name to values, or a data
         frame of pandas, polars or pyarrow.
-    answer : the column of the correct option: a 0-based index or a letter.
+    answer : the column of the correct option: a 0-based index, a letter, or the name of the option's column.
     probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
         ``logp_0``, …; without any such, ``A``, ``B``, …). Names that begin with ``logp`` hold natural logarithms, which are
-        normalised over the options; probabilities must sum to 1 within 1e-3. A blank cell (nan in a mapping) is an option
-        that the question has not.
+        normalised over the options; probabilities must sum to 1 within 1e-3, or as nearly as rounding to two digits or more
+        explains: such rows are divided by their sum and counted in ``provenance["rows_rounded"]``. A blank cell (nan in a
+        mapping) is an option that the question has not.
     id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
         else the ids are 0, 1, …
     split : name that the scores will carry.
@@ -248,8 +250,10 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
 
 
 def _rounding(cells: Sequence[Any]) -> float:
-    """How far a sum may be from 1 because its terms were rounded: K times half of the last digit, from two digits on."""
-    texts = [str(cell).strip() for cell in cells if not blank(cell)]
+    """How far a sum may be from 1 because its terms were rounded: K times half of the last digit, from two digits on. Six
+    digits are looked at, what a float32 keeps of two.
+    """
+    texts = [f"{float(cell):.6f}".rstrip("0") for cell in cells if not blank(cell)]
     digits = max((len(text.partition(".")[2]) for text in texts), default=0)
     return 0.5 * 10.0**-digits * len(texts) + 1e-9 if digits >= 2 else 0.0
 
@@ -293,8 +297,8 @@ def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequen
     for where, value in cells:
         text = str(value).strip().upper()
         number = numeral(value)
-        if number is None and text in named:
-            number = named[text]
+        if number is None:
+            number = named.get(str(value).strip(), named.get(text))
         if number is None and len(text) == 1 and text.isascii() and text.isalpha():
             number = ord(text) - ord("A")
         if number is None:
@@ -316,11 +320,14 @@ def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequen
 
 
 def _endings(names: Sequence[str]) -> dict[str, int]:
-    """Places of the options by their columns' names, in capitals: P_YES, P_NO, and YES, NO where all begin alike."""
-    upper = [name.upper() for name in names]
-    found = {name: place for place, name in enumerate(upper)}
-    alike = len({name.partition("_")[0] for name in upper}) == 1
-    return {name.partition("_")[2]: place for name, place in found.items() if alike} | found
+    """Places of the options by their columns' names, p_yes, p_no, and yes, no where all begin alike; in capitals too, but where
+    names differ in case alone.
+    """
+    found = {name: place for place, name in enumerate(names)}
+    if len({name.partition("_")[0] for name in names}) == 1:
+        found |= {name.partition("_")[2]: place for place, name in enumerate(names)}
+    capitals = Counter(name.upper() for name in found)
+    return {name.upper(): place for name, place in found.items() if capitals[name.upper()] == 1} | found
 
 
 def _refuse_from_one(numbers: Sequence[int | None], k_N: Sequence[int], names: Sequence[str], asked: str) -> None:

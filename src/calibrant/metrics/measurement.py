@@ -296,15 +296,19 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
 
 def only_scores(asked: str, *given: Any) -> None:
     """Raise :class:`ConfigError` where one of these is no :class:`Scores`, such as the path of a file of them."""
-    for wrong in [one for one in given if not isinstance(one, Scores)]:
-        path = isinstance(wrong, str | Path)
-        raise ConfigError(
-            asked=f"{asked} of scores",
-            found=f"the path {str(wrong)!r}" if path else f"{type(wrong).__name__} {str(wrong)[:80]!r}",
-            todo="load it with calibrant.Scores.load(path)"
-            if path
-            else "give Scores, made by score() or Scores.from_probs()",
-        )
+    for one in given:
+        if isinstance(one, str | Path):
+            raise ConfigError(
+                asked=f"{asked} of scores",
+                found=f"the path {str(one)!r}",
+                todo="load it with calibrant.Scores.load(path)",
+            )
+        if not isinstance(one, Scores):
+            raise ConfigError(
+                asked=f"{asked} of scores",
+                found=f"{type(one).__name__} {str(one)[:80]!r}",
+                todo="give Scores, made by score() or Scores.from_probs()",
+            )
 
 
 def finite(value: float) -> float | None:

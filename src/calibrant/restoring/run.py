@@ -25,6 +25,7 @@ from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, Prefer
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import nll
+from calibrant.metrics.measurement import INDISTINGUISHABLE
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, check_cluster
@@ -192,7 +193,8 @@ def _settings(config: TuneConfig, objective: Choice, style: PromptStyle) -> Tune
 def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
     if objective != "auto":
         return objective
-    if diagnosis.action in ("nothing", "other-reading"):
+    within = diagnosis.numbers["conf_ece"].verdict == INDISTINGUISHABLE
+    if diagnosis.action in ("nothing", "other-reading") or (diagnosis.action == "score-more" and within):
         return None
     return "rcft" if diagnosis.action == "rcft" else "cft"
 

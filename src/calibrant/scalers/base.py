@@ -81,10 +81,11 @@ class Scaler(ABC):
             )
         seen = [] if allow_fit_rows else self._seen(scores)
         if any(seen):
+            todo = "fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation"
             raise LeakageError(
                 asked=f"{scores.n} questions rescaled",
                 found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",
-                todo="fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation",
+                todo=todo + (", or give the tables an id column where these are others" if _numbers(scores) else ""),
             )
         earlier = scores.provenance.get("scaler")
         described = self.described() if earlier is None else {**self.described(), "after": earlier}
@@ -92,24 +93,31 @@ class Scaler(ABC):
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
 
     def _seen(self, scores: Scores) -> list[bool]:
-        """Which questions were fitted on: those with the text of a fit question, or with its id, answer and scores. Where one
-        side knows no texts they may be the same under other scores: they are taken for it where each shared id has the same
-        answer, and that is as unlikely by chance as :data:`SURE` says. Ids that are row numbers say little: then equal rows
-        count where all that can be equal are, or more than chance explains.
+        """Which questions were fitted on: by their texts where both sides know these; else by ids, which tell also under other
+        scores; else by equal rows.
         """
-        seen = [key in self._fit_keys for key in question_keys(scores)]
+        alike = [key in self._fit_keys for key in question_keys(scores)]
         if any(scores.hashes) and any(len(key) == HASH_DIGITS for key in self._fit_keys):
-            return seen
+            return alike
+        shared = self._seen_by_ids(scores)
+        return shared if any(shared) else self._seen_by_rows(scores, alike)
+
+    def _seen_by_ids(self, scores: Scores) -> list[bool]:
+        """Shared ids, where each has the same answer, and that is as unlikely by chance as :data:`SURE` says."""
         ids = _id_keys(scores)
         shared = [key in self._fit_keys for key in ids[::2]]
         agree = [key in self._fit_keys for key in ids[1::2]]
-        if shared == agree and _chance_of_answers(scores, np.array(shared, dtype=bool)) <= SURE:
-            return shared
-        if _numbered(scores.ids) and not any(scores.hashes):
-            equal, most = sum(seen), min(scores.n, self.n_fit_)
-            if equal < most and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2:
-                return [False] * scores.n
-        return seen
+        sure = shared == agree and _chance_of_answers(scores, np.array(shared, dtype=bool)) <= SURE
+        return shared if sure else [False] * scores.n
+
+    def _seen_by_rows(self, scores: Scores, alike: list[bool]) -> list[bool]:
+        """Rows equal in id, answer and scores. Where ids are numbers, and so say little, only if all that can be equal are, or
+        more than chance explains in rows without an order.
+        """
+        equal, most = sum(alike), min(scores.n, self.n_fit_)
+        if _numbers(scores) and equal < most and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2:
+            return [False] * scores.n
+        return alike
 
     @final
     def described(self) -> dict[str, Any]:
@@ -138,6 +146,8 @@ class Scaler(ABC):
             scaler = cls._restored(values)
             scaler.n_fit_ = int(number(values["n_fit"], 1, np.inf))
             scaler.fitted_on_ = dict(values.get("fitted_on") or {})
+            if not isinstance(scaler.fitted_on_.get("scaler", {}), Mapping):
+                raise TypeError(f"{scaler.fitted_on_['scaler']!r} is no scaler")
             scaler._fit_keys = frozenset(str(key) for key in values["fit_keys"])
         except (KeyError, TypeError, ValueError) as error:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -168,7 +178,7 @@ class Scaler(ABC):
 
 FACTS = (
     *("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "prompt_digest"),
-    *("chat_template", "source", "url", "scaler"),
+    *("chat_template", "source", "url", "scaler", "served_temperature"),
 )
 """What of a provenance says whose scores they are, how they were read, and whether they were rescaled before."""
 SURE = 0.001
@@ -199,6 +209,11 @@ def _id_keys(scores: Scores) -> list[str]:
 def _numbered(ids: tuple[str, ...]) -> bool:
     """Whether the ids count the rows, from 0 or 1."""
     return any(ids == tuple(map(str, range(start, start + len(ids)))) for start in (0, 1))
+
+
+def _numbers(scores: Scores) -> bool:
+    """Whether the ids may be numbers of rows, or of some of them."""
+    return not any(scores.hashes) and all(name.isdecimal() for name in scores.ids)
 
 
 def _chance_of_answers(scores: Scores, shared_N: np.ndarray) -> float:

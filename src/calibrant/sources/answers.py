@@ -62,11 +62,11 @@ def answer_index(
     """
     if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise QuestionError(asked=ASKED, found="no answer", todo="give the correct option; test sets often withhold it")
-    if isinstance(answer, np.integer):
-        answer = int(answer)
+    if isinstance(answer, np.number):
+        answer = answer.item()
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         raise QuestionError(asked=ASKED, found=f"answer {answer!r}", todo="give one index, letter or option text")
-    readings = _labelled(answer, choices, labels) if labels else _free(answer, choices, base)
+    readings = _labelled(answer, choices, labels) if labels and base != "text" else _free(answer, choices, base)
     if not readings:
         raise _no_fit(answer, choices, labels, base)
     if len(set(readings.values())) > 1:
@@ -115,10 +115,10 @@ def _free(answer: int | float | str, choices: Sequence[str], base: int | Literal
 def _no_fit(
     answer: Any, choices: Sequence[str], labels: Sequence[str], base: int | Literal["text"] | None
 ) -> QuestionError:
-    if labels:
-        todo = f"give one of the labels {', '.join(labels)}"
-    elif base == "text":
+    if base == "text":
         todo = "give the text of an option, as it stands there"
+    elif labels:
+        todo = f"give one of the labels {', '.join(labels)}"
     else:
         todo = f"give an index from {base or 0} to {len(choices) - 1 + (base or 0)}, a letter, or an option's text"
         if numeral(answer) is not None and base is None:

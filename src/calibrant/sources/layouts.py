@@ -228,7 +228,7 @@ def _bad_options(value: Any) -> QuestionError:
 
 def missing(value: Any) -> bool:
     """Whether a cell is the NaN that tables of floats have for nothing."""
-    return isinstance(value, float) and math.isnan(value)
+    return isinstance(value, float | np.floating) and math.isnan(value)
 
 
 def _text(value: Any) -> str:
