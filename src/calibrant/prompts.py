@@ -113,7 +113,7 @@ class PromptStyle:
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of sha256 over the fields and a rendered probe; changes whenever the prompt would."""
+        """First 16 hex digits of sha256 over the fields and a rendered probe; changes whenever the prompt of the probe does."""
         probe = Question(id="probe", text="Q?", choices=("x", "y"), answer=0)
         rendered = self.render(probe, ChatTemplate(json.dumps))
         return hashlib.sha256(json.dumps([asdict(self), asdict(rendered)]).encode()).hexdigest()[:16]
