@@ -159,7 +159,11 @@ def test_a_temperature_that_was_fitted_on_other_scores_is_refused(source, check,
     for found, scaler in wrong.items():
         with pytest.raises(ConfigError, match=f"asked: a temperature to ship.*\n.*{found}"):
             export(source, out=tmp_path / "out", config=ServeConfig(scaler=scaler))
-    assert export(source, out=tmp_path / "out", config=ServeConfig(scaler=letters)).facts["temperature"]["file"]
+    made = export(source, out=tmp_path / "out", config=ServeConfig(scaler=letters))
+    shipped = json.loads((made.folder / "scaler.json").read_text())["fitted_on"]
+    assert letters.fitted_on_["model"] == source.model
+    assert shipped["weights"] == letters.fitted_on_["weights"]
+    assert not {"model", "adapter"} & shipped.keys()  # folders of this machine
 
 
 def test_a_card_calls_calibrated_what_was(source, tmp_path):

@@ -169,7 +169,7 @@ class _Work:
         dtype = self.facts["dtype"] if self.config.dtype == "auto" else self.config.dtype
         folded = self._weights(folder, dtype) if self.config.merge else self._adapter(folder)
         if self.scaler is not None:
-            write_json(folder / SCALER, self.scaler.to_json())
+            write_json(folder / SCALER, _without_places(self.scaler))
         if self.abstention is not None:
             write_json(folder / THRESHOLD, self.abstention.to_json())
         write_atomically(folder / READER, Path(reader.__file__).read_text(encoding="utf-8"))
@@ -316,6 +316,15 @@ class _Work:
             },
             "command": self.scoring["command"],
         }
+
+
+def _without_places(scaler: Temperature) -> dict[str, Any]:
+    """The scaler without the folders of this machine."""
+    values = scaler.to_json()
+    facts = values["fitted_on"]
+    here = {name for name in ("model", "adapter") if facts.get(name) and Path(facts[name]).exists()}
+    told = {name: fact for name, fact in facts.items() if name not in here}
+    return values | {"fitted_on": told}
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
