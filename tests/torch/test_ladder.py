@@ -128,7 +128,7 @@ def test_the_choice_does_not_depend_on_the_test_questions_which_need_not_even_be
         assert one == other
     errors = json.loads((poisoned.out / "cells/aligned/default/seed-0/error.json").read_text())
     assert list(errors) == ["score"]
-    assert "4826 tokens" in errors["score"]["found"]
+    assert "4825 tokens" in errors["score"]["found"]
     assert not list(poisoned.out.rglob("test.safetensors"))
     assert read_table(poisoned.out).sets == []
 
