@@ -70,10 +70,22 @@ def test_restore_takes_the_objective_of_the_settings_and_holds_groups_out_togeth
     (room / "rcft.yaml").write_text(
         (room / "settings.yaml").read_text().replace("epsilon: 0.2", "objective: rcft\nlam: 2")
     )
-    how = ("--config", "rcft.yaml", "--cluster", "country", "--device", "cpu", "--out", "run", "--quiet")
+    how = (
+        "--config",
+        "rcft.yaml",
+        "--language",
+        "sft1",
+        "--cluster",
+        "country",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+        "--quiet",
+    )
     run("restore", "model", "--questions", "all.jsonl", *how, cwd=room)
     result = json.loads((room / "run" / "tuning" / "result.json").read_text())
-    assert (result["objective"], result["config"]["lam"]) == ("rcft", 2)
+    assert [result["objective"], *(result["config"][name] for name in ("lam", "language"))] == ["rcft", 2, "sft1"]
     parts = {
         name: [
             json.loads(line)["columns"]["country"]

@@ -80,6 +80,7 @@ def run(
     micro_batch: t.MicroBatch = None,
     lam: t.Lam = None,
     over: t.Over = None,
+    language: t.Language = None,
     rank: t.Rank = None,
     full: t.Full = False,
     seed: t.TuneSeed = None,
@@ -116,6 +117,7 @@ def run(
         micro_batch_size=micro_batch,
         lam=lam,
         over=over,
+        language=language,
         seed=seed,
         report_to=report_to,
     )

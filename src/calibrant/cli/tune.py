@@ -29,6 +29,12 @@ Over = Annotated[
         "read as continuations, unless an objective is named)."
     ),
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        help="What RCFT's term is added to: sft2 (question and answer, the paper's, the default) or sft1 (the answer alone)."
+    ),
+]
 Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
 Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
 ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
@@ -68,6 +74,7 @@ def run(
     micro_batch: MicroBatch = None,
     lam: Lam = None,
     over: Over = None,
+    language: Language = None,
     rank: Rank = None,
     full: Full = False,
     seed: TuneSeed = None,
@@ -100,6 +107,7 @@ def run(
         micro_batch_size=micro_batch,
         lam=lam,
         over=over,
+        language=language,
         seed=seed,
         report_to=report_to,
     )
