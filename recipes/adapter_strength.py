@@ -48,15 +48,16 @@ def main() -> None:
     options = parser.parse_args()
     run = read_json(options.folder / "run.json")
     strengths = sorted({*options.strengths, 1.0})
-    scaled: dict[str, dict[float, list[Scores]]] = {name: {} for name in run["questions"] if name != "train"}
+    measured = [name for name in run["questions"] if name not in ("train", CALIBRATION)]
+    scaled: dict[str, dict[float, list[Scores]]] = {name: {} for name in measured}
     choices = {}
     for seed in options.seeds:
         found = {strength: scores_at(options, run, seed, strength) for strength in strengths}
         choices[str(seed)] = chosen({strength: sets[CALIBRATION] for strength, sets in found.items()})
         for strength, sets in found.items():
             fitted = Temperature().fit(sets[CALIBRATION])
-            for name, scores in sets.items():
-                scaled[name].setdefault(strength, []).append(fitted.apply(scores))
+            for name in measured:
+                scaled[name].setdefault(strength, []).append(fitted.apply(sets[name]))
     write_json(
         options.numbers,
         {
@@ -67,7 +68,7 @@ def main() -> None:
             "prompt": run["prompt"],
             "questions": {name: {key: q[key] for key in ("name", "n")} for name, q in run["questions"].items()},
             "chosen": choices,
-            "sets": {name: numbers(by, options.cluster) for name, by in scaled.items() if name != CALIBRATION},
+            "sets": {name: numbers(by, options.cluster) for name, by in scaled.items()},
         },
     )
 
@@ -102,7 +103,7 @@ def chosen(by_strength: dict[float, Scores]) -> dict[str, Any]:
 
 def fit(scores: Scores) -> Scores:
     """With the temperature that they themselves ask for."""
-    return Temperature().fit(scores).apply(scores)
+    return Temperature().fit(scores).apply(scores, allow_fit_rows=True)
 
 
 def numbers(by_strength: dict[float, list[Scores]], cluster: str | None) -> dict[str, Any]:
