@@ -212,5 +212,8 @@ def test_what_may_be_calibrated_is_not_tuned_unasked():
     right = (rng.random(400) > p - 0.05).astype(int)
     off = diagnose(Scores.from_probs(np.column_stack([p, 1 - p]), right), n_boot=100)
     few = diagnose(Scores.from_probs([[0.99, 0.01]] * 20, [0, 1] * 10), n_boot=100)
-    assert (off.action, few.action) == ("score-more", "score-more")
-    assert (_chosen("auto", off), _chosen("auto", few), _chosen("rcft", off)) == (None, "cft", "rcft")
+    tiny = diagnose(Scores.from_probs([[0.6, 0.4]] * 20, [0, 1] * 10), n_boot=100)
+    assert tiny.numbers["conf_ece"].verdict == "not distinguishable from calibrated"
+    assert [found.action for found in (off, few, tiny)] == ["score-more"] * 3
+    assert [_chosen("auto", found) for found in (off, few, tiny)] == [None, "cft", "cft"]
+    assert _chosen("rcft", off) == "rcft"

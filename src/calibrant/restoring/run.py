@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.diagnosis import Diagnosis, diagnose
+from calibrant.diagnosis.verdict import LEAST_N
 from calibrant.files import claim_folder, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
@@ -193,7 +194,7 @@ def _settings(config: TuneConfig, objective: Choice, style: PromptStyle) -> Tune
 def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:
     if objective != "auto":
         return objective
-    within = diagnosis.numbers["conf_ece"].verdict == INDISTINGUISHABLE
+    within = diagnosis.n >= LEAST_N and diagnosis.numbers["conf_ece"].verdict == INDISTINGUISHABLE
     if diagnosis.action in ("nothing", "other-reading") or (diagnosis.action == "score-more" and within):
         return None
     return "rcft" if diagnosis.action == "rcft" else "cft"
