@@ -85,7 +85,8 @@ class Scaler(ABC):
             raise LeakageError(
                 asked=f"{scores.n} questions rescaled",
                 found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",
-                todo=todo + (", or give the tables an id column where these are others" if _numbers(scores) else ""),
+                todo=todo
+                + (", or give the tables an id column where these are others" if _may_count_rows(scores) else ""),
             )
         earlier = scores.provenance.get("scaler")
         described = self.described() if earlier is None else {**self.described(), "after": earlier}
@@ -115,7 +116,11 @@ class Scaler(ABC):
         more than chance explains in rows without an order.
         """
         equal, most = sum(alike), min(scores.n, self.n_fit_)
-        if _numbers(scores) and equal < most and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2:
+        if (
+            _may_count_rows(scores)
+            and equal < most
+            and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2
+        ):
             return [False] * scores.n
         return alike
 
@@ -199,19 +204,19 @@ def question_keys(scores: Scores) -> list[str]:
 
 def _id_keys(scores: Scores) -> list[str]:
     """Digests of the ids, each followed by that of id, answer and number of options; none where the ids are row numbers."""
-    if _numbered(scores.ids):
+    if _counts_rows(scores.ids):
         return []
     rows = zip(scores.ids, scores.answer_N, scores.k_N, strict=True)
     texts = [text for name, y, k in rows for text in (f"id\0{name}", f"id\0{name}\0{y}\0{k}")]
     return [hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:24] for text in texts]
 
 
-def _numbered(ids: tuple[str, ...]) -> bool:
+def _counts_rows(ids: tuple[str, ...]) -> bool:
     """Whether the ids count the rows, from 0 or 1."""
     return any(ids == tuple(map(str, range(start, start + len(ids)))) for start in (0, 1))
 
 
-def _numbers(scores: Scores) -> bool:
+def _may_count_rows(scores: Scores) -> bool:
     """Whether the ids may be numbers of rows, or of some of them."""
     return not any(scores.hashes) and all(name.isdecimal() for name in scores.ids)
 
