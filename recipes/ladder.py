@@ -311,9 +311,9 @@ def rounded(value: Any) -> Any:
 
 
 def kept(alignment: dict[str, Any]) -> dict[str, Any]:
-    """Verdict, whose model, and each number with its interval and verdict."""
+    """Verdict, whose model, and each number of both models, with the change, its interval and verdict."""
     numbers = {
-        name: {key: check[key] for key in ("value", "low", "high", "n", "verdict")}
+        name: {key: check[key] for key in ("aligned", "tuned", "value", "low", "high", "n", "verdict")}
         for name, check in alignment["checks"].items()
     }
     return {**{key: alignment[key] for key in ("verdict", "of")}, **numbers}
