@@ -22,7 +22,7 @@ TEXTS = [
 # Each module may import from its own layer and from those before it.
 LAYERS = (
     {"errors", "files", "progress", "endpoint", "objectives", "_version"},
-    {"questions", "orders", "sets", "sources", "intake", "prompts", "scores"},
+    {"questions", "orders", "sets", "sources", "intake", "prompts", "provenance", "scores"},
     {"metrics"},
     {"scalers", "diagnosis", "importing"},
     {"scoring"},

@@ -230,6 +230,15 @@ def test_report_draws_a_page_from_scores(scored):
     assert {"index.html", "report.md", "report.json"} <= names
     assert any(name.endswith(".svg") for name in names)
     assert any(name.endswith(".png") for name in names)
+    settings = ("--bins", "7", "--draws", "60", "--level", "0.9", "--seed", "3")
+    run("report", "--before", "before.safetensors", *settings, "--out", "page", cwd=scored)
+    made = json.loads((scored / "page" / "report.json").read_text())
+    assert made["settings"] == {"n_bins": 7, "n_boot": 60, "level": 0.9, "seed": 3, "cluster": None}
+    assert made["diagnosis"]["n_bins"] == 7
+    assert made["domains"][0]["before"] == json.loads(
+        run("measure", "before.safetensors", *settings, "--json", cwd=scored)[0]
+    )
+    assert not [path for path in (scored / "page").iterdir() if "after" in path.name]
 
 
 # ---- help and errors ------------------------------------------------------------------------------------------------

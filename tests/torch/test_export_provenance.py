@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from calibrant.errors import ConfigError, MissingExtraError, ModelError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError, ScoresError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
 from calibrant.exporting import run as exporting
 from calibrant.prompts import PromptStyle
+from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scoring import load_model, score
 from calibrant.scoring.templates import template_digest
@@ -196,6 +197,17 @@ def test_drift_between_two_chat_templates_is_refused(model_folder, other_templat
     assert check_drift(model_folder(), other_template, check, device="cpu").max_dlogp < 1e-6  # a raw prompt has none
     made = export(Source(str(model_folder()), style=CHAT, loading={"device": "cpu"}), out=tmp_path / "out")
     assert check_drift(model_folder(), made.folder, check, device="cpu").max_dlogp < 1e-4
+
+
+def test_drift_on_some_of_the_questions_that_scores_hold(made, source, check, make_questions, tmp_path):
+    stored = made.folder / "check" / "before.safetensors"
+    some = check[5:15]
+    found = check_drift(stored, made.folder, some, device="cpu")
+    assert found.n == 10
+    assert found.max_dlogp < 1e-4
+    other = QuestionSet("more", (*some, *make_questions("other", 3)))
+    with pytest.raises(ScoresError, match=r"30 only in a .*3 only in b"):
+        check_drift(stored, made.folder, other, device="cpu")
 
 
 # ---- files that are not of the export -------------------------------------------------------------------------------

@@ -212,7 +212,32 @@ def test_a_blank_id_is_the_number_of_its_row_and_a_bad_line_has_its_place(tmp_pa
     assert "in bad.jsonl line 3" in refusal(csv(tmp_path, lines + "{oops\n", "bad.jsonl"))
 
 
-@pytest.mark.parametrize("names", ["p_0", [], ["p_0"], [0, 1]])
+def test_a_column_of_lists_is_a_column_an_option(tmp_path):
+    lists, answers = [[0.7, 0.2, 0.1], [0.4, 0.6]], ["A", "b"]
+    wanted = import_table({"p_0": [0.7, 0.4], "p_1": [0.2, 0.6], "p_2": [0.1, float("nan")], "answer": answers})
+    text = csv(tmp_path, 'probs,A,B,answer\n"[0.7, 0.2, 0.1]",Paris,Rome,A\n[0.4   0.6],Bern,Oslo,b\n')
+    jsonl = tmp_path / "table.jsonl"
+    rows = [{"mine": cell, "answer": answer} for cell, answer in zip(lists, answers, strict=True)]
+    jsonl.write_text("\n".join(map(json.dumps, rows)))
+    arrays = {"probs": [np.array(cell) for cell in lists], "answer": answers}
+    for found in (import_table(text), import_table(jsonl, probabilities="mine"), import_table(arrays)):
+        assert found.k_N.tolist() == [3, 2]
+        assert found.answer_N.tolist() == [0, 1]
+        np.testing.assert_array_equal(found.logp_NK, wanted.logp_NK)
+    assert import_table(text).columns["A"] == ("Paris", "Bern")
+    logs = import_table({"logprobs": np.log([[0.7, 0.3]]), "answer": [0]})
+    assert logs.confidence_N.tolist() == pytest.approx([0.7])
+
+
+def test_a_column_of_lists_with_other_cells_is_refused(tmp_path):
+    path = csv(tmp_path, "probs,answer\n[.5 .5],0\n.5,0\n")
+    assert "found: '.5' in table.csv line 3" in refusal(path)
+    assert "did you mean 'probs'" in refusal(path, probabilities="prob")
+    assert "found: 0 in table.csv line 3" in refusal(csv(tmp_path, "probs,answer\n[.5 .5],0\n,0\n"))
+    assert "found: 'half' in table.csv line 2" in refusal(csv(tmp_path, "probs,answer\n[half .5],0\n"))
+
+
+@pytest.mark.parametrize("names", [[], ["p_0"], [0, 1]])
 def test_columns_of_the_options_are_two_names_or_more(tmp_path, names):
     path = csv(tmp_path, "p_0,p_1,answer\n.5,.5,0\n")
     assert "give a list of two column names or more" in refusal(path, probabilities=names)

@@ -30,34 +30,14 @@ def world(n=300, sharpen=2.2, seed=0, **columns):
     return Scores.from_logp(sharpen * logit, answer, **columns), Scores.from_logp(logit, answer, **columns)
 
 
+POINT = ("epoch", "step", "nll", "accuracy", "conf_ece", "floor_p95", "mean_confidence")
 HISTORY = [
-    {
-        "epoch": 0.0,
-        "step": 0,
-        "nll": 1.3,
-        "accuracy": 0.60,
-        "conf_ece": 0.18,
-        "floor_p95": 0.06,
-        "mean_confidence": 0.8,
-    },
-    {
-        "epoch": 1.0,
-        "step": 9,
-        "nll": 1.0,
-        "accuracy": 0.63,
-        "conf_ece": 0.05,
-        "floor_p95": 0.07,
-        "mean_confidence": 0.6,
-    },
-    {
-        "epoch": 2.0,
-        "step": 18,
-        "nll": 1.1,
-        "accuracy": 0.64,
-        "conf_ece": 0.07,
-        "floor_p95": 0.07,
-        "mean_confidence": 0.7,
-    },
+    dict(zip(POINT, values, strict=True))
+    for values in (
+        (0.0, 0, 1.3, 0.60, 0.18, 0.06, 0.8),
+        (1.0, 9, 1.0, 0.63, 0.05, 0.07, 0.6),
+        (2.0, 18, 1.1, 0.64, 0.07, 0.07, 0.7),
+    )
 ]
 TUNING = {
     "objective": "rcft",
@@ -277,6 +257,21 @@ def test_measuring_alone_makes_a_report_without_tuning(tmp_path):
         "index.html", "report.md", "report.json", "reliability-1-quiz.svg", "reliability-1-quiz.png",
         "risk-coverage-1-quiz.svg", "risk-coverage-1-quiz.png",
     }  # fmt: skip
+
+
+def test_a_folder_used_before_keeps_no_old_picture_and_loses_nothing_else(tmp_path):
+    sick, cured = world(120)
+    report([Domain("old", True, sick, cured)], out=tmp_path, n_boot=BOOT)
+    for mine in ("mine.png", "reliability-1-older.svg"):
+        (tmp_path / mine).write_bytes(b"mine")
+    report([Domain("new", True, sick)], out=tmp_path, n_boot=BOOT)
+    left = {p.name for p in tmp_path.glob("*.[sp][vn]g")}
+    pictures = ("reliability-1-new", "risk-coverage-1-new")
+    assert left == {f"{name}.{kind}" for name in pictures for kind in ("png", "svg")} | {
+        "mine.png", "reliability-1-older.svg",
+    }  # fmt: skip
+    (tmp_path / "report.json").write_text('{"format": "calibrant-report", "figures": ["../mine", 3], "mine": [')
+    report([Domain("new", True, sick)], out=tmp_path, n_boot=BOOT)  # what cannot be read is no report
 
 
 def test_before_and_after_without_a_tuning_run_does_not_speak_of_tuning(tmp_path):

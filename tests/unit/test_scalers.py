@@ -337,3 +337,14 @@ def test_the_map_keeps_the_proportions_of_what_underflows():
         assert np.isfinite(found).all()
         assert found[-2] - found[-1] == pytest.approx(140)
         assert np.logaddexp.reduce(found) == pytest.approx(0, abs=1e-12)
+
+
+def test_scores_of_another_model_are_warned_of():
+    fit, test = draw(100, seed=1, provenance={"model": "a"}), draw(100, seed=2, provenance={"model": "b"})
+    scaler = Temperature().fit(fit)
+    with pytest.warns(UserWarning, match="fitted on; model a where it was fitted, b here") as warned:
+        scaled = scaler.apply(test)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="rescaled already where it is applied"):
+        scaler.apply(replace(scaled, provenance={**scaled.provenance, "model": "a"}))
+    assert scaler.apply(draw(100, seed=2)).n == 100  # scores that tell nothing

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.cli.tables import comparison_text, contest_text
+from calibrant.cli.tables import contest_text
 from calibrant.errors import ConfigError
 from calibrant.metrics import compare, compare_many
 from calibrant.scores import Scores
@@ -36,7 +36,7 @@ def run(
         if json:
             o.print_json(found.to_json())
         else:
-            typer.echo(comparison_text(a, b[0], found))
+            typer.echo(f"a = {a}\nb = {b[0]}\n{found.to_text()}")
         return
     metric = metric.lower().replace("-", "_").replace(" ", "_")  # as the tables print it, too
     others = {str(path): Scores.load(path) for path in b}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.cli.tables import battery_text, decision_text, measurement_text, slices_text
+from calibrant.cli.tables import battery_text, decision_text, slices_text
 from calibrant.metrics import battery, measure, slices, threshold_for
 from calibrant.scores import Scores
 
@@ -52,7 +52,7 @@ def run(
             out["decision"] = decision.to_json()
         o.print_json(out)
         return
-    typer.echo(measurement_text(scores, found))
+    typer.echo(f"{scores}: {found.to_text()}")
     if further is not None:
         typer.echo("\n" + battery_text(further))
     if parts is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -204,25 +204,6 @@ def _say_skipped(found: Any) -> None:
         typer.echo(f"{len(found.skipped)} rows of {found.name!r} left out:", err=True)
         for row in found.skipped:
             typer.echo(f"  {row.where}: {row.reason}", err=True)
-
-
-def told_apart(
-    one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str], sides: tuple[str, str]
-) -> list[str]:
-    """What of these facts differs between two scores, in words, where both tell it; a model or adapter by another name with the
-    same weights is the same.
-    """
-    weights = {"model": "weights", "adapter": "adapter_weights"}
-    alike = {name for name, of in weights.items() if one.get(of) is not None and one.get(of) == other.get(of)}
-    return [
-        f"{name.replace('_', ' ')} {_short(one[name])} {sides[0]}, {_short(other[name])} {sides[1]}"
-        for name in names
-        if name in one and name in other and one[name] != other[name] and name not in alike
-    ]
-
-
-def _short(value: object) -> str:
-    return ", ".join(map(str, filter(None, value.values()))) if isinstance(value, dict) else str(value or "none")
 
 
 def say_import(scores: Any) -> None:

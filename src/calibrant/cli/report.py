@@ -11,6 +11,7 @@ from calibrant.cli import options as o
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError
 from calibrant.files import read_json
+from calibrant.provenance import told_apart
 from calibrant.scores import Scores
 
 
@@ -24,6 +25,10 @@ def run(
     target_accuracy: Annotated[
         float, typer.Option(help="Show the confidence above which this accuracy is guaranteed.")
     ] = 0.9,
+    bins: o.Bins = 10,
+    draws: o.Draws = 1000,
+    level: o.Level = 0.95,
+    seed: o.Seed = 0,
     cluster: o.Cluster = None,
     alignment: Annotated[Path | None, typer.Option(help="alignment.json, made by `calibrant align-check`.")] = None,
 ) -> None:
@@ -52,9 +57,10 @@ def run(
         for i, (label, (first, second)) in enumerate(zip(names, pairs, strict=True))
     ]
     facts = pairs[0][0].provenance
+    settings: dict[str, Any] = {"n_bins": bins, "n_boot": draws, "level": level, "seed": seed, "cluster": cluster}
     page = report(
         domains,
-        diagnosis=diagnose(pairs[0][0], cluster=cluster),
+        diagnosis=diagnose(pairs[0][0], **settings),
         alignment=None if alignment is None else _check_of(alignment),
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         notes=[
@@ -62,7 +68,7 @@ def run(
         ],
         target_accuracy=target_accuracy,
         out=out,
-        cluster=cluster,
+        **settings,
     )
     typer.echo(str(page))
 
@@ -72,7 +78,7 @@ def _unlike(label: str, before: Scores, after: Scores | None) -> list[str]:
     if after is None:
         return []
     names = ("model", "prompt", "chat_template", "dtype", "device")
-    told = o.told_apart(before.provenance, after.provenance, names, ("before", "after"))
+    told = told_apart(before.provenance, after.provenance, names, ("before", "after"))
     return [f"On {label!r} more than the weights may differ: {'; '.join(told)}."] if told else []
 
 

@@ -14,9 +14,6 @@ from calibrant.files import write_json
 from calibrant.scalers import SCALERS, Scaler, Temperature, load_scaler, scaler_named
 from calibrant.scores import Scores
 
-ASKED = ("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
-"""Facts of scores that a scaler holds for."""
-
 
 def run(
     context: typer.Context,
@@ -64,23 +61,10 @@ def run(
 
 
 def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
-    """Apply and save; say where what it was fitted on differs from what it is applied to."""
+    """Apply and save; say what it warns of."""
     found = Scores.load(scores)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
         scaler.apply(found).save(out)
     for warning in noted:
         typer.echo(f"warning: {warning.message}", err=True)
-    fitted, here = (
-        {"quantized": None, **facts} if "adapter_weights" in facts else facts  # facts of a model that is not quantised
-        for facts in (scaler.fitted_on_, found.provenance)
-    )
-    apart = o.told_apart(fitted, here, ASKED, ("where it was fitted", "here"))
-    if fitted and ("scaler" in fitted) != ("scaler" in here):
-        where = "where it was fitted" if "scaler" in fitted else "where it is applied"
-        apart.append(f"rescaled already {where}")
-    if apart:
-        typer.echo(
-            f"warning: what a scaler learned holds for scores like those that it was fitted on; {'; '.join(apart)}",
-            err=True,
-        )

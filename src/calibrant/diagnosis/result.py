@@ -92,6 +92,15 @@ class Diagnosis:
     tolerance: float
     n_clusters: int | None = None
 
+    def __repr__(self) -> str:
+        """In a line; ``print`` shows everything."""
+        return (
+            f"<Diagnosis: {self.verdict}, relative to {self.target_name}; action {self.action!r}, {self.n} questions>"
+        )
+
+    def __str__(self) -> str:
+        return self.to_text()
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is unknown, infinite or not a number is ``None``. ``target_accuracy`` is A* once more."""
         plain = ("verdict", "action", "target_kind", "target_name", "n", "chance", "at_chance", "collapsed", "reading")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calibrant.errors import ConfigError
 from calibrant.exporting.decisions import SERVED
 from calibrant.exporting.manifest import Export, is_export
@@ -51,7 +53,7 @@ def check_drift(
     Parameters
     ----------
     a, b : what is compared; models are scored on ``questions``.
-    questions : needed unless both sides are scores files.
+    questions : needed unless both sides are scores files; of scores of these and more, these are compared.
     style : how questions are put; by default that of the export or the scores among the two, else letters.
     quantize_4bit : load ``b`` in 4 bits (NF4; needs CUDA and the extra ``[quant]``).
     tolerance : movement allowed (:func:`calibrant.metrics.drift`).
@@ -78,7 +80,7 @@ def check_drift(
     sides = []
     for side, name in ((a, "a"), (b, "b")):
         if side in stored:
-            sides.append(_Side(stored[side], _held(stored[side].provenance, exports)))
+            sides.append(_Side(_of(questions, stored[side]), _held(stored[side].provenance, exports)))
             continue
         if questions is None:
             raise ConfigError(
@@ -100,6 +102,13 @@ def check_drift(
     _refuse_two_templates(a, b, one.scores, two.scores)
     from_t, to_t = one.temperature or two.temperature or 1.0, two.temperature or one.temperature or 1.0
     return drift(at_temperature(one.scores, to_t / from_t), two.scores, tolerance=tolerance)
+
+
+def _of(questions: QuestionSet | None, scores: Scores) -> Scores:
+    """The scores of these questions, where all are among them; else all, and whoever pairs them says what is amiss."""
+    asked = {question.content_hash for question in questions or ()}
+    is_asked_N = np.array([content in asked for content in scores.hashes])
+    return scores.select(is_asked_N) if asked and int(is_asked_N.sum()) == len(asked) else scores
 
 
 def _held(facts: Mapping[str, Any], exports: Mapping[str | Path, Export]) -> float | None:

@@ -14,13 +14,13 @@ import numpy as np
 
 from calibrant.errors import QuestionError, ScoresError
 from calibrant.importing.content import content_of
+from calibrant.importing.lists import Rows, list_column, spread
 from calibrant.questions import did_you_mean, shown
 from calibrant.scores import SUM_TOLERANCE, Scores
 from calibrant.sources import numeral
 from calibrant.sources.cells import blank, typed
 from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
 
-Rows = list[tuple[str, Mapping[str, Any]]]
 OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
 LOG_PREFIXES = ("logp", "logprob")
 WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; A, B, …; or natural logarithms as logp_0, logp_1, …"
@@ -30,7 +30,7 @@ def import_table(
     table: str | Path | Mapping[str, Any],
     *,
     answer: str = "answer",
-    probabilities: Sequence[str] | None = None,
+    probabilities: str | Sequence[str] | None = None,
     id: str | None = None,
     subject: str | None = None,
     split: str = "",
@@ -42,11 +42,13 @@ def import_table(
     table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), a mapping of column name to values, or a data
         frame of pandas, polars or pyarrow.
     answer : the column of the correct option: a 0-based index, a letter, or the name of the option's column.
-    probabilities : the columns of the options in order; by default those named ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``,
-        ``logp_0``, …; without any such, ``A``, ``B``, …). Names that begin with ``logp`` hold natural logarithms, which are
-        normalised over the options; probabilities must sum to 1 within 1e-3, or as nearly as rounding to two digits or more
-        explains: such rows are divided by their sum and counted in ``provenance["rows_rounded"]``. A blank cell (nan in a
-        mapping) is an option that the question has not.
+    probabilities : the columns of the options in order, or the one column that holds a list of them; by default those named
+        ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``, ``logp_0``, …), else a column of lists named ``probs``,
+        ``probabilities``, ``logprobs`` or the like, else ``A``, ``B``, …. Names that begin with ``logp`` hold natural
+        logarithms, which are normalised over the options; probabilities must sum to 1 within 1e-3, or as nearly as
+        rounding to two digits or more explains: such rows are divided by their sum and counted in
+        ``provenance["rows_rounded"]``. A blank cell (nan in a mapping), or a shorter list, is an option that the question
+        has not.
     id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
         else the ids are 0, 1, …
     split : name that the scores will carry.
@@ -69,8 +71,8 @@ def import_table(
     """
     title, rows = _rows(table)
     asked = f"scores from {title}"
-    columns = list(dict.fromkeys(str(name) for _, row in rows for name in row))
-    names = _option_columns(columns, asked) if probabilities is None else _named(probabilities)
+    rows, names = _options(rows, probabilities, asked)
+    columns = _names(rows)
     for column in (answer, *names, *filter(None, (id, subject))):
         if column not in columns:
             raise ScoresError(
@@ -115,6 +117,30 @@ def import_table(
         scores = replace(scores, logmass_N=np.array(mass))
     texts = [{name: value for name, value in row.items() if name not in {*names, "logmass"}} for _, row in rows]
     return replace(scores, hashes=tuple(content_of(row, k).hash for row, k in zip(texts, k_N, strict=True)))
+
+
+def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) -> tuple[Rows, list[str]]:
+    """The rows with a column an option, and the names of these columns."""
+    if isinstance(probabilities, str):
+        return spread(rows, probabilities, asked)
+    if probabilities is not None:
+        return rows, _named(probabilities)
+    columns = _names(rows)
+    whole = _families(columns)
+    if not whole and (column := list_column(rows)) is not None:
+        return spread(rows, column, asked)
+    bare = (
+        [] if any(map(OPTION_COLUMN.fullmatch, columns)) else [name for name in columns if re.fullmatch("[A-Z]", name)]
+    )
+    whole = whole or _whole({("", True): {ord(name) - ord("A"): name for name in bare}})
+    if len(whole) != 1:
+        raise ScoresError(
+            asked=f"{asked}: one column of probabilities an option",
+            found=f"columns {', '.join(columns)}" + (" (several sets of options)" if whole else ""),
+            todo=f"name them {WANTED}; or say which they are with probabilities=['first', 'second'], or 'name' for one that "
+            "holds lists, on the command line --columns 'probabilities: [first, second]'" + _alone(columns),
+        )
+    return rows, whole[0]
 
 
 def _rows(table: Any) -> tuple[str, Rows]:
@@ -171,31 +197,30 @@ def _file_rows(path: Path) -> Rows:
     return rows
 
 
-def _option_columns(columns: Sequence[str], asked: str) -> list[str]:
-    """The one family of option columns: letters from a, or numbers from 0 or 1, without a gap."""
+def _families(columns: Sequence[str]) -> list[list[str]]:
+    """Option columns that have a prefix in common: each family that is whole, in the order of its options."""
     families: dict[tuple[str, bool], dict[int, str]] = {}
     for column in columns:
-        if match := OPTION_COLUMN.fullmatch(str(column)):
+        if match := OPTION_COLUMN.fullmatch(column):
             place = ord(match[2].lower()) - ord("a") if match[2].isalpha() else int(match[2])
             families.setdefault((match[1].lower(), match[2].isalpha()), {})[place] = column
-    if not families:
-        bare = {ord(column) - ord("A"): column for column in columns if re.fullmatch("[A-Z]", column)}
-        families = {("", True): bare} if bare else {}
-    whole = [
+    return _whole(families)
+
+
+def _whole(families: Mapping[tuple[str, bool], Mapping[int, str]]) -> list[list[str]]:
+    """Those of two columns or more, with letters from a or numbers from 0 or 1, without a gap."""
+    return [
         [by_place[place] for place in sorted(by_place)]
         for (_, lettered), by_place in families.items()
         if len(by_place) >= 2
         and min(by_place) <= (0 if lettered else 1)
         and max(by_place) - min(by_place) == len(by_place) - 1
     ]
-    if len(whole) != 1:
-        raise ScoresError(
-            asked=f"{asked}: one column of probabilities an option",
-            found=f"columns {', '.join(map(str, columns))}" + (" (several sets of options)" if whole else ""),
-            todo=f"name them {WANTED}, or say which they are with probabilities=['first', 'second'], on the command line "
-            "--columns 'probabilities: [first, second]'" + _alone(columns),
-        )
-    return whole[0]
+
+
+def _names(rows: Rows) -> list[str]:
+    """Names of all columns, in the order of their first use."""
+    return list(dict.fromkeys(str(name) for _, row in rows for name in row))
 
 
 def _alone(columns: Sequence[str]) -> str:
@@ -259,7 +284,7 @@ def _rounding(cells: Sequence[Any]) -> float:
 
 
 def _named(probabilities: Sequence[str]) -> list[str]:
-    good = not isinstance(probabilities, str) and all(isinstance(name, str) for name in probabilities)
+    good = all(isinstance(name, str) for name in probabilities)
     if not good or len(probabilities) < 2:
         raise ScoresError(
             asked="the columns of the options",

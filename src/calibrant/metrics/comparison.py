@@ -17,6 +17,7 @@ from calibrant.metrics.measurement import finite, only_scores
 from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.proportions import drawn_n, paired_change_interval
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
+from calibrant.metrics.text import LABELS, aligned, change_cells, labelled, needed
 from calibrant.metrics.uncertainty import (
     cell_noise,
     cluster_factor,
@@ -101,6 +102,18 @@ class Comparison:
         needed = "" if d.n_needed is None else f"; would need about {d.n_needed:,} questions to settle"
         return f"{change}; undecided, {share}{needed}"
 
+    def __repr__(self) -> str:
+        """In a line; ``print`` shows the table."""
+        shown = (
+            f"{LABELS[name]} {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.verdict}"
+            for name, d in self.differences.items()
+            if name in ("accuracy", "conf_ece")
+        )
+        return f"<Comparison: {self.n} questions, b - a: {'; '.join(shown)}>"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.differences)
 
@@ -116,6 +129,16 @@ class Comparison:
                 todo="ask for one of those",
             )
         return self.differences[name]
+
+    def to_text(self) -> str:
+        """What the command prints: one line a metric with both values, the change, its interval, verdict, and what would
+        settle it.
+        """
+        rows = [("", "a", "b", "b - a", f"{100 * self.level:g}% interval", "")]
+        for label, d in labelled(self.differences).items():
+            rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), d.verdict + needed(d)))
+        how = f"matched by {self.matched_by}; paired bootstrap, {self.n_boot} draws, seed {self.seed}"
+        return "\n".join([f"{self.n} questions, {how}", *aligned(rows)])
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object: settings, then one object a metric."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from matplotlib.figure import Figure
 
 from calibrant._version import __version__
 from calibrant.diagnosis.result import CAVEAT
-from calibrant.files import write_atomically, write_json
+from calibrant.errors import ConfigError
+from calibrant.files import read_json, write_atomically, write_json
 from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
 from calibrant.reporting.abstention import Abstention, abstention, caption
@@ -69,7 +72,8 @@ def report(
     """Write the report of one model on one or more sets of questions into a folder; the path of ``index.html``.
 
     The folder gets ``index.html`` (self-contained: no script, no network), ``report.md``, ``report.json``, and each
-    picture as ``.svg`` and ``.png``. Every number is made by ``measure`` and ``compare`` with the settings given here.
+    picture as ``.svg`` and ``.png``; pictures of an earlier report there that this one has not are removed. Every number
+    is made by ``measure`` and ``compare`` with the settings given here.
 
     Parameters
     ----------
@@ -110,6 +114,7 @@ def report(
     ]
     page, pictures = _page(assessed, selective, diagnosed, tuned, asked, notes, n_bins)
     page["alignment"] = alignment_words(kept)
+    outdated = _pictures_in(out) - {picture.file for picture in pictures}
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
@@ -123,7 +128,20 @@ def report(
     }
     write_json(out / "report.json", _json_able(values))
     write_atomically(out / "report.md", render("template.md.jinja", page))
-    return write_atomically(out / "index.html", render("template.html.jinja", page))
+    written = write_atomically(out / "index.html", render("template.html.jinja", page))
+    for name, suffix in product(outdated, (".svg", ".png")):
+        (out / f"{name}{suffix}").unlink(missing_ok=True)
+    return written
+
+
+def _pictures_in(folder: Path) -> set[str]:
+    """Names of the pictures that an earlier report in this folder says are its own."""
+    try:
+        found = read_json(folder / "report.json")
+    except ConfigError:  # none there, or none of ours
+        return set()
+    named = found.get("figures", ()) if isinstance(found, dict) and found.get("format") == FORMAT else ()
+    return {name for name in named if re.fullmatch(r"[\w-]+", str(name))}
 
 
 def _head(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from scipy.stats import binom
 
 from calibrant.errors import ConfigError, LeakageError
 from calibrant.metrics.comparison import align
+from calibrant.provenance import told_apart
 from calibrant.scores import Scores
 
 
@@ -68,6 +70,7 @@ class Scaler(ABC):
     @final
     def apply(self, scores: Scores, *, allow_fit_rows: bool = False) -> Scores:
         """A rescaled copy of other scores; what the scaler is goes into the provenance, with what was applied before it.
+        Warns where these are of another model than those fitted on, were read in another way, or rescaled before.
 
         Raises
         ------
@@ -88,10 +91,29 @@ class Scaler(ABC):
                 todo=todo
                 + (", or give the tables an id column where these are others" if _may_count_rows(scores) else ""),
             )
+        if apart := self._unlike(scores.provenance):
+            warnings.warn(
+                f"what a scaler learned holds for scores like those that it was fitted on; {'; '.join(apart)}",
+                stacklevel=2,
+            )
         earlier = scores.provenance.get("scaler")
         described = self.described() if earlier is None else {**self.described(), "after": earlier}
         provenance = {**scores.provenance, "scaler": described}
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
+
+    def _unlike(self, provenance: Mapping[str, Any]) -> list[str]:
+        """In words, what else these scores are than those fitted on, as far as both tell."""
+        fitted, here = (
+            {"quantized": None, **facts}
+            if "adapter_weights" in facts
+            else facts  # facts of a model that is not quantised
+            for facts in (self.fitted_on_, provenance)
+        )
+        apart = told_apart(fitted, here, HOLDS_FOR, ("where it was fitted", "here"))
+        if fitted and ("scaler" in fitted) != ("scaler" in here):
+            where = "where it was fitted" if "scaler" in fitted else "where it is applied"
+            apart.append(f"rescaled already {where}")
+        return apart
 
     def _seen(self, scores: Scores) -> list[bool]:
         """Which questions were fitted on: by their texts where both sides know these; else by ids, which tell also under other
@@ -181,10 +203,9 @@ class Scaler(ABC):
         """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
 
 
-FACTS = (
-    *("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "prompt_digest"),
-    *("chat_template", "source", "url", "scaler", "served_temperature"),
-)
+HOLDS_FOR = ("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
+"""Facts of scores that a scaler holds for."""
+FACTS = (*HOLDS_FOR, "prompt_digest", "source", "url", "scaler", "served_temperature")
 """What of a provenance says whose scores they are, how they were read, and whether they were rescaled before."""
 SURE = 0.001
 """Chance below which answers that agree under the same ids are taken for the same questions: ten of two even options."""

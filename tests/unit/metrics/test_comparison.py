@@ -2,12 +2,10 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from calibrant.cli.tables import comparison_text
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import compare, compare_many, measure
 from calibrant.scores import Scores
@@ -97,9 +95,23 @@ def test_an_infinite_loss_is_said_in_words():
     fair, sure = (Scores.from_probs([p] * 20, [0] * 10 + [1] * 10) for p in ([0.6, 0.4], [1.0, 0.0]))
     said = compare(sure, fair).sentence("nll", "before", "after")
     assert said == "nll: infinite (before), since some answers have probability 0; no change to speak of, n = 20"
-    table = comparison_text(Path("a"), Path("b"), compare(sure, fair))
+    table = str(compare(sure, fair))
     assert "an answer has probability 0" in table
     assert "nan" not in table
+
+
+def test_shown_in_a_line_and_printed_as_the_table_of_the_command():
+    one = Scores.from_probs([[0.99, 0.01]] * 50, [0] * 30 + [1] * 20)
+    found = compare(one, Scores.from_probs([[0.62, 0.38]] * 50, one.answer_N))
+    accuracy, d = found["accuracy"], found["conf_ece"]
+    assert repr(found) == (
+        f"<Comparison: 50 questions, b - a: accuracy +0.000 [{accuracy.low:+.3f}, {accuracy.high:+.3f}], undecided; "
+        f"conf-ECE -0.370 [{d.low:+.3f}, {d.high:+.3f}], b is better>"
+    )
+    lines = str(found).splitlines()
+    assert lines[0] == "50 questions, matched by row number; paired bootstrap, 1000 draws, seed 0"
+    assert f"conf-ECE         0.3900  0.0200  -0.3700  [{d.low:+.4f}, {d.high:+.4f}]  b is better" in lines
+    assert len(lines) == 9
 
 
 def test_json_has_no_nan_even_where_nll_is_infinite():

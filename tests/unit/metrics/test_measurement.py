@@ -57,6 +57,23 @@ def test_values_equal_the_definitions(mixed, n_bins):
         assert e.n == 700
 
 
+def test_shown_in_a_line_and_printed_as_the_table_of_the_command():
+    found = measure(Scores.from_probs([[0.9, 0.1]] * 60 + [[0.8, 0.2]] * 40, ([0] * 6 + [1] * 4) * 10), n_boot=200)
+    e = found["conf_ece"]
+    assert repr(found) == (
+        f"<Measurement: 100 questions, accuracy 0.600 [0.502, 0.691], conf-ECE 0.260 [{e.low:.3f}, {e.high:.3f}], "
+        "distinguishable from calibrated>"
+    )
+    lines = str(found).splitlines()
+    assert lines[0] == "100 questions of at most 2 options, 10 bins, 200 draws, seed 0"
+    assert f"0.2600  [{e.low:.4f}, {e.high:.4f}]  {e.floor_mean:.4f}, {e.floor_p95:.4f}" in lines[5]
+    assert [line.split("  ")[0] for line in lines[2:]] == [
+        *("accuracy", "mean confidence", "signed gap", "conf-ECE", "cw-ECE", "NLL", "Brier"),
+    ]  # fmt: skip
+    one = measure(Scores.from_probs([[0.9, 0.1]], [0]))
+    assert str(one).endswith("note: one question: no interval but accuracy's")
+
+
 def test_a_calibrated_model_is_not_distinguishable_and_its_interval_starts_at_zero():
     m = measure(draw(2000))
     assert m["conf_ece"].verdict == INDISTINGUISHABLE

@@ -1,0 +1,60 @@
+"""Numbers as aligned text, for a terminal or ``print``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from calibrant.metrics.comparison import Difference
+    from calibrant.metrics.measurement import Estimate
+
+T = TypeVar("T")
+LABELS = {
+    "accuracy": "accuracy",
+    "mean_confidence": "mean confidence",
+    "signed_gap": "signed gap",
+    "conf_ece": "conf-ECE",
+    "cw_ece": "cw-ECE",
+    "nll": "NLL",
+    "brier": "Brier",
+    "option_mass": "option mass",
+}
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line a row, its cells in columns.
+
+    >>> aligned([("", "value"), ("Brier", "0.5")])
+    ['       value', 'Brier  0.5']
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def labelled(found: Mapping[str, T]) -> dict[str, T]:
+    """What is known of the usual metrics, in their order, by the names that are shown."""
+    return {label: found[name] for name, label in LABELS.items() if name in found}
+
+
+def estimate_lines(shown: Mapping[str, Estimate], interval: str) -> list[str]:
+    """One line an estimate: value, interval, floor, verdict."""
+    rows = [("", "value", interval, "floor (mean, p95)", "")]
+    for label, e in shown.items():
+        between = "" if math.isnan(e.low) else f"[{e.low:.4f}, {e.high:.4f}]"
+        floor = "" if e.floor_mean is None else f"{e.floor_mean:.4f}, {e.floor_p95:.4f}"
+        rows.append((label, f"{e.value:.4f}", between, floor, e.verdict or ""))
+    return aligned(rows)
+
+
+def change_cells(d: Difference) -> tuple[str, str]:
+    """A change and its interval."""
+    if math.isnan(d.value):
+        return "none", "an answer has probability 0"
+    return f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]"
+
+
+def needed(d: Difference) -> str:
+    """How many questions would settle an undecided difference, where that is known."""
+    return "" if d.n_needed is None else f"; about {d.n_needed:,} questions would settle it"

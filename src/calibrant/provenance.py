@@ -1,0 +1,25 @@
+"""What a provenance says of two scores: where they are not of one model, read in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def told_apart(
+    one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str], sides: tuple[str, str]
+) -> list[str]:
+    """What of these facts differs between two scores, in words, where both tell it; a model or adapter by another name with the
+    same weights is the same.
+    """
+    weights = {"model": "weights", "adapter": "adapter_weights"}
+    alike = {name for name, of in weights.items() if one.get(of) is not None and one.get(of) == other.get(of)}
+    return [
+        f"{name.replace('_', ' ')} {_short(one[name])} {sides[0]}, {_short(other[name])} {sides[1]}"
+        for name in names
+        if name in one and name in other and one[name] != other[name] and name not in alike
+    ]
+
+
+def _short(value: object) -> str:
+    return ", ".join(map(str, filter(None, value.values()))) if isinstance(value, dict) else str(value or "none")
