@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calibrant.metrics import Decision, Difference, Drift, Estimate, Slice
-from calibrant.metrics.text import LABELS, aligned, change_cells, estimate_lines, needed
+from calibrant.metrics.text import LABELS, aligned, change_cells, estimate_lines, questions_needed
 
 
 def battery_text(found: Mapping[str, Estimate]) -> str:
@@ -59,5 +59,5 @@ def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, floa
     rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{100 * level:g}% interval", "p (Holm)", "")]
     for name, (d, p) in many.items():
         verdict = d.verdict if p <= 1 - level else "undecided"
-        rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), f"{p:.3f}", verdict + needed(d)))
+        rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), f"{p:.3f}", verdict + questions_needed(d)))
     return "\n".join([f"a = {a}", *aligned(rows)])

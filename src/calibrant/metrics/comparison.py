@@ -17,7 +17,7 @@ from calibrant.metrics.measurement import finite, only_scores
 from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.proportions import drawn_n, paired_change_interval
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.text import LABELS, aligned, change_cells, labelled, needed
+from calibrant.metrics.text import LABELS, aligned, change_cells, in_clusters, labelled, questions_needed, with_interval
 from calibrant.metrics.uncertainty import (
     cell_noise,
     cluster_factor,
@@ -105,7 +105,7 @@ class Comparison:
     def __repr__(self) -> str:
         """In a line; ``print`` shows the table."""
         shown = (
-            f"{LABELS[name]} {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.verdict}"
+            f"{LABELS[name]} {with_interval(d, '+.3f')}, {d.verdict}"
             for name, d in self.differences.items()
             if name in ("accuracy", "conf_ece")
         )
@@ -136,9 +136,9 @@ class Comparison:
         """
         rows = [("", "a", "b", "b - a", f"{100 * self.level:g}% interval", "")]
         for label, d in labelled(self.differences).items():
-            rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), d.verdict + needed(d)))
+            rows.append((label, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), d.verdict + questions_needed(d)))
         how = f"matched by {self.matched_by}; paired bootstrap, {self.n_boot} draws, seed {self.seed}"
-        return "\n".join([f"{self.n} questions, {how}", *aligned(rows)])
+        return "\n".join([f"{self.n} questions{in_clusters(self.n_clusters)}, {how}", *aligned(rows)])
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object: settings, then one object a metric."""

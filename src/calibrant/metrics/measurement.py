@@ -16,7 +16,7 @@ from calibrant.errors import ConfigError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.text import estimate_lines, labelled
+from calibrant.metrics.text import estimate_lines, in_clusters, labelled, with_interval
 from calibrant.metrics.uncertainty import (
     cell_noise,
     cluster_factor,
@@ -115,11 +115,9 @@ class Measurement:
 
     def __repr__(self) -> str:
         """In a line; ``print`` shows the table."""
-        accuracy, ece = self.estimates["accuracy"], self.estimates["conf_ece"]
-        return (
-            f"<Measurement: {self.n} questions, accuracy {accuracy.value:.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}], "
-            f"conf-ECE {ece.value:.3f} [{ece.low:.3f}, {ece.high:.3f}], {ece.verdict}>"
-        )
+        ece = self.estimates["conf_ece"]
+        accuracy = with_interval(self.estimates["accuracy"])
+        return f"<Measurement: {self.n} questions, accuracy {accuracy}, conf-ECE {with_interval(ece)}, {ece.verdict}>"
 
     def __str__(self) -> str:
         return self.to_text()
@@ -144,7 +142,7 @@ class Measurement:
         """What the command prints: one line a metric with value, interval, floor and verdict; then the notes."""
         how = f"{self.n_bins} bins, {self.n_boot} draws, seed {self.seed}"
         lines = estimate_lines(labelled(self.estimates), f"{100 * self.level:g}% interval")
-        head = f"{self.n} questions of at most {self.k} options, {how}"
+        head = f"{self.n} questions{in_clusters(self.n_clusters)} of at most {self.k} options, {how}"
         return "\n".join([head, *lines, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:

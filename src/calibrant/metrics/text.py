@@ -48,6 +48,17 @@ def estimate_lines(shown: Mapping[str, Estimate], interval: str) -> list[str]:
     return aligned(rows)
 
 
+def with_interval(e: Estimate | Difference, form: str = ".3f") -> str:
+    """A number with its interval, where it has one."""
+    between = "" if math.isnan(e.low) else f" [{e.low:{form}}, {e.high:{form}}]"
+    return f"{e.value:{form}}{between}"
+
+
+def in_clusters(n_clusters: int | None) -> str:
+    """What was resampled, where it was not questions."""
+    return "" if n_clusters is None else f" in {n_clusters} clusters"
+
+
 def change_cells(d: Difference) -> tuple[str, str]:
     """A change and its interval."""
     if math.isnan(d.value):
@@ -55,6 +66,6 @@ def change_cells(d: Difference) -> tuple[str, str]:
     return f"{d.value:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]"
 
 
-def needed(d: Difference) -> str:
+def questions_needed(d: Difference) -> str:
     """How many questions would settle an undecided difference, where that is known."""
     return "" if d.n_needed is None else f"; about {d.n_needed:,} questions would settle it"

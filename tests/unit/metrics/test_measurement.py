@@ -72,6 +72,8 @@ def test_shown_in_a_line_and_printed_as_the_table_of_the_command():
     ]  # fmt: skip
     one = measure(Scores.from_probs([[0.9, 0.1]], [0]))
     assert str(one).endswith("note: one question: no interval but accuracy's")
+    assert "conf-ECE 0.100, " in repr(one)
+    assert "8 questions in 2 clusters of at most" in str(measure(draw(8), cluster=[0, 1] * 4))
 
 
 def test_a_calibrated_model_is_not_distinguishable_and_its_interval_starts_at_zero():
