@@ -129,6 +129,8 @@ def test_formats_that_do_not_exist_or_do_not_fit_are_refused_before_a_model_is_l
     for style, variants in ((PromptStyle(), ["sum", "pmi"]), (TEXTS, ["sum", "per_word"])):
         with pytest.raises(ConfigError):
             sensitivity("no/such-model", questions, out=tmp_path / "run", shifts=1, style=style, variants=variants)
+    with pytest.raises(ConfigError, match="95"):
+        sensitivity("no/such-model", questions, out=tmp_path / "run", analysis={"level": 95})
     assert not (tmp_path / "run").exists()
 
 

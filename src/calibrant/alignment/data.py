@@ -96,7 +96,8 @@ def load_preferences(
 
     Layouts: ``{"prompt", "chosen", "rejected"}`` as texts; the same as lists of messages ``{"role", "content"}``, with
     the prompt apart or as the common beginning of both; and transcripts ``"Human: … Assistant: …"`` whose common
-    beginning is the prompt. A prompt that is such a transcript becomes a conversation of several turns.
+    beginning is the prompt. A prompt that is such a transcript becomes a conversation of several turns. A column ``system``
+    goes before the prompt as a system message, a column ``input`` beside ``instruction`` after it, behind an empty line.
 
     Parameters
     ----------
@@ -198,7 +199,7 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str,
 
 
 def _prompt(row: Mapping[str, Any], default_id: str) -> Prompt:
-    given = next((row[name] for name in PROMPT_NAMES if row.get(name)), None)
+    given = _given(row)
     if given is None:
         raise _bad(row, f"a prompt in one of the columns {', '.join(PROMPT_NAMES)}")
     turns, text = _conversation(row, given)
@@ -206,12 +207,16 @@ def _prompt(row: Mapping[str, Any], default_id: str) -> Prompt:
 
 
 def _pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
-    given = next((row[name] for name in PROMPT_NAMES if row.get(name)), None)
+    given = _given(row)
     sides = row.get("chosen"), row.get("rejected")
     if all(isinstance(side, str) for side in sides):
         chosen, rejected = (str(side) for side in sides)
         if given is None:
             given, chosen, rejected = _common_transcript(row, chosen, rejected)
+        elif isinstance(given, str) and _of_transcript(given):
+            start = given.strip()
+            if all(side.lstrip().startswith(start) for side in (chosen, rejected)):  # the whole transcripts once more
+                chosen, rejected = (side.lstrip()[len(start) :] for side in (chosen, rejected))
     elif all(_is_messages(side) for side in sides):
         given, (chosen, rejected) = _of_messages(row, given, [_turns(side) for side in sides])
     else:
@@ -223,6 +228,15 @@ def _pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
     if chosen.strip() == rejected.strip():
         raise QuestionError(asked="", found="chosen and rejected are the same", todo="leave the row out")
     return PreferencePair(Prompt(_id_of(row, default_id), turns, text), chosen, rejected)
+
+
+def _given(row: Mapping[str, Any]) -> Any:
+    """The prompt as it stands in its column, with what stands beside an instruction; ``None`` without one."""
+    given = next((row[name] for name in PROMPT_NAMES if row.get(name)), None)
+    beside = row.get("input")
+    if isinstance(given, str) and given == row.get("instruction") and isinstance(beside, str) and beside.strip():
+        return f"{given.strip()}\n\n{beside.strip()}"
+    return given
 
 
 def _id_of(row: Mapping[str, Any], default: str) -> str:
@@ -244,7 +258,20 @@ def _is_messages(value: Any) -> bool:
 
 
 def _turns(messages: Any) -> tuple[Turn, ...]:
-    return tuple(Turn(str(m["role"]), str(m.get("content") or "")) for m in messages)
+    return tuple(Turn(str(m["role"]), _content(m.get("content"))) for m in messages)
+
+
+def _content(value: Any) -> str:
+    """The text of a message: a text, or a list of parts that are texts."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    parts = value if isinstance(value, (list, tuple)) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    if not texts or len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
+        raise QuestionError(
+            asked="", found=f"a message whose content is {str(value)[:80]!r}", todo="give text, or parts of type text"
+        )
+    return "".join(map(str, texts))
 
 
 def _of_messages(
@@ -254,7 +281,7 @@ def _of_messages(
     before = [side[:-1] for side in sides]
     prompt: tuple[Turn, ...] = before[0]
     if given is not None:
-        explicit = _conversation(row, given)[0]
+        explicit = _conversation({name: value for name, value in row.items() if name != "system"}, given)[0]
         prompt = explicit if before == [(), ()] else before[0]
         if before != [(), ()] and _said(before[0][-len(explicit) :]) != _said(explicit):
             raise QuestionError(
@@ -293,14 +320,28 @@ def _conversation(row: Mapping[str, Any], given: Any) -> tuple[tuple[Turn, ...],
     elif _is_messages(given):
         turns = _turns(given)
     elif isinstance(given, str) and given.strip():
-        return _of_transcript(given) or (Turn("user", given.strip()),), given.strip()
+        turns = _of_transcript(given) or (Turn("user", given.strip()),)
+        if not _system(row):
+            return turns, given.strip()
     else:
         raise _bad(row, "a prompt as text or as a list of messages")
+    if (system := _system(row)) and turns[0].role != "system":
+        turns = (Turn("system", system), *turns)
+    elif system and turns[0].content.strip() != system:
+        raise QuestionError(
+            asked="", found="a column 'system' and another system message in the prompt", todo="give one of them"
+        )
     if turns[-1].role != "user":
         raise QuestionError(asked="", found=f"a prompt that ends with the {turns[-1].role}", todo="end with the user")
     names = {"user": "Human", "assistant": "Assistant"}
     lines = [f"{names[t.role]}: {t.content.strip()}" if t.role in names else t.content.strip() for t in turns]
     return turns, turns[0].content.strip() if len(turns) == 1 else "\n\n".join([*lines, "Assistant:"])
+
+
+def _system(row: Mapping[str, Any]) -> str:
+    """The system message that stands in a column of its own, or nothing."""
+    system = row.get("system")
+    return system.strip() if isinstance(system, str) else ""
 
 
 def _of_transcript(text: str) -> tuple[Turn, ...]:

@@ -35,32 +35,30 @@ class Judging:
         aligned: Sequence[str],
         tuned: Sequence[str],
         known: Sequence[PreferencePair],
-    ) -> WinRate | None:
+    ) -> WinRate:
         """Win rate of tuned over aligned answers, with the judge's agreement with people on ``known`` pairs.
 
-        ``None`` where no reply on the answers could be read. A prompt without a readable reply is named in ``notes``.
+        A prompt without a readable reply is named in ``notes``; where none could be read, no pairs are asked about.
         """
         found = self._votes("prompts", prompts, aligned, tuned)
-        if found is None:
-            return None
+        if found.unreadable and len(found.unreadable) == found.asked:
+            return found
         if not known:
             self.notes.append("Whether the judge agrees with people was not asked: it was given no preference pairs.")
             return found
         rejected, chosen = [p.rejected for p in known], [p.chosen for p in known]
         of_people = self._votes("labelled pairs", [p.prompt for p in known], rejected, chosen)
-        if of_people is None:
+        if not of_people.n:
             return found
         share = agreement(of_people, self.how.level)
         self.notes.append(f"The judge {agreement_words(share)}; chance is 50%.")
         return replace(found, agreement=share)
 
-    def _votes(
-        self, what: str, prompts: Sequence[Prompt], aligned: Sequence[str], tuned: Sequence[str]
-    ) -> WinRate | None:
+    def _votes(self, what: str, prompts: Sequence[Prompt], aligned: Sequence[str], tuned: Sequence[str]) -> WinRate:
         asked = both_orders([p.text for p in prompts], aligned, tuned)
         replies = ask(self.judge, asked, cache=self.cache, progress=f"judging {what}" if self.progress else None)
         found = win_rate([p.id for p in prompts], aligned, tuned, replies, judge=self.judge, how=self.how)
-        if found is None:
+        if found.unreadable and len(found.unreadable) == found.asked:
             self.notes.append(f"No reply of the judge on the {what} held a verdict that could be read.")
         elif found.unreadable:
             names = ", ".join(found.unreadable[:5])

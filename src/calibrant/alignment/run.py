@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
 from calibrant.errors import ConfigError
 from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.metrics.bins import check_level
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import load_model
@@ -71,8 +73,10 @@ class AlignSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_level(self.level)
         wrong = [c for c in self.contexts if c not in WHICH]
-        if wrong or not (self.beta > 0 and self.max_new_tokens > 0 and self.temperature >= 0 and self.n_boot >= 50):
+        sizes = 0 < self.beta < math.inf and self.max_new_tokens > 0 and 0 <= self.temperature < math.inf
+        if wrong or not sizes or self.n_boot < 50:
             found = f"contexts {', '.join(wrong)}" if wrong else str(self)
             todo = (
                 "contexts are aligned, tuned; β above 0, one new token or more, temperature 0 or more, 50 draws or more"
@@ -140,6 +144,8 @@ def align_check(
     claim_folder(folder, identity, "alignment check")
     run = _Run(folder, models, settings, batch_tokens, progress, known)
     logps = None if preferences is None else run.pair_logps(preferences, reference)
+    if prompts is not None:
+        run.note_skipped("rows of the prompts", prompts.skipped)
     answers = {} if prompts is None else run.answers("answers", prompts.items)
     divergence = () if prompts is None else tuple(run.divergence(prompts.items, c) for c in settings.contexts)
     tasks = instruction_set() if settings.instructions else ()
@@ -177,7 +183,7 @@ class _Run:
 
     def pair_logps(self, pairs: Collected[PreferencePair], reference: str | Path | None) -> PairLogps:
         """Log-probabilities of every pair that fits, under both models and the reference; kept on disk."""
-        self._note_skipped("rows of the preference pairs", pairs.skipped)
+        self.note_skipped("rows of the preference pairs", pairs.skipped)
         path, left_out = self.folder / "preferences.jsonl", self.folder / "preferences-left-out.json"
         if not path.exists():
             encoder = Encoder(self.models.tokenizer)
@@ -203,7 +209,7 @@ class _Run:
             codes_P = np.array(prompt_codes([p.prompt for p in kept]))
             write_json(left_out, [asdict(s) for s in skipped])
             PairLogps(ids, codes_P, tokens_P2, logp).save(path)
-        self._note_skipped("preference pairs", _skipped(left_out))
+        self.note_skipped("preference pairs", _skipped(left_out))
         return PairLogps.load(path)
 
     def answers(self, name: str, prompts: Sequence[Prompt]) -> dict[str, dict[str, Answer]]:
@@ -242,7 +248,7 @@ class _Run:
         answers: Mapping[str, Mapping[str, Answer]],
         judge: Judge,
         pairs: Collected[PreferencePair] | None,
-    ) -> WinRate | None:
+    ) -> WinRate:
         """Win rate by the judge, and its agreement with people; every reply kept on disk."""
         aligned, tuned = ([answers[p.id][which].text for p in prompts] for which in WHICH)
         known = labelled(pairs.items, judge.pairs) if pairs is not None else []
@@ -270,7 +276,7 @@ class _Run:
                     row[w] = answer
             write_json(left_out, [asdict(s) for s in skipped])
             write_lines(path, rows)
-        self._note_skipped("prompts", _skipped(left_out))
+        self.note_skipped("prompts", _skipped(left_out))
         return read_lines(path)
 
     def _generated(
@@ -288,7 +294,7 @@ class _Run:
                 progress=self._bar(f"{name} ({which})"),
             )
 
-    def _note_skipped(self, what: str, skipped: Sequence[Skipped]) -> None:
+    def note_skipped(self, what: str, skipped: Sequence[Skipped]) -> None:
         if skipped:
             note = f"{len(skipped)} {what} were left out, e.g. {skipped[0].where}: {skipped[0].reason}."
             if note not in self.notes:

@@ -19,7 +19,7 @@ from calibrant.metrics.measurement import Estimate, finite
 from calibrant.metrics.planning import n_to_decide
 from calibrant.questions import did_you_mean
 
-FEW_CUT = 0.1
+FEW = 0.1
 """Share of answers cut at --max-new-tokens up to which their mean length still says something."""
 Kept = Literal["kept", "not kept", "undecided"]
 Side = Literal["fall", "rise", "either"]
@@ -53,9 +53,13 @@ class Thresholds:
     least_n: int = 30
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} {value}" for name, value in asdict(self).items() if not value > 0]
+        wrong = [f"{name} {value}" for name, value in asdict(self).items() if not 0 < value < math.inf]
         if wrong:
-            raise ConfigError(asked="thresholds", found=", ".join(wrong), todo="give numbers above 0")
+            raise ConfigError(
+                asked="thresholds",
+                found=", ".join(wrong),
+                todo="give finite numbers above 0; a large one where anything is allowed",
+            )
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Thresholds:
@@ -216,13 +220,17 @@ def checks_of(
 def _cut(drift: DriftCheck) -> str:
     """Why lengths decide nothing: how long answers would have been that were cut is not known; empty where few were."""
     cut = 1 - min(drift.ended.aligned.value, drift.ended.tuned.value)
-    if cut <= FEW_CUT:
+    if cut <= FEW:
         return ""
     return f"up to {cut:.0%} of the answers were cut at {drift.max_new_tokens} tokens; raise --max-new-tokens"
 
 
 def _unfit(wins: WinRate, t: Thresholds) -> str:
     """Why a judge decides nothing; empty where it may."""
+    if len(wins.unreadable) > FEW * wins.asked:
+        return (
+            f"{len(wins.unreadable)} of the {wins.asked} prompts that the judge was asked about got no readable verdict"
+        )
     if wins.consistent is not None and wins.consistent.value < t.consistent and wins.identical < wins.n:
         return f"the judge agreed with itself on {wins.consistent.value:.0%} of the prompts when the answers changed places"
     if wins.wins + wins.losses == 0 and wins.identical < wins.n:

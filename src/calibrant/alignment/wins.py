@@ -5,6 +5,7 @@ No torch. Shape suffixes: P prompts.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,9 @@ class WinRate:
 
     Parameters
     ----------
-    n : prompts with two readable votes, or identical answers.
+    n : prompts with two readable votes, or identical answers; 0 where no reply could be read.
     wins, losses, ties : by prompt: a win or a loss only where both orders agree on it; identical answers are ties.
-    win_rate : ``(wins + ties / 2) / n``, bootstrap interval over prompts; .5 is no difference.
+    win_rate : ``(wins + ties / 2) / n``, bootstrap interval over prompts; .5 is no difference, nan where n is 0.
     decisive : ``wins / (wins + losses)``, Wilson interval; ``None`` where nothing was decided.
     position_bias : share of the votes other than a tie that went to the answer shown first; .5 is none. ``None``
         without such votes.
@@ -51,6 +52,11 @@ class WinRate:
     identical: int
     judge: dict[str, Any]
     agreement: Estimate | None = None
+
+    @property
+    def asked(self) -> int:
+        """Prompts whose answers differ, so that the judge was asked."""
+        return self.n - self.identical + len(self.unreadable)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -77,8 +83,8 @@ def win_rate(
     *,
     judge: Judge,
     how: How | None = None,
-) -> WinRate | None:
-    """Count votes on the comparisons of :func:`both_orders`; ``None`` where no prompt has a result.
+) -> WinRate:
+    """Count votes on the comparisons of :func:`both_orders`.
 
     >>> one = [Judged("first", ""), Judged("second", ""), Judged("first", ""), Judged("first", "")]
     >>> w = win_rate(["a", "b"], ["x", "y"], ["X", "Y"], one, judge=Judge("http://host/v1", "m"))
@@ -107,8 +113,6 @@ def win_rate(
         winners = _winner(first, tuned_first=True), _winner(second, tuned_first=False)
         agree.append(winners[0] == winners[1])
         result.append(winners[0] if agree[-1] else 0.5)
-    if not result:
-        return None
     result_P = np.array(result)
     wins, losses = int((result_P == 1).sum()), int((result_P == 0).sum())
     decided_P = result_P[result_P != 0.5] == 1
@@ -117,7 +121,7 @@ def win_rate(
         wins=wins,
         losses=losses,
         ties=len(result_P) - wins - losses,
-        win_rate=mean(result_P, how),
+        win_rate=mean(result_P, how) if result else Estimate(math.nan, math.nan, math.nan, 0),
         decisive=share(decided_P, how) if len(decided_P) else None,
         position_bias=share(np.array(firsts), how, np.array(asked)) if firsts else None,
         consistent=share(np.array(agree), how) if agree else None,

@@ -34,7 +34,8 @@ class Shift:
         reference (horizontal), t the reference's top option, j every other option. Slope s > 1 is sharpening by the
         power s, which one temperature can undo; an intercept is a further push to the reference's own choice.
     scatter : root mean squared distance from the line, nats: what neither slope nor intercept explains.
-    r2 : share of the variance of the aligned log-odds that the line explains; ``nan`` where they do not vary.
+    spread : standard deviation of the aligned log-odds, nats.
+    r2 : share of their variance that the line explains; ``nan`` where they do not vary.
     n_pairs, n_pairs_left_out : option pairs used, and left out because a probability is 0.
     """
 
@@ -44,6 +45,7 @@ class Shift:
     slope: Estimate
     intercept: Estimate
     scatter: float
+    spread: float
     r2: float
     n_pairs: int
     n_pairs_left_out: int
@@ -53,6 +55,7 @@ class Shift:
         names = ("entropy", "confidence", "agreement", "slope", "intercept")
         return {name: getattr(self, name).to_json() for name in names} | {
             "scatter": finite(self.scatter),
+            "spread": finite(self.spread),
             "r2": finite(self.r2),
             "n_pairs": self.n_pairs,
             "n_pairs_left_out": self.n_pairs_left_out,
@@ -174,7 +177,7 @@ def shift(scores: Scores, reference: Scores, how: Sampling) -> Shift:
         how,
     )
     x_NK, y_NK, known_NK, n_left_out = _log_odds(scores, reference)
-    slope, intercept, scatter, r2 = _line(x_NK, y_NK, known_NK, how)
+    slope, intercept, scatter, spread = _line(x_NK, y_NK, known_NK, how)
     return Shift(
         entropy=means["entropy"],
         confidence=means["confidence"],
@@ -182,7 +185,8 @@ def shift(scores: Scores, reference: Scores, how: Sampling) -> Shift:
         slope=slope,
         intercept=intercept,
         scatter=scatter,
-        r2=r2,
+        spread=spread,
+        r2=1 - (scatter / spread) ** 2 if spread > 1e-6 else np.nan,
         n_pairs=int(known_NK.sum()),
         n_pairs_left_out=n_left_out,
     )
@@ -226,7 +230,7 @@ def _log_odds(scores: Scores, reference: Scores) -> tuple[np.ndarray, np.ndarray
 def _line(
     x_NK: np.ndarray, y_NK: np.ndarray, known_NK: np.ndarray, how: Sampling
 ) -> tuple[Estimate, Estimate, float, float]:
-    """Slope and intercept with intervals, residual root mean square, r²."""
+    """Slope and intercept with intervals, residual root mean square, standard deviation of y."""
     n, pairs = len(x_NK), int(known_NK.sum())
     nothing = Estimate(np.nan, np.nan, np.nan, n)
     if pairs < 2:
@@ -252,4 +256,4 @@ def _line(
     slope, intercept = estimates
     residual = float((np.where(known_NK, v_NK - slope.value * u_NK, 0) ** 2).sum())
     total = float((v_NK**2).sum())
-    return slope, intercept, float(np.sqrt(residual / pairs)), 1 - residual / total if total > 1e-12 * pairs else np.nan
+    return slope, intercept, float(np.sqrt(residual / pairs)), float(np.sqrt(total / pairs))

@@ -35,14 +35,15 @@ def read_path(places: Sequence[str | Path]) -> list[Point]:
 def read_preferences(file: str | Path, **settings: Any) -> PreferenceDrift:
     """:func:`preference_drift` from a JSONL file: one pair a line with the four log-probabilities, by the names of its
     arguments (``chosen_logp_aligned``, ``chosen_logp_reference``, ``rejected_logp_aligned``, ``rejected_logp_reference``;
-    natural log, whole response); other columns are not read. ``settings`` as there.
+    natural log, whole response), and ``prompt`` where each line names its pair's, as align-check writes it: pairs of a prompt
+    are resampled together. Other columns are not read. ``settings`` as there.
 
     Raises
     ------
     ScoresError : a line that is no such object, with its number; no file.
     """
     asked = f"log-probabilities of preference pairs from {file}"
-    rows = []
+    rows, prompts = [], []
     for number, line in enumerate(_text(Path(file), asked).split("\n"), 1):
         if not line.strip():
             continue
@@ -55,8 +56,10 @@ def read_preferences(file: str | Path, **settings: Any) -> PreferenceDrift:
                 todo="give these four numbers a line",
             )
         rows.append(values)
+        prompts.append(row.get("prompt"))
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], [], []]
-    return preference_drift(*columns, **settings)
+    told = None if None in prompts else [json.dumps(prompt, sort_keys=True) for prompt in prompts]
+    return preference_drift(*columns, **{"prompts": told, **settings})
 
 
 def _points(place: Path) -> Sequence[Point]:

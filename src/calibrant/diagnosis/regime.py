@@ -35,6 +35,8 @@ from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
+FEW_CHANGED = 10
+"""Predictions that differ from the reference's, below which a bootstrap of A - A* says little of other samples."""
 NAMES = (
     "critical_accuracy",
     "excess_accuracy",
@@ -113,7 +115,8 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     (:meth:`Target.correction`), so ``A - A* = E[(1[ŷ=y] - 1[ŷ_ref=y]) - (π*(ŷ) - π*(ŷ_ref))]``: nothing where the two
     predict the same. TCE and Δ use acc* moved by the mean of the correction.
 
-    Intervals: A - A* by a paired bootstrap over questions; for a path by Newcombe's, paired where it holds scores of the same
+    Intervals: A - A* by a paired bootstrap over questions, wider where it has seen few predictions differ from the
+    reference's; for a path by Newcombe's, paired where it holds scores of the same
     questions, at the effective number of questions where they share clusters (the questions of a path of numbers are taken
     to be clustered as much as these); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
     of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ.
@@ -146,6 +149,7 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     correction_N = target.correction()
     corrected_N = star_N + correction_N
     means = mean_estimates({"critical": corrected_N, "excess": correct_N - corrected_N}, how)
+    means["excess"] = _with_unseen_changes(means["excess"], scores, target.origin, how)
     star_N = star_N + correction_N.mean()
     label_noise_M, _ = QuestionSums(scores, how.n_bins).thin_variances
     errors = binned_errors(
@@ -170,6 +174,18 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         "bound_2_high": combined(tce, delta, lambda x, y: x + y),
         "bound_3": combined(distance, tce, lambda x, y: x - y),
     }
+
+
+def _with_unseen_changes(e: Estimate, scores: Scores, origin: Scores | None, how: Sampling) -> Estimate:
+    """``A - A*`` with room for predictions that differ from the reference's in other samples, where few do in this one, which
+    a bootstrap cannot know: up to as many more as Wilson's upper limit of their share, at the most that one can count, 1.
+    """
+    if origin is None or (changed_N := scores.prediction_N != origin.prediction_N).sum() >= FEW_CHANGED:
+        return e
+    cluster_N = None if how.cluster is None else np.array(how.cluster)
+    n, share = effective_n(scores.correct_N.astype(np.float64), cluster_N), float(changed_N.mean())
+    unseen = wilson_interval(share, n, how.level)[1] - share
+    return replace(e, low=min(e.low, e.value - unseen), high=max(e.high, e.value + unseen))
 
 
 def _model_of(scores: Scores) -> str:

@@ -91,12 +91,12 @@ class OrderSensitivity:
             + ("" if self.complete else ", not all orders of all questions"),
             f"  same choice in all orders   {estimate_text(self.consistency)}",
             f"  same choice in two orders   {estimate_text(self.agreement)}",
-            "  position  probability  chosen  without a preference",
+            "  position  probability, without a preference  chosen, without one",
         ]
-        for k, (p, pick, even) in enumerate(
-            zip(self.probability.share_K, self.picks.share_K, self.probability.expected_K, strict=True)
-        ):
-            lines.append(f"  {k + 1:>8}  {p:>11.3f}  {pick:>6.3f}  {even:>20.3f}")
+        for k in range(len(self.probability.share_K)):
+            shares = [effect.share_K[k] for effect in (self.probability, self.picks)]
+            even = [effect.expected_K[k] for effect in (self.probability, self.picks)]
+            lines.append(f"  {k + 1:>8}  {shares[0]:>11.3f}  {even[0]:>20.3f}  {shares[1]:>7.3f}  {even[1]:>11.3f}")
         lines += [
             f"  moved by position: {effect.distance:.3f} of {what} (p = {effect.p_value:.2g})"
             for what, effect in (("the probability", self.probability), ("the choices", self.picks))

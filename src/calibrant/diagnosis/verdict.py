@@ -19,7 +19,10 @@ TOLERANCE = 0.05
 LEAST_N = 30
 """With fewer questions no verdict is given."""
 PURE_RESCALING = 0.25
-"""Intercept and scatter, in nats of log-odds, up to which alignment did nothing but multiply them (a factor of 1.3 in odds)."""
+"""Intercept and scatter, in nats of log-odds and in standard deviations of the aligned model's, up to which alignment did
+nothing but multiply them (a factor of 1.3 in odds)."""
+FEW_PAIRS = 0.01
+"""Share of the pairs of options without log-odds, for a probability of 0, up to which the others speak for all."""
 FAR_TOO_MANY = 100_000
 """From so many questions on it is said that no realistic number would settle a difference."""
 PRIOR_DISTANCE, PRIOR_P = 0.05, 0.001
@@ -86,9 +89,13 @@ class Facts:
 
     @property
     def only_rescaled(self) -> bool:
-        """Whether alignment did nothing but raise the reference to a power, be it 1: what one temperature undoes everywhere."""
+        """Whether alignment did nothing but raise the reference to a power above 0, be it 1: what one temperature undoes
+        everywhere.
+        """
         s = self.collapse.shift
-        return s is not None and abs(s.intercept.value) <= PURE_RESCALING and s.scatter <= PURE_RESCALING
+        if s is None or not s.slope.value > 0 or s.n_pairs_left_out > FEW_PAIRS * (s.n_pairs + s.n_pairs_left_out):
+            return False
+        return max(abs(s.intercept.value), s.scatter) <= PURE_RESCALING * min(1.0, s.spread)
 
 
 def verdict_of(f: Facts) -> Verdict:
@@ -366,8 +373,8 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
         assert f.collapse.shift is not None
         return (
             "A temperature is enough: alignment did nothing to the reference's log-odds but multiply them by "
-            f"{_with(f.collapse.shift.slope)} (intercept and scatter within {PURE_RESCALING} nats), and dividing by one "
-            "temperature mends what is left."
+            f"{_with(f.collapse.shift.slope)} (intercept and scatter within {PURE_RESCALING} nats and {PURE_RESCALING} of "
+            "their standard deviation), and dividing by one temperature mends what is left."
         )
     t = f.collapse.temperature
     text = "CFT is the default: it trains on answers only; no run of ours lowered accuracy beyond noise."

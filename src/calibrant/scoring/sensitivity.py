@@ -13,6 +13,7 @@ from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.files import claim_folder, write_json
+from calibrant.metrics.bins import check_settings
 from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.questions import QuestionSet
@@ -140,6 +141,7 @@ def sensitivity(
     ConfigError : nothing to compare, or ``out`` holds another run. Otherwise as the two functions above.
     """
     style, folder, analysis = style or PromptStyle(), Path(out), dict(analysis or {})
+    check_settings(**{"n_bins": 10, "n_boot": 1000, "level": 0.95, **analysis})  # before anything is scored
     texts = style.reading == "continuation"
     named = variants is not None
     variants = variants if variants is not None else VARIANTS if texts else ()

@@ -103,6 +103,54 @@ def test_a_prompt_with_white_space_around_it_is_the_one_of_its_messages(asked):
         load_preferences([{**row, "prompt": [{"role": "system", "content": asked}, *messages(asked)]}])
 
 
+def test_a_system_message_in_a_column_goes_before_the_prompt():
+    """As in Intel's pairs of OpenOrca."""
+    asked = (Turn("system", "Answer in JSON."), Turn("user", "Up?"))
+    said = {name: [*messages("Up?"), {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    rows = [{**PAIR, "prompt": None, "question": "Up?"}, {**PAIR, "prompt": messages("Up?")}, {**PAIR, **said}]
+    for row in rows:
+        (pair,) = load_preferences([{**row, "system": " Answer in JSON.\n"}]).items
+        assert pair.prompt.turns == asked
+        assert pair.prompt.text == "Answer in JSON.\n\nHuman: Up?\n\nAssistant:"
+        (pair,) = load_preferences([{**row, "system": ""}]).items
+        assert pair.prompt.turns == asked[1:]
+        assert pair.prompt.text == "Up?"
+    own = [{"role": "system", "content": "Be brief."}, *messages("Up?")]
+    assert load_prompts([{"prompt": own, "system": "Be brief."}]).items[0].turns[0] == Turn("system", "Be brief.")
+    with pytest.raises(QuestionError, match="another system message"):
+        load_prompts([{"prompt": own, "system": "Be long."}])
+
+
+def test_the_input_of_an_instruction_is_part_of_the_prompt():
+    """As in Alpaca's sets; two rows with one instruction are two prompts."""
+    rows = [{"instruction": "Find the odd one.", "input": text} for text in ("Ada, Bob, 7", "1, 2, x", "")]
+    texts = [p.text for p in load_prompts(rows).items]
+    assert texts == ["Find the odd one.\n\nAda, Bob, 7", "Find the odd one.\n\n1, 2, x", "Find the odd one."]
+    assert load_prompts([{"prompt": "Up?", "input": "of no prompt"}]).items[0].text == "Up?"
+
+
+def test_content_in_parts_is_their_text():
+    def parts(*texts):
+        return [{"type": "text", "text": text} for text in texts]
+
+    row = {"prompt": [{"role": "user", "content": parts("Up", "?")}]}
+    row |= {name: [{"role": "assistant", "content": parts(name)}] for name in ("chosen", "rejected")}
+    (pair,) = load_preferences([row]).items
+    assert (pair.prompt.text, pair.chosen, pair.rejected) == ("Up?", "chosen", "rejected")
+    for bad in ([{"type": "image", "url": "x"}, *parts("see")], {"a": 1}, []):
+        with pytest.raises(QuestionError, match="a message whose content is"):
+            load_prompts([{"prompt": [{"role": "user", "content": bad}]}])
+
+
+def test_transcripts_beside_the_prompt_they_begin_with_are_no_responses():
+    start = "Human: Up?\n\nAssistant:"
+    row = {"prompt": f"\n\n{start}", "chosen": f"\n\n{start} Yes.", "rejected": f"{start} No."}
+    (pair,) = load_preferences([row]).items
+    assert (pair.prompt.text, pair.chosen, pair.rejected) == (start, " Yes.", " No.")
+    (pair,) = load_preferences([{"prompt": "Up", "chosen": "Up it is", "rejected": "Up? No"}]).items
+    assert pair.chosen == "Up it is"  # words, not a transcript
+
+
 def test_a_list_of_several_turns_has_a_plain_text_for_models_without_a_template():
     (prompt,) = load_prompts([{"prompt": messages("Hi", "Hello", "Up?")}]).items
     assert prompt.text == "Human: Hi\n\nAssistant: Hello\n\nHuman: Up?\n\nAssistant:"

@@ -123,7 +123,11 @@ def test_labelled_pairs_are_one_a_prompt_and_a_smaller_choice_is_part_of_a_large
 
 
 def test_no_readable_reply_at_all_gives_no_win_rate(judge_server, tmp_path):
-    assert judged(judge_server(lambda *_: "hm"), SHORT, LONG, tmp_path) is None
+    w = judged(judge_server(lambda *_: "hm"), SHORT, LONG, tmp_path)
+    assert (w.n, w.asked, w.unreadable, w.to_json()["win_rate"]["value"]) == (0, 12, tuple(IDS), None)
+    half = [*SHORT[:6], *LONG[6:]]  # six are the same, and count as ties
+    w = judged(judge_server(lambda *_: "hm"), half, LONG, tmp_path)
+    assert (w.n, w.asked, w.ties, w.win_rate.value) == (6, 6, 6, 0.5)
 
 
 def test_what_is_sent(judge_server, tmp_path, monkeypatch):
@@ -268,6 +272,6 @@ def test_a_file_of_the_cache_says_what_was_asked(judge_server, tmp_path):
 def test_a_reply_that_was_cut_holds_no_verdict(judge_server, tmp_path):
     """However it ends: max_tokens ended it, not the judge."""
     server = judge_server(lambda *_: {"content": "So far Verdict: A", "finish_reason": "length"})
-    assert judged(server, SHORT, LONG, tmp_path) is None
+    assert judged(server, SHORT, LONG, tmp_path).n == 0
     replies = ask(asked(server), [Comparison("p", "a", "b")], cache=tmp_path)
     assert replies == [(None, "(cut off: raise max_tokens)")]

@@ -1,6 +1,7 @@
 """The rule of the verdict, on numbers whose answer is plain; and the texts that tell it."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -129,8 +130,9 @@ def test_thresholds_are_named_and_others_refused():
         Thresholds.of({"margn": 0.5})
     with pytest.raises(ConfigError):
         Thresholds.of({"kl": "much"})
-    with pytest.raises(ConfigError, match="above 0"):
-        Thresholds(accuracy=-0.1)
+    for value in (-0.1, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="above 0"):
+            Thresholds(accuracy=value)
 
 
 def test_a_judge_that_tells_nothing_apart_decides_nothing():
@@ -138,6 +140,35 @@ def test_a_judge_that_tells_nothing_apart_decides_nothing():
     assert (check.verdict, check.why) == ("undecided", "the judge told no pair of answers apart")
     same = replace(wins(1.0, identical=200), wins=0, losses=0, consistent=None)  # nothing to tell apart
     assert checks_of(Thresholds(), 0.95, wins=same)[0].verdict == "kept"
+
+
+def test_a_judge_whose_replies_cannot_be_read_decides_nothing():
+    """Identical answers are ties that nobody judged."""
+    unread = tuple(map(str, range(65)))
+    nobody = replace(wins(1.0, identical=35, n=35), wins=0, losses=0, ties=35, consistent=None, unreadable=unread)
+    (check,) = checks_of(Thresholds(), 0.95, wins=nobody)
+    why = "65 of the 65 prompts that the judge was asked about got no readable verdict"
+    assert (check.verdict, check.why) == ("undecided", why)
+    nothing = replace(nobody, n=0, identical=0, ties=0, win_rate=e(math.nan, math.nan, math.nan, 0))
+    assert checks_of(Thresholds(), 0.95, wins=nothing)[0].why == why
+    assert "unknown [unknown, unknown], n = 0 prompts: undecided" in result((check_of(nothing),)).to_text()
+    few = replace(wins(0.9), unreadable=unread[:10])
+    assert checks_of(Thresholds(), 0.95, wins=few)[0].verdict == "kept"
+
+
+def check_of(found):
+    return checks_of(Thresholds(), 0.95, wins=found)[0]
+
+
+def test_the_sentence_tells_what_asking_more_cannot_settle():
+    cut = drift_check({"aligned": answers(64, 0.0), "tuned": answers(64, 0.0)}, max_new_tokens=64)
+    checks = checks_of(Thresholds(), 0.95, drift=cut)
+    said = sentence(checks, 0.95)
+    assert said.startswith("2 of 4 numbers stayed within what is allowed and none is shown to have left it; “Length of")
+    assert "too little was asked" not in said
+    assert said.count("raise --max-new-tokens") == 2
+    said = sentence((*checks, *checks_of(Thresholds(), 0.95, instructions=followed(10, 5, 35))), 0.95)
+    assert "too little was asked to decide “Follows checkable instructions” (about" in said
 
 
 def answers(tokens, ended, n=200):

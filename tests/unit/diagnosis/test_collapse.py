@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from calibrant.diagnosis import diagnose
 from calibrant.diagnosis.calibrator import calibrated, tempered
@@ -177,3 +179,31 @@ def test_a_temperature_that_makes_the_error_larger_undoes_nothing():
     (text,) = (text for text in found.reasons if text.startswith("One temperature"))
     assert text.endswith("which does not lower the error.")
     assert "undone" not in text
+
+
+def test_small_log_odds_that_say_something_else_are_no_mere_rescaling(draw):
+    """Scatter under .25 nats, but of log-odds that vary by no more: predictions agree on about half of the questions."""
+    reference = draw(1000)
+    rng = np.random.default_rng(7)
+    noise_NK = 1.5 * rng.normal(size=(1000, 4))
+    weak = replace(reference, logp_NK=log_softmax(0.1 * (reference.logp_NK + noise_NK), axis=1))
+    d = diagnose(weak, reference=reference, n_boot=200)
+    assert d.collapse.shift.scatter < 0.25
+    assert d.collapse.shift.agreement.value < 0.7
+    assert d.collapse.shift.r2 < 0.7
+    assert (d.verdict, d.action) == ("calibratable", "cft")
+    weak = replace(reference, logp_NK=log_softmax(0.1 * reference.logp_NK, axis=1))
+    assert diagnose(weak, reference=reference, n_boot=200).action == "temperature"
+
+
+def test_log_odds_that_are_mostly_unknown_are_no_mere_rescaling(draw):
+    reference = draw(1000)
+    raised = 3 * reference.logp_NK
+    rest = np.argsort(raised, axis=1)[:, :2]
+    np.put_along_axis(raised, rest, -np.inf, 1)
+    answered = np.where(np.isinf(np.take_along_axis(raised, reference.answer_N[:, None], 1)[:, 0]))[0]
+    raised[answered, reference.answer_N[answered]] = -9.0
+    aligned = replace(reference, logp_NK=log_softmax(raised, axis=1))
+    d = diagnose(aligned, reference=reference, n_boot=200)
+    assert d.collapse.shift.n_pairs_left_out > 1000
+    assert d.action != "temperature"

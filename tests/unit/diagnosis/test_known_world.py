@@ -7,7 +7,7 @@ from calibrant.diagnosis import diagnose
 from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.diagnosis.regime import Target, regime_numbers
 from calibrant.diagnosis.verdict import TOLERANCE, regime_of
-from calibrant.metrics import measure
+from calibrant.metrics import measure, wilson_interval
 from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)
@@ -181,3 +181,15 @@ def test_the_verdict_is_seldom_wrong(known_world, known, wrong_verdict, at_most)
         e = mean_estimates({"excess": excess}, Sampling(200, 0.95, seed, 10))["excess"]
         wrong += regime_of(e, TOLERANCE) == wrong_verdict
     assert wrong <= at_most
+
+
+def test_no_change_on_few_questions_is_no_proof_that_there_is_none(known_world):
+    """Where no prediction differs from the reference's, resampling gives an interval of no width."""
+    for n, verdict in ((40, "undecided"), (200, "calibratable")):
+        _, star = known_world(n)
+        sharp = Scores.from_logp(3 * star.logp_NK, star.answer_N)
+        d = diagnose(sharp, reference=star, n_boot=100)
+        e = d.numbers["excess_accuracy"]
+        unseen = wilson_interval(0.0, n, 0.95)[1]  # of the share of predictions that differ
+        assert (e.value, e.low, e.high) == (pytest.approx(0, abs=1e-9), pytest.approx(-unseen), pytest.approx(unseen))
+        assert d.verdict == verdict

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from calibrant.diagnosis import diagnose, read_path, read_preferences
@@ -102,7 +103,7 @@ COLUMNS = ("chosen_logp_aligned", "chosen_logp_reference", "rejected_logp_aligne
 
 
 def test_pairs_from_a_file(tmp_path, draw):
-    lines = [json.dumps({"prompt": "x", **dict(zip(COLUMNS, pair, strict=True))}) for pair in PAIRS]
+    lines = [json.dumps({"note": "x", **dict(zip(COLUMNS, pair, strict=True))}) for pair in PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n\n")
     drift = read_preferences(tmp_path / "pairs.jsonl", n_boot=100, seed=3)
     assert drift == preference_drift(*zip(*PAIRS, strict=True), n_boot=100, seed=3)
@@ -142,3 +143,20 @@ def test_a_line_that_is_no_pair_is_named(tmp_path, line, found):
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(ScoresError, match="two or more pairs"):
         read_preferences(tmp_path / "pairs.jsonl")
+
+
+def test_pairs_of_one_prompt_are_resampled_together(tmp_path):
+    """As align-check writes them; 15 prompts of 20 pairs that move together."""
+    rng = np.random.default_rng(0)
+    moved = np.repeat(rng.normal(size=15), 20) - 0.5
+    columns = ("chosen_logp_aligned", "chosen_logp_reference", "rejected_logp_aligned", "rejected_logp_reference")
+    rows = [dict(zip(columns, (m, 0.0, m, 0.0), strict=True)) for m in moved.tolist()]
+    plain, told = tmp_path / "plain.jsonl", tmp_path / "told.jsonl"
+    plain.write_text("\n".join(map(json.dumps, rows)))
+    told.write_text("\n".join(json.dumps({**row, "prompt": i // 20}) for i, row in enumerate(rows)))
+    alone, together = read_preferences(plain).chosen, read_preferences(told).chosen
+    assert together.value == alone.value
+    assert together.high - together.low > 3 * (alone.high - alone.low)
+    partly = "\n".join(json.dumps({**row, **({"prompt": 0} if i else {})}) for i, row in enumerate(rows))
+    told.write_text(partly)  # a line without one: taken as pairs of their own
+    assert read_preferences(told).chosen == alone

@@ -191,6 +191,11 @@ def test_mixed_numbers_of_options_and_an_incomplete_design(world):
     found = order_sensitivity(orders(logit_NK, answer_N, 2))
     assert not found.complete
     assert "not all orders" in found.to_text()
+    first = [
+        float(x) for x in next(line for line in found.to_text().splitlines() if line.startswith("         1")).split()
+    ]
+    expected = found.probability.expected_K[0], found.picks.expected_K[0]
+    assert first[2::2] == pytest.approx(expected, abs=5e-4)
     assert found.probability.distance == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(found.probability.expected_K, (p_NK + np.roll(p_NK, 1, 1)).mean(0) / 2, atol=1e-9)
     logit_NK[::2, 2:] = NAN
