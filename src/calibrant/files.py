@@ -48,6 +48,11 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     return path
 
 
+def printable(text: str) -> str:
+    """The text with a question mark for what is no character, as in a file name that is not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def write_json(path: str | Path, value: Any) -> Path:
     """Write indented JSON, atomically. NaN and infinity are refused: a number that is not known is ``None``."""
     return write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -9,10 +9,10 @@ from typing import Any
 def told_apart(
     one: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str], sides: tuple[str, str]
 ) -> list[str]:
-    """What of these facts differs between two scores, in words, where both tell it; a model or adapter by another name with the
-    same weights is the same.
+    """What of these facts differs between two scores, in words, where both tell it; a model or adapter by another name or
+    revision with the same weights is the same.
     """
-    weights = {"model": "weights", "adapter": "adapter_weights"}
+    weights = {"model": "weights", "revision": "weights", "adapter": "adapter_weights"}
     alike = {name for name, of in weights.items() if one.get(of) is not None and one.get(of) == other.get(of)}
     return [
         f"{name.replace('_', ' ')} {_short(one[name])} {sides[0]}, {_short(other[name])} {sides[1]}"

@@ -252,7 +252,13 @@ def test_an_infinite_loss_is_no_undecided_one_and_one_fix_has_its_sign(lay):
     columns = {column.key: column for column in COLUMNS}
     assert cell(entry, columns["conf_ece"])["signs"] == "+"  # there is no other fix to be told from
     loss = cell(entry, columns["nll"])
-    assert (loss["signs"], loss["aligned"]) == ("", "no comparison with aligned: an answer has probability 0")
+    assert (loss["signs"], loss["aligned"]) == ("?", "no comparison with aligned: an answer has probability 0")
+    always = Scores.from_probs([[0.9, 0.1, 0, 0]] * 400 + [[0.1, 0.9, 0, 0]] * (N - 400), known.answer_N)
+    right = read_table(lay({"aligned": {"test": [always]}, "cft": {"test": [known]}}), n_boot=100)
+    assert "all right or all wrong" in cell(right.sets[0].entries["cft"], columns["auroc"])["aligned"]
+    for fix, signs in (("aligned", 0), ("temperature", 2), ("cft", 2)):
+        shown = cell(read_table(contest(lay), n_boot=100).sets[0].entries[fix], columns["conf_ece"])
+        assert (len(shown["signs"]), bool(shown["best"])) == (signs, signs > 0)
 
 
 def test_a_finished_fix_stays_where_a_later_call_could_not_run_it(lay):

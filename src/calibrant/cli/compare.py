@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.cli.tables import contest_text
+from calibrant.cli.tables import contest_text, corrected_verdict
 from calibrant.errors import ConfigError
 from calibrant.metrics import compare, compare_many
 from calibrant.scores import Scores
@@ -47,6 +47,11 @@ def run(
         )
     many = compare_many(base, others, metric, level=level, n_bins=bins, n_boot=draws, seed=seed, cluster=cluster)
     if json:
-        o.print_json({name: {**d.to_json(), "p_holm": p} for name, (d, p) in many.items()})
+        o.print_json(
+            {
+                name: {**d.to_json(), "p_holm": p, "verdict": corrected_verdict(d, p, level)}
+                for name, (d, p) in many.items()
+            }
+        )
     else:
         typer.echo(contest_text(a, metric, many, level))

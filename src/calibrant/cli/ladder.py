@@ -11,6 +11,7 @@ from calibrant.cli import options as o
 from calibrant.cli import restore as r
 from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
+from calibrant.metrics.bins import check_settings
 from calibrant.questions import check_cluster
 
 
@@ -76,6 +77,9 @@ def run(
             found=f"no {'MODEL' if model is None else '--questions'}",
             todo="give MODEL --questions FILE --out FOLDER, or --out FOLDER --table for the table of a ladder",
         )
+    check_settings(bins, draws, level)  # before the training, not after it
+    if dry and table:
+        raise ConfigError(asked="--dry with --table", found="one writes nothing, the other the table", todo="give one")
     from calibrant.alignment import AlignSettings
     from calibrant.ladder import Ladder, read_table, settings_named, write_table
 

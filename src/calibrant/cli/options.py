@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from calibrant.errors import ConfigError
+from calibrant.files import printable
 from calibrant.intake import load_questions
 from calibrant.prompts import PromptStyle
 from calibrant.questions import ONE_PLACE, QuestionSet
@@ -127,7 +128,7 @@ def refuse_unused(context: typer.Context, names: Iterable[str], beside: str) -> 
 
 def command_line() -> str:
     """What the user typed."""
-    return shlex.join(["calibrant", *sys.argv[1:]])
+    return printable(shlex.join(["calibrant", *sys.argv[1:]]))
 
 
 def watching(quiet: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.diagnosis import diagnose
 from calibrant.errors import ConfigError
-from calibrant.files import read_json
+from calibrant.files import printable, read_json
 from calibrant.provenance import told_apart
 from calibrant.scores import Scores
 
@@ -42,9 +43,9 @@ def run(
             found="they do not pair up",
             todo="give --after once for each --before, in the same order, or not at all",
         )
-    names = name or [path.stem for path in before]
+    names = [printable(one) for one in name or [path.stem for path in before]]
     if not name and len(set(names)) < len(names):
-        names = [f"{path.parent.name}/{path.stem}" for path in before]
+        names = [printable(f"{path.parent.name}/{path.stem}") for path in before]
     if len(names) != len(before):
         raise ConfigError(
             asked=f"names for {len(before)} scores",
@@ -65,7 +66,8 @@ def run(
         asked={"model": facts.get("model"), "prompt": facts.get("prompt"), "command": o.command_line()},
         notes=[
             note for label, (first, second) in zip(names, pairs, strict=True) for note in _unlike(label, first, second)
-        ],
+        ]
+        + _of_several_models(names, pairs),
         target_accuracy=target_accuracy,
         out=out,
         **settings,
@@ -80,6 +82,19 @@ def _unlike(label: str, before: Scores, after: Scores | None) -> list[str]:
     names = ("model", "prompt", "chat_template", "dtype", "device")
     told = told_apart(before.provenance, after.provenance, names, ("before", "after"))
     return [f"On {label!r} more than the weights may differ: {'; '.join(told)}."] if told else []
+
+
+def _of_several_models(names: Sequence[str], pairs: Sequence[tuple[Scores, Scores | None]]) -> list[str]:
+    """Where the scores of a further set are not of the model that the page is about, or were read in another way."""
+    facts = ("model", "revision", "adapter", "quantized", "prompt", "chat_template")
+    notes = []
+    for label, further in zip(names[1:], pairs[1:], strict=True):
+        for one, other, when in zip(pairs[0], further, ("", " after"), strict=True):
+            sides = (f"on {names[0]!r}", f"on {label!r}")
+            told = [] if one is None or other is None else told_apart(one.provenance, other.provenance, facts, sides)
+            if told:
+                notes.append(f"The scores{when} are not all of one model, asked in one way: {'; '.join(told)}.")
+    return notes
 
 
 def _check_of(path: Path) -> dict[str, Any]:

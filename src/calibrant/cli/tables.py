@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calibrant.metrics import Decision, Difference, Drift, Estimate, Slice
+from calibrant.metrics.comparison import UNDECIDED
 from calibrant.metrics.text import LABELS, aligned, change_cells, estimate_lines, questions_needed
 
 
@@ -58,6 +59,11 @@ def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, floa
     """One line a rival of ``a`` on one metric, with the p-value corrected for looking at all of them."""
     rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{100 * level:g}% interval", "p (Holm)", "")]
     for name, (d, p) in many.items():
-        verdict = d.verdict if p <= 1 - level else "undecided"
-        rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), f"{p:.3f}", verdict + questions_needed(d)))
+        verdict = corrected_verdict(d, p, level) + questions_needed(d)
+        rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), f"{p:.3f}", verdict))
     return "\n".join([f"a = {a}", *aligned(rows)])
+
+
+def corrected_verdict(d: Difference, p_corrected: float, level: float) -> str:
+    """The verdict on one of several rivals: undecided where its p-value, corrected for their number, is not small enough."""
+    return d.verdict if p_corrected <= 1 - level else UNDECIDED

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from calibrant.ladder.fixes import select
 from calibrant.ladder.page import write_table
 from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
+from calibrant.metrics.bins import check_settings
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
@@ -187,7 +189,14 @@ def ladder(
     OutputError : the disk is full or forbidden: the one error that stops everything.
     """
     climb = Ladder(model, splits, out, **settings)
-    check_cluster((table or {}).get("cluster"), climb.exam)
+    known = {name: p.default for name, p in signature(read_table).parameters.items() if name != "out"}
+    if wrong := set(table or {}) - set(known):
+        raise ConfigError(
+            asked="the table of a ladder", found=f"unknown: {', '.join(sorted(wrong))}", todo=f"give {', '.join(known)}"
+        )
+    of_table = known | dict(table or {})
+    check_cluster(of_table.pop("cluster"), climb.exam)
+    check_settings(**of_table)
     climb.run()
     found = read_table(out, **dict(table or {}))
     write_table(found, out)

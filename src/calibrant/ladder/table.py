@@ -75,7 +75,7 @@ class Entry:
     """One fix on one set of questions: a row of the table.
 
     ``estimates`` and ``runs`` by metric: mean over seeds with its interval, and each seed's value. ``against_aligned``
-    and ``against_best`` by metric; the best is the best *other* fix by the value itself.
+    and ``against_best`` by metric; the best is the best *other* fix by the value itself, and only fixes are compared with it.
     """
 
     name: str
@@ -248,13 +248,13 @@ def _standings(
     contest = Contest({fix: list(runs.values()) for fix, runs in scored.items()}, seeds=seeds, **settings)
     estimates = {fix: contest.estimates(fix) for fix in scored}
     rivals = [place.fix.name for place in found if place.fix.family != "none" and place.fix.name in scored]
-    others = {fix: _best_others(estimates, [r for r in rivals if r != fix]) for fix in scored}
+    others = {fix: _best_others(estimates, [r for r in rivals if r != fix]) for fix in rivals}
     aligned = {
         fix: _contrasts(contest, fix, dict.fromkeys(CONTEST_METRICS, ALIGNED))
         for fix in scored
         if ALIGNED in scored and fix != ALIGNED
     }
-    best = {fix: _contrasts(contest, fix, others[fix]) for fix in scored}
+    best = {fix: _contrasts(contest, fix, others[fix]) for fix in rivals}
     level = float(settings["level"])
     least = 1 / (int(settings["n_boot"]) + 1)  # no smaller p-value than the draws can say
     aligned = _corrected(
@@ -270,7 +270,7 @@ def _standings(
             estimates=estimates[fix],
             runs=contest.per_run(fix),
             against_aligned=aligned.get(fix, {}),
-            against_best=best[fix],
+            against_best=best.get(fix, {}),
             cut=_cut(estimates[fix]["conf_ece"], estimates[ALIGNED]["conf_ece"], aligned[fix]["conf_ece"].difference)
             if fix in aligned
             else None,

@@ -34,6 +34,7 @@ COLUMNS = (
 LISTED = 6
 PAPER = ("cft", "rcft", "rcft-once")
 SIGNS = {"better": "+", "worse": "−", "undecided": "·"}
+UNKNOWN = "?"
 
 
 def lower_is_better(metric: str) -> bool:
@@ -149,7 +150,7 @@ def cell(entry: Entry, column: Metric) -> dict[str, str]:
         "spread": "" if spread is None else f"± {spread * scale:.{digits}f}",
         "floor": "" if e.floor_p95 is None else f"chance to {number(e.floor_p95, column)}",
         "within": "within chance" if e.verdict == INDISTINGUISHABLE else "",
-        "signs": "".join(SIGNS[c.verdict] for c in (aligned, best) if c is not None and _is_known(c)),
+        "signs": "".join(map(_sign, (aligned, best))),
         "aligned": _verdict(aligned, column),
         "best": _verdict(best, column),
     }
@@ -264,18 +265,26 @@ def _loss(metric: str, c: Contrast) -> str:
     return f"{column.name} {number(d.b, column)} against {number(d.a, column)}{_p(c)}"
 
 
+def _sign(c: Contrast | None) -> str:
+    """Of a fix's contrast; nothing for the aligned model and the one before it, whose contrasts are not corrected."""
+    if c is None or c.p_corrected is None:
+        return ""
+    return SIGNS[c.verdict] if _is_known(c) else UNKNOWN
+
+
 def _verdict(c: Contrast | None, column: Metric) -> str:
     if c is None:
         return ""
     d = c.difference
     if not _is_known(c):
-        return f"no comparison with {c.other}: an answer has probability 0"
+        reason = "answers all right or all wrong have none" if column.key == "auroc" else "an answer has probability 0"
+        return f"no comparison with {c.other}: {reason}"
     interval = span(d.low, d.high, column, sign=True)
     return f"{c.verdict}: {number(d.value, column, sign=True)} ({interval}) against {c.other}{_p(c)}"
 
 
 def _is_known(c: Contrast) -> bool:
-    """Whether there is a difference: an infinite log loss has none."""
+    """Whether there is a difference: an infinite log loss has none, nor has an AUROC that does not exist."""
     return not math.isnan(c.difference.value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -103,4 +103,5 @@ def _front_matter(base: str, objective: str, adapter: bool) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not PurePath(name).is_absolute() and name[0] not in ".~" and " " not in name
+    local = PurePath(name).is_absolute() or name.startswith((".", "~")) or name.endswith(".gguf") or Path(name).exists()
+    return name.count("/") == 1 and not local and " " not in name

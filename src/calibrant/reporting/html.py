@@ -140,8 +140,8 @@ def _pictures_in(folder: Path) -> set[str]:
         found = read_json(folder / "report.json")
     except ConfigError:  # none there, or none of ours
         return set()
-    named = found.get("figures", ()) if isinstance(found, dict) and found.get("format") == FORMAT else ()
-    return {name for name in named if re.fullmatch(r"[\w-]+", str(name))}
+    named = found.get("figures") if isinstance(found, dict) and found.get("format") == FORMAT else None
+    return {name for name in named if re.fullmatch(r"[\w-]+", str(name))} if isinstance(named, list) else set()
 
 
 def _head(

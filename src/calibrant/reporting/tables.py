@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from calibrant.metrics import Difference, Estimate
@@ -147,10 +148,10 @@ def span(low: float, high: float, metric: Metric, *, sign: bool = False) -> str:
 def markdown(text: str) -> str:
     r"""Text that cannot break a Markdown table or become markup.
 
-    >>> print(markdown("a|b <i>"))
-    a\|b &lt;i>
+    >>> print(markdown("a|b <i> [c] *d*"))
+    a\|b &lt;i> \[c\] \*d\*
     """
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
+    return re.sub(r"([\\|\[\]`*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def markdown_number(cell: Cell | None) -> str:

@@ -102,17 +102,18 @@ class Scaler(ABC):
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
 
     def _unlike(self, provenance: Mapping[str, Any]) -> list[str]:
-        """In words, what else these scores are than those fitted on, as far as both tell."""
+        """In words, what else these scores are than those fitted on, as far as both tell; what a model's scores need not tell
+        is that it is not quantised and that they hold no temperature of an export.
+        """
         fitted, here = (
-            {"quantized": None, **facts}
-            if "adapter_weights" in facts
-            else facts  # facts of a model that is not quantised
+            {"quantized": None, "served_temperature": 1.0, **facts} if "adapter_weights" in facts else facts
             for facts in (self.fitted_on_, provenance)
         )
         apart = told_apart(fitted, here, HOLDS_FOR, ("where it was fitted", "here"))
-        if fitted and ("scaler" in fitted) != ("scaler" in here):
-            where = "where it was fitted" if "scaler" in fitted else "where it is applied"
-            apart.append(f"rescaled already {where}")
+        earlier = fitted.get("scaler"), here.get("scaler")
+        if fitted and earlier[0] != earlier[1]:
+            where = "where it was fitted" if earlier[1] is None else "where it is applied"
+            apart.append(f"rescaled already {where}" if None in earlier else "rescaled already, in another way")
         return apart
 
     def _seen(self, scores: Scores) -> list[bool]:
@@ -203,9 +204,12 @@ class Scaler(ABC):
         """A scaler with the learned attributes of ``values``; KeyError, TypeError or ValueError where they are bad."""
 
 
-HOLDS_FOR = ("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template")
+HOLDS_FOR = (
+    *("model", "revision", "weights", "adapter", "adapter_weights", "quantized", "prompt", "chat_template"),
+    "served_temperature",
+)
 """Facts of scores that a scaler holds for."""
-FACTS = (*HOLDS_FOR, "prompt_digest", "source", "url", "scaler", "served_temperature")
+FACTS = (*HOLDS_FOR, "prompt_digest", "source", "url", "scaler")
 """What of a provenance says whose scores they are, how they were read, and whether they were rescaled before."""
 SURE = 0.001
 """Chance below which answers that agree under the same ids are taken for the same questions: ten of two even options."""

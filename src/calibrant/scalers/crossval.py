@@ -57,6 +57,8 @@ def cross_validated(
         logp_NK[~fit_N] = fitted.apply(scores.select(~fit_N)).logp_NK
         parts.append(fitted.described())
     named = {"cross_validated": True, "folds": parts, "seed": seed}
+    if (earlier := scores.provenance.get("scaler")) is not None:
+        named["after"] = earlier
     return replace(scores, logp_NK=logp_NK, provenance={**scores.provenance, "scaler": named})
 
 
