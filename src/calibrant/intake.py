@@ -11,13 +11,25 @@ from typing import Any
 from calibrant.errors import LeakageError, QuestionError
 from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
-from calibrant.sources import BASES, answer_index, fields_of, is_text_of, missing, numeral, rename
+from calibrant.sources import (
+    BASES,
+    Fields,
+    answer_index,
+    fields_of,
+    is_text_of,
+    missing,
+    numeral,
+    readings_of,
+    rename,
+)
 from calibrant.sources.cells import blank, typed
 from calibrant.sources.layouts import MAPPING_KEYS
 from calibrant.sources.readers import Rows, is_text_table, read_file, read_folder, read_hub, read_list
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(:[\w.-]+)?")
+WITH_SPLIT = re.compile(r"(.+)\[([^\[\]]+)\]")
 FILE_NAME = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|gz)$")
+PASSAGES = ("passage", "article", "context", "premise", "paragraph", "story")
 SKIP_HINT = "or leave such rows out by name with skip_bad=True (--skip-bad)"
 
 
@@ -37,12 +49,13 @@ def load_questions(
     ----------
     source : a file (.jsonl, .ndjson, .json, .csv, .tsv, each also with .gz; .parquet), a folder that ``datasets``
         saved, a hub data set ``"owner/name"`` or ``"owner/name:config"``, or an iterable of mappings or questions.
-    split : which split of a data set; needed when it has several.
+    split : which split of a data set; needed when it has several, and may stand behind its name: ``"owner/name[test]"``.
     name : name of the set, by default the file's; rows without an id are called ``<name>-<row>``, counted from 1.
     skip_bad : list bad and repeated rows in ``skipped`` and go on, instead of refusing the whole.
     limit : keep the first so many questions, after the whole source was checked.
     columns : your names for ours: ``{"question": "stem", "choices": ["a", "b"] or "options", "answer": "gold", "id": …,
-        "subject": …, "answer_base": 1}``, any part of it. ``answer_base`` says from where numbers as answers count, or is
+        "subject": …, "answer_base": 1}``, any part of it. Several columns of a question, ``["article", "question"]``, are
+        joined by empty lines. ``answer_base`` says from where numbers as answers count, or is
         ``"text"`` where answers are options' texts. An answer that is one of the columns of the choices names the correct
         one; such columns have no order of their own: the options get that of :func:`calibrant.orders.shuffle_options`.
     revision : branch, tag or commit of a hub data set.
@@ -72,6 +85,21 @@ def load_questions(
     return QuestionSet(result.name, result.questions[:limit], before + result.skipped)
 
 
+def unread_passages(questions: QuestionSet) -> list[str]:
+    """Columns that by their names hold what the questions are about, and on most questions stand there unread.
+
+    >>> row = {"article": "Ada ate.", "question": "Who ate?", "options": ["Ada", "Bob"], "answer": "A"}
+    >>> unread_passages(load_questions([row]))
+    ['article']
+    """
+    found = []
+    for name in PASSAGES:
+        cells = [(q.columns.get(name), q.text) for q in questions]
+        unread = [isinstance(cell, str) and bool(cell.strip()) and cell.strip() not in text for cell, text in cells]
+        found += [name] if sum(unread) > len(unread) / 2 else []
+    return found
+
+
 def _with_typed_columns(questions: QuestionSet) -> QuestionSet:
     """The further columns of a text table, with numbers where a column holds numbers and ``None`` where a cell is blank."""
     names = {name for q in questions for name in q.columns}
@@ -88,6 +116,16 @@ def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str
         _refuse(split, revision, "a list in memory")
         return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)
     path = Path(source)
+    try:
+        named = None if path.exists() or split is not None else WITH_SPLIT.fullmatch(str(source))
+        if named and (Path(named[1]).is_dir() or HUB_ID.fullmatch(named[1])):
+            return open_rows(named[1], named[2], revision)
+    except OSError as error:  # a name that is too long, such as the questions themselves
+        raise QuestionError(
+            asked=f"questions from {str(source)[:80]!r}",
+            found=str(error)[:200],
+            todo="give a file, a folder or a hub id",
+        ) from error
     if path.is_dir():
         _refuse(None, revision, str(path))
         return path.name if split is None else f"{path.name}-{split}", read_folder(path, split)
@@ -170,10 +208,11 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
                 todo="write the correct option",
             )
     fields = fields_of(renamed)
-    if base is None and not fields.labels and (number := numeral(fields.answer)) is not None:
+    counted = not fields.labels or not (fields.is_label or any(numeral(label) is not None for label in fields.labels))
+    if base is None and counted and (number := numeral(fields.answer)) is not None:
         if not is_text_of(fields.answer, fields.choices):
             from_one.see(number, len(fields.choices))
-        if fields.unsure:
+        if fields.unsure or (correct_first is False and _from_one(columns.get("choices"))):
             raise QuestionError(
                 asked="one correct option",
                 found=f"answer {fields.answer!r} beside option columns that are numbered from 1",
@@ -184,15 +223,40 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
     if isinstance(nested, Mapping):
         extra |= {str(k): _plain(v) for k, v in nested.items()}
     given, subject = renamed.get("id"), fields.subject
+    index = answer_index(fields.answer, fields.choices, fields.labels, base, is_label=fields.is_label)
+    for name, also in fields.also:
+        _refuse_contradiction(fields, index, name, also)
     question = Question(
         id=default_id if given is None or given == "" else str(given),
         text=fields.text,
         choices=fields.choices,
-        answer=answer_index(fields.answer, fields.choices, fields.labels, base),
+        answer=index,
         subject=None if subject is None or subject == "" else str(subject),
         columns=extra,
     )
     return with_options_shuffled(question) if correct_first else question
+
+
+def _refuse_contradiction(fields: Fields, index: int, name: str, also: Any) -> None:
+    """Raise :class:`QuestionError` where a second column of answers can be read, and in no way as the first."""
+    if isinstance(also, bool) or not isinstance(also, (int, float, str)):
+        return
+    readings = readings_of(also, fields.choices, fields.labels)
+    if readings and index not in readings.values():
+        told = " or ".join(f"option {other} as {how}" for how, other in readings.items())
+        raise QuestionError(
+            asked="one correct option",
+            found=f"option {index} by answer {fields.answer!r}, but {name} {also!r} is {told}",
+            todo=f"name the column to read: columns={{'answer': {name!r}}} or the other",
+        )
+
+
+def _from_one(names: Any) -> bool:
+    """Whether columns that the user named for the options are numbered from 1."""
+    numbers = (
+        [re.fullmatch(r"\D*?(\d{1,2})", name.strip()) for name in names] if isinstance(names, (list, tuple)) else []
+    )
+    return bool(numbers) and [m and int(m[1]) for m in numbers] == list(range(1, len(numbers) + 1))
 
 
 def _named_correct(columns: Mapping[str, Any]) -> bool:
@@ -236,14 +300,13 @@ def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
         if key == "answer_base":
             good = value in (0, 1, "text") and not isinstance(value, bool)
         else:
-            good = isinstance(value, str) or (
-                key == "choices" and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
-            )
+            several = key in ("choices", "question") and isinstance(value, (list, tuple)) and len(value) > 0
+            good = isinstance(value, str) or (several and all(isinstance(v, str) for v in value))
         if not good:
             raise QuestionError(
                 asked=asked,
                 found=f"{key!r}: {value!r}",
-                todo="give one column name, for choices also a list of names, for answer_base 0, 1 or 'text'",
+                todo="give one column name, for choices and question also a list of names, for answer_base 0, 1 or 'text'",
             )
     if _named_correct(columns) and "answer_base" in columns:
         raise QuestionError(

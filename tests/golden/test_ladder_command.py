@@ -124,6 +124,8 @@ def test_what_is_wrong_is_three_lines(room):
         "did you mean 'lr-x3'": (*ARGUMENTS, "--settings", "cft=lr-x4"),
         "no such file": (*ARGUMENTS, "--prompts", "absent.jsonl"),
         "of test": (*ARGUMENTS, "--ood", "capitals.jsonl"),
+        "95": (*ARGUMENTS, "--level", "95"),
+        "one writes nothing": (*ARGUMENTS, "--dry", "--table"),
     }
     started = {found: start(*arguments, cwd=room) for found, arguments in wrong.items()}
     for found, process in started.items():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,28 @@ def test_several_are_compared_with_a_correction(folder):
     text = run("compare", "sure", "sharp", "sure", cwd=folder)
     assert "b is better" in text
     assert "undecided" in text
+    for name, one in found.items():  # what is printed is what the JSON says
+        assert (one["verdict"] == "undecided") == (one["p_holm"] > 0.05), name
+
+
+def test_a_page_on_scores_of_two_models_says_so(folder):
+    made = []
+    for name, model in (("one", "X/one"), ("two", "Y/two")):
+        scores = Scores.load(folder / "sharp")
+        replace(scores, provenance={**scores.provenance, "model": model}).save(folder / name)
+        made += ["--before", name]
+    os.symlink(os.fsencode(folder / "two"), os.fsencode(folder / "caf") + b"\xe9")  # a name that is no UTF-8
+    run("report", *made, "--before", os.fsdecode(b"caf\xe9"), "--draws", "60", "--out", "page", cwd=folder)
+    text = (folder / "page" / "report.md").read_text()
+    assert "not all of one model, asked in one way: model X/one on 'one', Y/two on 'two'" in text
+    assert "Y/two on 'caf?'" in text
+
+
+def test_rounded_rows_of_a_table_are_said(folder):
+    (folder / "thirds.csv").write_text("p_a,p_b,p_c,answer\n.33,.33,.33,A\n")
+    command = [str(COMMAND), "score", "--from-table", "thirds.csv", "--out", "thirds"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert "1 of 1 rows sum to 1 up to rounding only" in done.stderr
 
 
 def test_percentages_that_the_user_gave_are_said_in_full(folder):

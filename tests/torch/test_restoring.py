@@ -137,6 +137,27 @@ def test_a_budget_tries_several_settings_and_the_report_says_so(tmp_path, model_
             restore(model_folder(), splits, out=tmp_path / "run", budget=budget, **settings)
 
 
+def test_groups_that_were_named_since_a_run_are_those_of_its_report(tmp_path, model_folder, make_questions):
+    """Ids, subjects and columns are no part of what was scored: a run goes on, with those that the questions have now."""
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 20), ("test", 12))}
+    config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8))
+    settings = {"objective": "cft", "config": config, "device": "cpu", "out": tmp_path / "run"}
+    restore(model_folder(), splits, **settings)
+    named = {
+        name: QuestionSet(
+            name, tuple(dataclasses.replace(q, id=f"new-{i}", subject=f"s{i % 4}") for i, q in enumerate(questions))
+        )
+        for name, questions in splits.items()
+    }
+    again = restore(model_folder(), named, cluster="subject", **settings)
+    assert set(again.before["test"].subjects) == {"s0", "s1", "s2", "s3"}
+    assert again.before["test"].ids[0] == "new-0"
+    for when in ("before", "tuned", "after"):
+        kept = Scores.load(tmp_path / "run" / "scores" / when / "test.safetensors")
+        assert kept.subjects == again.before["test"].subjects, when
+    assert "in 4 groups" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
 def too_sure(n, seed=0):
     """Answers drawn at half the log-odds that the scores say: T = 2 is the truth."""
     draw = np.random.default_rng(seed)

@@ -244,6 +244,18 @@ def test_a_command_that_broke_off_goes_on(json_server, tmp_path):
     assert len(server.requests) == 3
 
 
+def test_replies_of_other_requests_are_not_deleted(json_server, tmp_path):
+    server = json_server(shares)
+    file, out = QUESTIONS.save(tmp_path / "questions.jsonl"), tmp_path / "served.safetensors"
+    command = ["score-served", server.url, "--model", "decider", "--questions", str(file), "--out", str(out), "--quiet"]
+    replies = tmp_path / "served.safetensors.replies"
+    replies.mkdir()
+    (replies / "paid-for.json").write_text("{}")
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "replies is kept: it holds 1 replies to other requests" in done.stderr
+    assert (replies / "paid-for.json").exists()
+
+
 def test_white_space_around_texts_is_not_sent(json_server, tmp_path):
     spaced = QuestionSet("cities", (Question("a", " Capital of France?\n", ("Lyon ", "\tParis"), 1),))
     server = json_server(shares)

@@ -235,6 +235,35 @@ def test_a_column_of_lists_with_other_cells_is_refused(tmp_path):
     assert "did you mean 'probs'" in refusal(path, probabilities="prob")
     assert "found: 0 in table.csv line 3" in refusal(csv(tmp_path, "probs,answer\n[.5 .5],0\n,0\n"))
     assert "found: 'half' in table.csv line 2" in refusal(csv(tmp_path, "probs,answer\n[half .5],0\n"))
+    assert "a blank cell before the last option" in refusal(csv(tmp_path, 'probs,answer\n"[.4,,.6]",1\n'))
+    assert "found: '(.7, .3]' in table.csv line 2" in refusal(
+        csv(tmp_path, 'probs,answer\n"(.7, .3]",0\n'), probabilities="probs"
+    )
+    assert "found: 0 in table.csv line 2" in refusal(csv(tmp_path, "probs,answer\n,0\n[.5 .5],0\n"))
+    both = "several sets of options"
+    assert both in refusal({"A": [0.7], "B": [0.3], "logprobs": [[-0.4, -3.0, -4.1]], "answer": ["A"]})
+
+
+def test_gaps_of_frames_and_lists_are_absent_options_and_no_subjects():
+    frame = pytest.importorskip("pandas").DataFrame(
+        {"p_a": [0.7, 0.4], "p_b": [0.2, 0.6], "p_c": [0.1, None], "answer": ["A", "B"], "subject": ["x", None]}
+    )
+    lists = {"probs": [[0.7, 0.2, 0.1], [0.4, 0.6, float("nan")]], "answer": ["A", "B"], "subject": ["x", float("nan")]}
+    for table in (frame, lists):
+        found = import_table(table)
+        assert (found.k_N.tolist(), found.subjects) == ([3, 2], ("x", None))
+
+
+def test_what_is_no_table_and_what_is_no_logarithm_is_refused():
+    assert "no list in answer" in refusal({"p": [[0.7, 0.3]], "answer": 0})
+    assert "list of two column names" in refusal({"p": [[0.7, 0.3]], "answer": [0]}, probabilities=3)
+    assert "a logarithm of a probability above 0" in refusal({"logprobs": [[0.7, 0.3]], "answer": [0]})
+
+
+def test_the_hash_needs_no_answer_column_of_that_name():
+    table = {"question": ["Up?"], "choices": [["yes", "no"]], "p_a": [0.7], "p_b": [0.3]}
+    named, ours = import_table({**table, "gold": ["A"]}, answer="gold"), import_table({**table, "answer": ["A"]})
+    assert named.hashes == ours.hashes == (Question("q", "Up?", ("yes", "no"), 0).content_hash,)
 
 
 @pytest.mark.parametrize("names", [[], ["p_0"], [0, 1]])

@@ -47,8 +47,13 @@ def test_front_matter_names_base_model_and_library():
     assert body.lstrip().startswith("# owner/name, calibrated by CFT\n")
 
 
-@pytest.mark.parametrize("model", ["/home/me/model", "./model", "~/model", "models/a/b", "m.gguf", "my model/x"])
-def test_a_local_base_model_is_no_hub_id(model):
+@pytest.mark.parametrize(
+    "model",
+    ["/home/me/model", "./model", "~/model", "models/a/b", "m.gguf", "my model/x", "models/tulu", "runs/x.gguf"],
+)
+def test_a_local_base_model_is_no_hub_id(model, tmp_path, monkeypatch):
+    (tmp_path / "models" / "tulu").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     assert "base_model" not in front_matter(card(model))[0]
 
 

@@ -348,3 +348,19 @@ def test_scores_of_another_model_are_warned_of():
     with pytest.warns(UserWarning, match="rescaled already where it is applied"):
         scaler.apply(replace(scaled, provenance={**scaled.provenance, "model": "a"}))
     assert scaler.apply(draw(100, seed=2)).n == 100  # scores that tell nothing
+    twice = {"model": "a", "scaler": {"name": "temperature", "temperature": 2.0}}
+    second = Temperature().fit(draw(100, seed=1, provenance=twice))
+    other = {**twice, "scaler": {"name": "temperature", "temperature": 7.0}}
+    with pytest.warns(UserWarning, match="rescaled already, in another way"):
+        second.apply(draw(100, seed=2, provenance=other))
+    assert second.apply(draw(100, seed=2, provenance=twice)).n == 100
+    known = {"model": "a", "weights": "1", "adapter_weights": None}
+    served = Temperature().fit(draw(100, seed=1, provenance={**known, "served_temperature": 2.5, "revision": None}))
+    with pytest.warns(UserWarning, match=r"served temperature 2\.5 where it was fitted, 1\.0 here$"):
+        served.apply(draw(100, seed=2, provenance={**known, "revision": "main"}))  # the same weights
+
+
+def test_a_cross_validated_copy_remembers_what_was_applied_before():
+    once = Temperature().fit(draw(100, seed=1)).apply(draw(100, seed=2))
+    again = cross_validated(Temperature(), once).provenance["scaler"]
+    assert again["after"] == once.provenance["scaler"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +14,9 @@ import yaml
 
 from calibrant.errors import ConfigError
 from calibrant.files import printable
-from calibrant.intake import load_questions
+from calibrant.intake import load_questions, unread_passages
 from calibrant.prompts import PromptStyle
-from calibrant.questions import ONE_PLACE, QuestionSet
+from calibrant.questions import ONE_PLACE, QuestionSet, Skipped
 
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
@@ -40,7 +40,7 @@ System = Annotated[str | None, typer.Option(help="System message of the chat for
 Questions = Annotated[
     str, typer.Option("--questions", help="JSONL, CSV, TSV or Parquet file, data set folder, or hub data set.")
 ]
-Split = Annotated[str | None, typer.Option(help="Split of a hub data set.")]
+Split = Annotated[str | None, typer.Option(help="Split of a data set; also behind its name: owner/name[test].")]
 Columns = Annotated[
     str | None, typer.Option(help="Which column is what, e.g. '{question: stem, choices: [a, b], answer: gold}'.")
 ]
@@ -92,6 +92,12 @@ def questions_of(
         source, split=split, columns=mapping_of("--columns", columns), skip_bad=skip_bad, limit=limit
     )
     _say_skipped(questions)
+    if unread := unread_passages(questions):
+        typer.echo(
+            f"warning: the column {unread[0]!r} of {questions.name!r} is not part of what is asked; where the question is "
+            f"about it, put it before: --columns '{{question: [{unread[0]}, question]}}'",
+            err=True,
+        )
     if len(questions) >= ONE_PLACE and len({q.answer for q in questions}) == 1:
         typer.echo(
             f"warning: all {len(questions)} correct options of {questions.name!r} stand at place {questions[0].answer + 1}: "
@@ -201,9 +207,14 @@ def _told(source: str | None, load: Callable[..., Any], **settings: Any) -> Any:
 
 
 def _say_skipped(found: Any) -> None:
-    if found.skipped:
-        typer.echo(f"{len(found.skipped)} rows of {found.name!r} left out:", err=True)
-        for row in found.skipped:
+    say_left_out(found.name, found.skipped)
+
+
+def say_left_out(name: str, rows: Sequence[Skipped]) -> None:
+    """Say on stderr what of a set was left out, row by row."""
+    if rows:
+        typer.echo(f"{len(rows)} rows of {name!r} left out:", err=True)
+        for row in rows:
             typer.echo(f"  {row.where}: {row.reason}", err=True)
 
 

@@ -38,15 +38,21 @@ def sets_of(
             found=f"more than one is named {', '.join(map(repr, twice))}",
             todo="rename the files, so that each set has a name of its own",
         )
-    return assemble(
-        load(questions),
-        test=load(test) if test else None,
-        calibration=load(calibration) if calibration else None,
+    loaded = {name: load(source) for name, source in (("test", test), ("calibration", calibration)) if source}
+    main = load(questions)
+    splits, ood_sets = assemble(
+        main,
+        test=loaded.get("test"),
+        calibration=loaded.get("calibration"),
         ood={questions.name: questions for questions in far},
         seed=seed,
         drop=drop,
         group=group,
     )
+    told = {row for one in (main, *loaded.values(), *far) for row in one.skipped}
+    for name, one in (splits | ood_sets).items():
+        o.say_left_out(name, [row for row in one.skipped if row not in told])
+    return splits, ood_sets
 
 
 def run(

@@ -76,6 +76,7 @@ def run(
         from calibrant.importing import import_table
 
         scores = import_table(from_table, split=split or "", **o.table_columns(columns))
+        o.say_import(scores)
     else:
         assert model is not None
         assert questions is not None

@@ -58,4 +58,8 @@ def run(
     o.save_scores(scores, out)
     if before := scores.provenance["replies_kept_before"]:
         typer.echo(f"{before} of {scores.n} replies were kept from a run that was broken off", err=True)
-    shutil.rmtree(replies)
+    others = sum(1 for _ in replies.iterdir()) - scores.n
+    if others > 0:
+        typer.echo(f"{replies} is kept: it holds {others} replies to other requests", err=True)
+    else:
+        shutil.rmtree(replies)

@@ -114,9 +114,11 @@ def run(
     train, held_out = (
         o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit) for source in (questions, calibration)
     )
+    kept = drop_leaked(held_out, train) if skip_bad else train
+    o.say_left_out(train.name, kept.skipped[len(train.skipped) :])
     result = sweep(
         model,
-        drop_leaked(held_out, train) if skip_bad else train,
+        kept,
         held_out,
         out=out,
         budget=budget,  # type: ignore[arg-type]

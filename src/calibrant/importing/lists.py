@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from calibrant.errors import ScoresError
 from calibrant.questions import did_you_mean
+from calibrant.sources import missing
 from calibrant.sources.cells import blank
 
 Rows = list[tuple[str, Mapping[str, Any]]]
@@ -15,9 +16,10 @@ NAME = re.compile(r"p|probs?|probabilit(y|ies)|logps?|logprobs?", re.IGNORECASE)
 
 
 def list_column(rows: Rows) -> str | None:
-    """The one column that, by its name and its first cell, holds probabilities; ``None`` without one."""
+    """The one column that, by its name and its first cell that is not blank, holds lists; ``None`` without one."""
     named = {str(name) for _, row in rows for name in row if NAME.fullmatch(str(name))}
-    found = [name for name in named if any(_items(row.get(name)) for _, row in rows[:1])]
+    first = {name: next((row[name] for _, row in rows if not blank(row.get(name))), None) for name in named}
+    found = [name for name, cell in first.items() if _items(cell)]
     return found[0] if len(found) == 1 else None
 
 
@@ -56,13 +58,20 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
     return out, names
 
 
-def _items(cell: Any) -> Sequence[Any] | None:
-    """The items of a list, of an array, or of the text of one; none of a blank cell, ``None`` for what is no list."""
-    if blank(cell):
+def _items(cell: Any) -> list[Any] | None:
+    """The items of a list, of an array, or of the text of one, ``None`` where one is nan or left out; none of a blank cell,
+    ``None`` for what is no list.
+    """
+    if blank(cell) or missing(cell):
         return []
     if isinstance(cell, str):
-        inside = re.fullmatch(r"\s*[\[(](.*)[\])]\s*", cell, re.DOTALL)
-        return None if inside is None else [item for item in re.split(r"[,\s]+", inside[1]) if item]
-    if hasattr(cell, "tolist"):
+        inside = re.fullmatch(r"\s*(?:\[(.*)\]|\((.*)\))\s*", cell, re.DOTALL)
+        if inside is None:
+            return None
+        text = (inside[1] or inside[2] or "").strip()
+        cell = [item.strip() for item in text.split(",")] if "," in text else text.split()
+    elif hasattr(cell, "tolist"):
         cell = cell.tolist()
-    return cell if isinstance(cell, (list, tuple)) else None
+    if not isinstance(cell, (list, tuple)):
+        return None
+    return [None if blank(item) or missing(item) or str(item).lower() == "nan" else item for item in cell]

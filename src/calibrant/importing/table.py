@@ -17,7 +17,7 @@ from calibrant.importing.content import content_of
 from calibrant.importing.lists import Rows, list_column, spread
 from calibrant.questions import did_you_mean, shown
 from calibrant.scores import SUM_TOLERANCE, Scores
-from calibrant.sources import numeral
+from calibrant.sources import missing, numeral
 from calibrant.sources.cells import blank, typed
 from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
 
@@ -47,8 +47,8 @@ def import_table(
         ``probabilities``, ``logprobs`` or the like, else ``A``, ``B``, …. Names that begin with ``logp`` hold natural
         logarithms, which are normalised over the options; probabilities must sum to 1 within 1e-3, or as nearly as
         rounding to two digits or more explains: such rows are divided by their sum and counted in
-        ``provenance["rows_rounded"]``. A blank cell (nan in a mapping), or a shorter list, is an option that the question
-        has not.
+        ``provenance["rows_rounded"]``. A blank cell (nan in a mapping, a data frame or a list), or a shorter list, is an option
+        that the question has not.
     id, subject : columns of the questions' ids and subjects, by default ``id`` and ``subject`` where there are such;
         else the ids are 0, 1, …
     split : name that the scores will carry.
@@ -80,7 +80,7 @@ def import_table(
                 found=f"columns {', '.join(columns)}{did_you_mean(column, columns)}",
                 todo="name a column that is there",
             )
-    blank_is_nan = isinstance(table, Mapping)
+    blank_is_nan = not isinstance(table, (str, Path))
     p = [[_cell(where, row, column, blank_is_nan) for column in names] for where, row in rows]
     k_N = [sum(not np.isnan(x) for x in row) for row in p]
     few = [(where, k) for (where, _), k in zip(rows, k_N, strict=True) if k < 2]
@@ -115,7 +115,9 @@ def import_table(
     if "logmass" in columns:
         mass = [_cell(where, row, "logmass", blank_is_nan) for where, row in rows]
         scores = replace(scores, logmass_N=np.array(mass))
-    texts = [{name: value for name, value in row.items() if name not in {*names, "logmass"}} for _, row in rows]
+    texts = [
+        {n: v for n, v in row.items() if n not in {*names, "logmass"}} | {"answer": row.get(answer)} for _, row in rows
+    ]
     return replace(scores, hashes=tuple(content_of(row, k).hash for row, k in zip(texts, k_N, strict=True)))
 
 
@@ -125,14 +127,13 @@ def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) 
         return spread(rows, probabilities, asked)
     if probabilities is not None:
         return rows, _named(probabilities)
-    columns = _names(rows)
+    columns, column = _names(rows), list_column(rows)
     whole = _families(columns)
-    if not whole and (column := list_column(rows)) is not None:
-        return spread(rows, column, asked)
-    bare = (
-        [] if any(map(OPTION_COLUMN.fullmatch, columns)) else [name for name in columns if re.fullmatch("[A-Z]", name)]
-    )
-    whole = whole or _whole({("", True): {ord(name) - ord("A"): name for name in bare}})
+    if not whole and (column is not None or not any(map(OPTION_COLUMN.fullmatch, columns))):
+        whole = _whole({("", True): {ord(name) - ord("A"): name for name in columns if re.fullmatch("[A-Z]", name)}})
+        if column is not None and not any(_is_number(rows[0][1].get(name)) for names in whole for name in names):
+            return spread(rows, column, asked)  # beside it the letters hold texts
+        whole += [] if column is None else [[column]]
     if len(whole) != 1:
         raise ScoresError(
             asked=f"{asked}: one column of probabilities an option",
@@ -149,11 +150,17 @@ def _rows(table: Any) -> tuple[str, Rows]:
     if named is not None and not isinstance(table, (Mapping, str, Path)):
         table = {str(name): _values(table[name]) for name in named}
     if isinstance(table, Mapping):
-        lengths = {name: len(values) for name, values in table.items()}
-        if len(set(lengths.values())) != 1:
+        single = [
+            str(name) for name, values in table.items() if isinstance(values, str) or not hasattr(values, "__len__")
+        ]
+        lengths = {name: len(values) for name, values in table.items() if str(name) not in single}
+        if single or len(set(lengths.values())) != 1:
             raise ScoresError(
                 asked="columns of one length",
-                found=", ".join(f"{n} in {name}" for name, n in lengths.items()) or "no columns",
+                found=", ".join(
+                    [f"{n} in {name}" for name, n in lengths.items()] + [f"no list in {name}" for name in single]
+                )
+                or "no columns",
                 todo="give one value a question in every column",
             )
         plain = {name: _values(values) for name, values in table.items()}
@@ -256,7 +263,9 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
     """Refuse a row with a gap between its options, or whose probabilities are none or do not sum to 1."""
     known = [x for x in p_K if not np.isnan(x)]
     fault = None
-    if any(np.isnan(x) for x in p_K[: len(known)]):
+    if logarithms and any(x > 1e-3 for x in known):
+        fault = "a logarithm of a probability above 0", "give natural logarithms of probabilities, which are 0 at most"
+    elif any(np.isnan(x) for x in p_K[: len(known)]):
         fault = "a blank cell before the last option", "fill it, or move the later options up"
     elif not logarithms and not all(-1e-6 <= x <= 1 + 1e-6 for x in known):
         fault = (
@@ -283,8 +292,16 @@ def _rounding(cells: Sequence[Any]) -> float:
     return 0.5 * 10.0**-digits * len(texts) + 1e-9 if digits >= 2 else 0.0
 
 
-def _named(probabilities: Sequence[str]) -> list[str]:
-    good = all(isinstance(name, str) for name in probabilities)
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _named(probabilities: Any) -> list[str]:
+    good = isinstance(probabilities, Sequence) and all(isinstance(name, str) for name in probabilities)
     if not good or len(probabilities) < 2:
         raise ScoresError(
             asked="the columns of the options",
@@ -296,7 +313,7 @@ def _named(probabilities: Sequence[str]) -> list[str]:
 
 def _ids(cells: Sequence[tuple[str, Any]], asked: str) -> list[str]:
     """Ids by their cells; a blank one is the row's number, from 0."""
-    ids = [str(i) if blank(value) else str(value) for i, (_, value) in enumerate(cells)]
+    ids = [str(i) if blank(value) or missing(value) else str(value) for i, (_, value) in enumerate(cells)]
     first: dict[str, str] = {}
     repeats = [
         f"{name!r} in {first[name]} and {where}"
@@ -309,12 +326,12 @@ def _ids(cells: Sequence[tuple[str, Any]], asked: str) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold; dates and the like by their text."""
-    return json.loads(json.dumps(value, default=str))
+    """A value that JSON can hold; dates and the like by their text, nan as nothing."""
+    return None if missing(value) else json.loads(json.dumps(value, default=str))
 
 
 def _subject(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+    return None if value is None or value == "" or missing(value) else str(value)
 
 
 def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequence[str], asked: str) -> list[int]:

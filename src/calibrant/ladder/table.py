@@ -20,7 +20,9 @@ from calibrant.ladder.standing import Standing, standing_of
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
 from calibrant.metrics.comparison import HIGHER_IS_BETTER, UNDECIDED
 from calibrant.metrics.measurement import DISTINGUISHABLE, finite
+from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
+from calibrant.scoring.run import with_questions
 from calibrant.sets import shared_groups
 
 FORMAT, FORMAT_VERSION = "calibrant-ladder", 1
@@ -197,7 +199,9 @@ def read_table(
     for name in run["questions"]:
         if name in ("train", "calibration"):
             continue
-        scored = {place.fix.name: _scores(place, name) for place in found}
+        file = out / "questions" / f"{name}.jsonl"  # as they are now: groups may have been named since they were scored
+        questions = load_questions(file) if file.is_file() else None
+        scored = {place.fix.name: _scores(place, name, questions) for place in found}
         scored = {fix: runs for fix, runs in scored.items() if runs}
         every += [scores.provenance for runs in scored.values() for scores in runs.values()]
         commands |= dict.fromkeys(one["command"] for one in every if one.get("command"))
@@ -229,12 +233,13 @@ def _shared(out: Path, names: Iterable[str], cluster: str | None) -> tuple[str, 
     return tuple(shared_groups({name: load_questions(file) for name, file in files.items()}, cluster))
 
 
-def _scores(place: Place, name: str) -> dict[int, Scores]:
+def _scores(place: Place, name: str, questions: QuestionSet | None) -> dict[int, Scores]:
     chosen = place.chosen
     if chosen is None or place.not_run is not None:
         return {}
     found = {seed: place.cell(chosen, seed).scores(name) for seed in place.seeds}
-    return {seed: scores for seed, scores in found.items() if scores is not None}
+    known = {seed: scores for seed, scores in found.items() if scores is not None}
+    return known if questions is None else {seed: with_questions(scores, questions) for seed, scores in known.items()}
 
 
 def _standings(

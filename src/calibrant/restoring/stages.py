@@ -25,6 +25,7 @@ from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import beside
+from calibrant.scoring.run import with_questions
 from calibrant.tuning import TuneConfig, TuneResult, sweep
 from calibrant.tuning.config import for_scoring
 from calibrant.tuning.sweep import Budget
@@ -74,16 +75,15 @@ class Stage:
                     seed=self.config.seed,
                     batch_tokens=self.batch_tokens,
                 ).save(path)
-            found[name] = Scores.load(path)
+            found[name] = with_questions(Scores.load(path), questions)
+            found[name].save(path)
         self._release()
         return found
 
     def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
         """Save what is derived from scores: the restored model's, and the temperature in them."""
         for name, kept in scores.items():
-            path = self.out / "scores" / when / f"{name}.safetensors"
-            if not path.exists():
-                kept.save(path)
+            kept.save(self.out / "scores" / when / f"{name}.safetensors")
         if scaler is not None:
             write_json(self.out / "temperature.json", scaler.to_json())
             self.say(f"One temperature on top, T = {scaler.temperature_:.3f}, from the calibration questions")

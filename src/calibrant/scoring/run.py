@@ -136,6 +136,13 @@ def score_variants(
     return found
 
 
+def with_questions(scores: Scores, questions: Sequence[Question]) -> Scores:
+    """Earlier scores of the same texts in the same order, with ids, subjects and columns as the questions have them now."""
+    return scores_of(
+        questions, scores.logp_NK, scores.logmass_N, split=scores.split, provenance=dict(scores.provenance)
+    )
+
+
 def scores_of(
     questions: Sequence[Question],
     logp_NK: np.ndarray,

@@ -36,13 +36,19 @@ def is_text_of(answer: Any, choices: Sequence[str]) -> bool:
 
 
 def answer_index(
-    answer: Any, choices: Sequence[str], labels: Sequence[str] = (), base: int | Literal["text"] | None = None
+    answer: Any,
+    choices: Sequence[str],
+    labels: Sequence[str] = (),
+    base: int | Literal["text"] | None = None,
+    *,
+    is_label: bool = False,
 ) -> int:
     """The 0-based index of the correct option.
 
-    With ``labels`` (one an option, given by the data set) the answer is a label or the option's own text. Without them
-    a number is an index that counts from ``base`` (0 unless said otherwise), and a text is every reading that fits: a
-    numeral, a letter of either case, the option's own text. Readings that disagree are refused, not guessed. With the base
+    A number is an index that counts from ``base`` (0 unless said otherwise), and a text is every reading that fits: a
+    numeral, a letter of either case, the option's own text. With ``labels`` (one an option, given by the data set) they take
+    the place of letters, and of numbers where they are numbers; of an answer that ``is_label``, as in a column
+    ``answerKey``, that reading goes before its others. Readings that disagree are refused, not guessed. With the base
     ``"text"`` an answer is an option's own text and nothing else, numbers too.
 
     Raises
@@ -66,7 +72,7 @@ def answer_index(
         answer = answer.item()
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         raise QuestionError(asked=ASKED, found=f"answer {answer!r}", todo="give one index, letter or option text")
-    readings = _labelled(answer, choices, labels) if labels and base != "text" else _free(answer, choices, base)
+    readings = readings_of(answer, choices, labels, base, is_label=is_label)
     if not readings:
         raise _no_fit(answer, choices, labels, base)
     if len(set(readings.values())) > 1:
@@ -77,18 +83,34 @@ def answer_index(
             todo=f"say how to read it with {BASES}"
             if numeral(answer) is not None
             else "give the 0-based index of the correct option, or say columns={'answer_base': 'text'} where answers are "
-            "options' texts",
+            "options' texts" + ("; call the column 'answerKey' where they are labels" if labels else ""),
         )
     return next(iter(readings.values()))
 
 
-def _labelled(answer: Any, choices: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+def readings_of(
+    answer: int | float | str,
+    choices: Sequence[str],
+    labels: Sequence[str] = (),
+    base: int | Literal["text"] | None = None,
+    *,
+    is_label: bool = False,
+) -> dict[str, int]:
+    """Every reading of an answer that fits an option, in words, with that option's index."""
+    number = numeral(answer)
+    if not labels or base == "text" or (base is not None and number is not None):
+        return _free(answer, choices, base)
     wanted = clean(str(answer))
+    found: dict[str, int] = {}
     for how, names in (("a label", labels), ("an option's text", choices)):
         at = [i for i, name in enumerate(names) if clean(name) == wanted]
-        if at:
-            return {how: at[0]}
-    return {}
+        found |= {how: at[0]} if at else {}
+        if found and is_label:
+            return found
+    counted = number is not None and not is_label and all(numeral(label) is None for label in labels)
+    if counted and number is not None and 0 <= number < len(choices):
+        found["a number from 0"] = number
+    return found
 
 
 def _free(answer: int | float | str, choices: Sequence[str], base: int | Literal["text"] | None) -> dict[str, int]:

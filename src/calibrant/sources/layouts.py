@@ -15,7 +15,8 @@ from calibrant.questions import did_you_mean
 
 TEXT_NAMES = ("question", "question_stem")
 CHOICES_NAMES = ("choices", "options")
-ANSWER_NAMES = ("answer", "answerKey", "answer_idx", "label")
+ANSWER_NAMES = ("answerKey", "answer_idx", "answer_index", "answer", "label")
+"""The first that is there is read; what all but the last say as well must not contradict it."""
 MAPPING_KEYS = ("question", "choices", "answer", "id", "subject", "answer_base")
 WANTED = (
     "question, choices, answer; question, A, B, …, answer; question, option_1, option_2, …, answer; "
@@ -29,7 +30,8 @@ Row = Mapping[str, Any]
 class Fields(NamedTuple):
     """What a layout reads from a row.
 
-    ``used`` are the columns it took; ``unsure`` says that a number as answer could count from 0 or from 1.
+    ``used`` are the columns it took; ``unsure`` says that a number as answer could count from 0 or from 1; ``is_label`` that
+    the answer is a label, where there are labels; ``also`` is what further columns say is the answer.
     """
 
     text: str
@@ -39,6 +41,8 @@ class Fields(NamedTuple):
     labels: tuple[str, ...] = ()
     subject: Any = None
     unsure: bool = False
+    is_label: bool = False
+    also: tuple[tuple[str, Any], ...] = ()
 
 
 def fields_of(row: Row) -> Fields:
@@ -81,25 +85,33 @@ def rename(row: Row, columns: Mapping[str, Any]) -> tuple[dict[str, Any], set[st
                     found=f"columns {', '.join(map(str, row))}{did_you_mean(name, map(str, row))}",
                     todo="name a column that is there",
                 )
-        mapped[ours] = row[theirs] if isinstance(theirs, str) else [row[name] for name in _present(row, names)]
+        if isinstance(theirs, str):
+            mapped[ours] = row[theirs]
+        elif ours == "question":
+            mapped[ours] = "\n\n".join(filter(None, (_text(row[name]).strip() for name in names)))
+        else:
+            mapped[ours] = [row[name] for name in _present(row, names)]
         taken.update(names)
-    return {name: value for name, value in row.items() if name not in taken} | mapped, taken
+    further = set(ANSWER_NAMES) if "answer" in columns else set()  # one that is named is the one to read
+    kept = {name: value for name, value in row.items() if name not in taken and name not in further}
+    return kept | mapped, taken
 
 
 def listed(row: Row) -> Fields | None:
     """Options in one column: our own files, and ARC, OpenBookQA, CommonsenseQA, QASC, MMLU as the hub holds them.
 
     Columns ``question`` (or ``question_stem``), ``choices`` (or ``options``), ``answer`` (or ``answerKey``,
-    ``answer_idx``, ``label``), ``subject``. The options are a list of texts, a list of ``{"text", "label"}``, a mapping
-    ``{"text": [...], "label": [...]}`` or label -> text, or any of these as JSON text in a CSV cell.
+    ``answer_idx``, ``answer_index``, ``label``), ``subject``. The options are a list of texts, a list of ``{"text",
+    "label"}``, a mapping ``{"text": [...], "label": [...]}`` or label -> text, or any of these as JSON text in a CSV cell.
     """
     names = [next((n for n in names if n in row), None) for names in (TEXT_NAMES, CHOICES_NAMES, ANSWER_NAMES)]
     text, choices, answer = names
     if text is None or choices is None or answer is None or isinstance(row[text], Mapping):
         return None
     options, labels = _options(row[choices])
+    used, key = (text, choices, answer, "subject"), answer in ANSWER_NAMES[:2]
     return Fields(
-        _text(row[text]), options, row[answer], (text, choices, answer, "subject"), labels, row.get("subject")
+        _text(row[text]), options, row[answer], used, labels, row.get("subject"), is_label=key, also=_also(row, answer)
     )
 
 
@@ -116,6 +128,7 @@ def nested(row: Row) -> Fields | None:
         ("question", "answerKey", "subject"),
         labels,
         row.get("subject"),
+        is_label=True,
     )
 
 
@@ -149,12 +162,19 @@ def wide(row: Row) -> Fields | None:
     columns = _option_columns(row)
     if text is None or answer is None or len(columns) < 2:
         return None
-    choices = tuple(_text(row[name]) for name in _present(row, columns))
-    used = (text, answer, "subject", *columns)
-    return Fields(_text(row[text]), choices, row[answer], used, (), row.get("subject"), columns[0].endswith("1"))
+    choices = _texts([row[name] for name in _present(row, columns)])
+    used, from_one = (text, answer, "subject", *columns), columns[0].strip().endswith("1")
+    return Fields(
+        _text(row[text]), choices, row[answer], used, (), row.get("subject"), from_one, also=_also(row, answer)
+    )
 
 
 LAYOUTS: tuple[Callable[[Row], Fields | None], ...] = (listed, nested, medmcqa, piqa, wide)
+
+
+def _also(row: Row, answer: str) -> tuple[tuple[str, Any], ...]:
+    """Further columns whose name says that they hold the answer, with what they say."""
+    return tuple((name, row[name]) for name in ANSWER_NAMES[:-1] if name in row and name != answer)
 
 
 def _option_columns(row: Row) -> list[str]:
@@ -188,7 +208,7 @@ def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise _bad_options(value) from None
     value = _as_list(value)
     if isinstance(value, Mapping):
@@ -203,6 +223,9 @@ def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         texts, labels = value, []
     if not isinstance(texts, (list, tuple)) or not isinstance(labels, (list, tuple)):
         raise _bad_options(value)
+    if len(labels) == len(texts):  # as a table says which labels a question has not
+        while texts and (texts[-1] is None or missing(texts[-1])):
+            texts, labels = texts[:-1], labels[:-1]
     names = tuple(str(label).strip() for label in labels)
     if names and (len(names) != len(texts) or len(set(names)) != len(names)):
         raise QuestionError(
@@ -210,7 +233,14 @@ def _options(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
             found=f"{len(texts)} options with labels {', '.join(names)}",
             todo="correct the labels",
         )
-    return tuple(map(_text, texts)), names
+    return _texts(texts), names
+
+
+def _texts(cells: Sequence[Any]) -> tuple[str, ...]:
+    """Options as texts; whole numbers alike, which a table may hold as 3 in one column and as 3.0 in one with gaps."""
+    if any(isinstance(cell, int | np.integer) and not isinstance(cell, bool) for cell in cells):
+        cells = [int(c) if isinstance(c, float | np.floating) and float(c).is_integer() else c for c in cells]
+    return tuple(map(_text, cells))
 
 
 def _as_list(value: Any) -> Any:

@@ -106,7 +106,9 @@ def _one_split(name: str, splits: list[str], split: str | None) -> str:
         raise QuestionError(
             asked=f"one split of {name}" if split is None else f"split {split!r} of {name}",
             found=f"the splits {', '.join(splits)}",
-            todo=f"choose one, e.g. split={splits[0]!r}" if splits else "give another data set",
+            todo=f"choose one, e.g. '{name}[{splits[0]}]' or split={splits[0]!r}"
+            if splits
+            else "give another data set",
         )
     return split
 
