@@ -83,8 +83,13 @@ def test_a_saved_data_set_and_its_splits(tmp_path: Path) -> None:
     assert load_questions(tmp_path / "one") == QuestionSet("one", EXPECTED)
     datasets.DatasetDict({"train": one.select([0]), "test": one.select([1])}).save_to_disk(tmp_path / "two")
     assert load_questions(tmp_path / "two", split="test") == QuestionSet("two-test", EXPECTED[1:])
-    with pytest.raises(QuestionError, match="the splits train, test"):
+    assert load_questions(f"{tmp_path / 'two'}[test]") == QuestionSet("two-test", EXPECTED[1:])
+    with pytest.raises(QuestionError, match=r"the splits train, test\nto do: choose one, e\.g\. '.*two\[train\]'"):
         load_questions(tmp_path / "two")
+    with pytest.raises(QuestionError, match="split 'dev'"):
+        load_questions(f"{tmp_path / 'two'}[dev]")
+    odd = write(tmp_path / "odd[test].jsonl", json.dumps(GOOD[0]))
+    assert len(load_questions(odd)) == 1  # a file of that name is that file
     with pytest.raises(QuestionError, match="split 'dev'"):
         load_questions(tmp_path / "two", split="dev")
     with pytest.raises(QuestionError, match="without splits"):
@@ -152,6 +157,12 @@ def test_columns_that_json_cannot_hold_become_text() -> None:
         "nested": {"t": [1, 2]},
         "raw": "b'x'",
     }
+
+
+@pytest.mark.parametrize("source", ["x" * 300, '[{"question": "' + "x" * 5000 + '"}]'])
+def test_questions_themselves_are_no_name(source: str) -> None:
+    with pytest.raises(QuestionError, match="give a file, a folder or a hub id"):
+        load_questions(source)
 
 
 def test_limit_keeps_the_first_questions_but_checks_all() -> None:
