@@ -225,7 +225,7 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
     given, subject = renamed.get("id"), fields.subject
     index = answer_index(fields.answer, fields.choices, fields.labels, base, is_label=fields.is_label)
     for name, also in fields.also:
-        _refuse_contradiction(fields, index, name, also)
+        _refuse_contradiction(fields, index, name, also, None if base == "text" else base)
     question = Question(
         id=default_id if given is None or given == "" else str(given),
         text=fields.text,
@@ -237,11 +237,11 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
     return with_options_shuffled(question) if correct_first else question
 
 
-def _refuse_contradiction(fields: Fields, index: int, name: str, also: Any) -> None:
+def _refuse_contradiction(fields: Fields, index: int, name: str, also: Any, base: int | None) -> None:
     """Raise :class:`QuestionError` where a second column of answers can be read, and in no way as the first."""
     if isinstance(also, bool) or not isinstance(also, (int, float, str)):
         return
-    readings = readings_of(also, fields.choices, fields.labels)
+    readings = readings_of(also, fields.choices, fields.labels, base)
     if readings and index not in readings.values():
         told = " or ".join(f"option {other} as {how}" for how, other in readings.items())
         raise QuestionError(
