@@ -13,13 +13,12 @@ from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
 from calibrant.sources import (
     BASES,
-    Fields,
+    LABEL_NAMES,
     answer_index,
     fields_of,
     is_text_of,
     missing,
     numeral,
-    readings_of,
     rename,
 )
 from calibrant.sources.cells import blank, typed
@@ -95,7 +94,7 @@ def unread_passages(questions: QuestionSet) -> list[str]:
     found = []
     for name in PASSAGES:
         cells = [(q.columns.get(name), q.text) for q in questions]
-        unread = [isinstance(cell, str) and bool(cell.strip()) and cell.strip() not in text for cell, text in cells]
+        unread = [isinstance(cell, str) and len(cell.split()) > 1 and cell.strip() not in text for cell, text in cells]
         found += [name] if sum(unread) > len(unread) / 2 else []
     return found
 
@@ -117,8 +116,10 @@ def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str
         return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)
     path = Path(source)
     try:
-        named = None if path.exists() or split is not None else WITH_SPLIT.fullmatch(str(source))
-        if named and (Path(named[1]).is_dir() or HUB_ID.fullmatch(named[1])):
+        named = None if path.exists() else WITH_SPLIT.fullmatch(str(source))
+        if named and (Path(named[1]).exists() or HUB_ID.fullmatch(named[1])):
+            if split is not None:
+                raise QuestionError(asked=f"split {split!r} of {source}", found="two splits", todo="give one")
             return open_rows(named[1], named[2], revision)
     except OSError as error:  # a name that is too long, such as the questions themselves
         raise QuestionError(
@@ -208,11 +209,12 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
                 todo="write the correct option",
             )
     fields = fields_of(renamed)
-    counted = not fields.labels or not (fields.is_label or any(numeral(label) is not None for label in fields.labels))
+    is_label = fields.is_label or columns.get("answer") in LABEL_NAMES
+    counted = not fields.labels or not (is_label or any(numeral(label) is not None for label in fields.labels))
     if base is None and counted and (number := numeral(fields.answer)) is not None:
         if not is_text_of(fields.answer, fields.choices):
-            from_one.see(number, len(fields.choices))
-        if fields.unsure or (correct_first is False and _from_one(columns.get("choices"))):
+            from_one.see(number, len(fields.choices), named=_from_one(columns.get("choices")))
+        if fields.unsure:
             raise QuestionError(
                 asked="one correct option",
                 found=f"answer {fields.answer!r} beside option columns that are numbered from 1",
@@ -223,32 +225,15 @@ def _question(row: Any, columns: Mapping[str, Any], default_id: str, from_one: _
     if isinstance(nested, Mapping):
         extra |= {str(k): _plain(v) for k, v in nested.items()}
     given, subject = renamed.get("id"), fields.subject
-    index = answer_index(fields.answer, fields.choices, fields.labels, base, is_label=fields.is_label)
-    for name, also in fields.also:
-        _refuse_contradiction(fields, index, name, also, None if base == "text" else base)
     question = Question(
         id=default_id if given is None or given == "" else str(given),
         text=fields.text,
         choices=fields.choices,
-        answer=index,
+        answer=answer_index(fields.answer, fields.choices, fields.labels, base, is_label=is_label, also=fields.also),
         subject=None if subject is None or subject == "" else str(subject),
         columns=extra,
     )
     return with_options_shuffled(question) if correct_first else question
-
-
-def _refuse_contradiction(fields: Fields, index: int, name: str, also: Any, base: int | None) -> None:
-    """Raise :class:`QuestionError` where a second column of answers can be read, and in no way as the first."""
-    if isinstance(also, bool) or not isinstance(also, (int, float, str)):
-        return
-    readings = readings_of(also, fields.choices, fields.labels, base)
-    if readings and index not in readings.values():
-        told = " or ".join(f"option {other} as {how}" for how, other in readings.items())
-        raise QuestionError(
-            asked="one correct option",
-            found=f"option {index} by answer {fields.answer!r}, but {name} {also!r} is {told}",
-            todo=f"name the column to read: columns={{'answer': {name!r}}} or the other",
-        )
 
 
 def _from_one(names: Any) -> bool:
@@ -273,16 +258,25 @@ def _is_extra(name: Any, value: Any, columns: Mapping[str, Any], taken: set[str]
 
 
 class _FromOne:
-    """Notices answers that seem to count from 1: some equal the number of options, none is 0."""
+    """Notices answers that seem to count from 1: some equal the number of options, or stand beside columns that the user named
+    and that are numbered from 1; none is 0.
+    """
 
     def __init__(self) -> None:
-        self.zeros = self.tops = 0
+        self.zeros = self.tops = self.doubts = 0
 
-    def see(self, answer: int, k: int) -> None:
+    def see(self, answer: int, k: int, *, named: bool) -> None:
         self.zeros += answer == 0
         self.tops += answer == k
+        self.doubts += named and 0 < answer < k
 
     def refuse(self, name: str) -> None:
+        if self.doubts and not self.zeros and not self.tops:
+            raise QuestionError(
+                asked=f"answers of {name!r} counted from 0",
+                found=f"no answer is 0 and {self.doubts} stand beside option columns that are numbered from 1",
+                todo=f"say where they start with {BASES}",
+            )
         if self.tops and not self.zeros:
             raise QuestionError(
                 asked=f"answers of {name!r} counted from 0",

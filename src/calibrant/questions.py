@@ -146,6 +146,14 @@ class QuestionSet(Sequence[Question]):
         )
         return write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
+    @classmethod
+    def load(cls, path: str | Path) -> QuestionSet:
+        """What :meth:`save` wrote, whatever repeats in it; files of others are for ``load_questions``."""
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        names = {"question": "text"}
+        rows = ({names.get(k, k): v for k, v in json.loads(line).items()} for line in lines if line)
+        return cls(Path(path).stem, tuple(Question(**{**row, "choices": tuple(row["choices"])}) for row in rows))
+
 
 def question_set(questions: Iterable[Question], name: str = "questions") -> QuestionSet:
     """A set as it is; questions in a sequence as a set of that name. What holds no questions is refused.

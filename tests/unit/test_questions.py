@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -204,6 +205,8 @@ def test_what_is_saved_is_loaded_equal(tmp_path_factory: pytest.TempPathFactory,
     after = load_questions(path)
     assert after == before
     assert after.digest == before.digest
+    twice = QuestionSet("set", (*before.questions, replace(before[0], id="once more")))
+    assert QuestionSet.load(twice.save(path)) == twice  # which load_questions would refuse
 
 
 # ---- splits ---------------------------------------------------------------------------------------------------------

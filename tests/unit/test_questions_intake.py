@@ -88,6 +88,8 @@ def test_a_saved_data_set_and_its_splits(tmp_path: Path) -> None:
         load_questions(tmp_path / "two")
     with pytest.raises(QuestionError, match="split 'dev'"):
         load_questions(f"{tmp_path / 'two'}[dev]")
+    with pytest.raises(QuestionError, match="two splits"):
+        load_questions(f"{tmp_path / 'two'}[test]", split="test")
     odd = write(tmp_path / "odd[test].jsonl", json.dumps(GOOD[0]))
     assert len(load_questions(odd)) == 1  # a file of that name is that file
     with pytest.raises(QuestionError, match="split 'dev'"):

@@ -327,47 +327,6 @@ def test_a_text_is_no_label_where_answers_are_texts() -> None:
     assert load_questions([{**row, "answerKey": row.pop("answer")}])[0].answer == 1
 
 
-def test_a_number_beside_labels_is_an_index() -> None:
-    """As in sets that say the labels and count the answer; refused where it is another option's text."""
-    row = {"question": "How many?", "choices": {"text": ["one", "two", "six"], "label": ["A", "B", "C"]}, "answer": 1}
-    assert [q.answer for q in load_questions([row, {**row, "question": "And?", "answer": "0"}])] == [1, 0]
-    assert load_questions([row], columns={"answer_base": 1})[0].answer == 0
-    counts = {**row, "choices": {"text": ["1", "2", "3"], "label": ["A", "B", "C"]}}
-    with pytest.raises(QuestionError, match="option 0 as an option's text but option 1 as a number from 0"):
-        load_questions([counts])
-    assert load_questions([counts], columns={"answer_base": 0})[0].answer == 1
-    assert load_questions([counts], columns={"answer_base": "text"})[0].answer == 0
-    numbered = {**row, "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}}
-    assert load_questions([numbered])[0].answer == 0  # the label
-    tops = [{**row, "question": f"{i}?", "answer": i} for i in (1, 2, 3)]
-    with pytest.raises(QuestionError):
-        load_questions(tops)
-
-
-def test_two_columns_of_answers_must_not_contradict_each_other() -> None:
-    """MedQA holds the text and the label of the answer, MMLU-Pro its letter and index."""
-    options = {"A": "O", "B": "A", "C": "B", "D": "AB"}
-    medqa = {"question": "Blood of whom?", "options": options, "answer": "A", "answer_idx": "B"}
-    assert load_questions([medqa])[0].answer == 1
-    pro = {"question": "Up?", "options": ["x", "y", "z"], "answer": "C", "answer_index": 2}
-    assert load_questions([pro])[0].answer == 2
-    assert load_questions([{**pro, "answer": "It is z, since x and y are not"}])[0].answer == 2  # no reading of it
-    for bad in ({**medqa, "answer_idx": "C"}, {**pro, "answer": "B"}, {**pro, "answerKey": "A"}):
-        with pytest.raises(QuestionError, match="is option"):
-            load_questions([bad])
-    assert load_questions([{**pro, "answer": "B"}], columns={"answer": "answer"})[0].answer == 1
-
-
-def test_named_option_columns_that_are_numbered_from_1_leave_a_number_in_doubt() -> None:
-    row = {"q": "Up?", "option1": "x", "option2 ": "y", "answer": "1"}
-    columns: dict[str, Any] = {"question": "q", "choices": ["option1", "option2 "]}
-    with pytest.raises(QuestionError, match="numbered from 1"):
-        load_questions([row], columns=columns)
-    assert load_questions([row], columns={**columns, "answer_base": 1})[0].answer == 0
-    with pytest.raises(QuestionError, match="numbered from 1"):
-        load_questions([{"question": "Up?", "option1 ": "x", "option2": "y", "answer": 1}])
-
-
 def test_several_columns_make_the_text_of_a_question() -> None:
     """RACE asks about an article."""
     row = {"article": "Ada ate.", "question": "Who ate?", "options": ["Ada", "Bob"], "answer": "A", "year": 1}

@@ -218,7 +218,11 @@ def _pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
             if all(side.lstrip().startswith(start) for side in (chosen, rejected)):  # the whole transcripts once more
                 chosen, rejected = (side.lstrip()[len(start) :] for side in (chosen, rejected))
     elif all(_is_messages(side) for side in sides):
-        given, (chosen, rejected) = _of_messages(row, given, [_turns(side) for side in sides])
+        alone = {name: value for name, value in row.items() if name not in ("system", "input")}
+        turns_of = [_turns(side) for side in sides]
+        if given is not None and _says(turns_of, _given(alone)):
+            given = _given(alone)  # the messages hold the rest, where there is more
+        given, (chosen, rejected) = _of_messages(alone, given, turns_of)
     else:
         raise _bad(row, "chosen and rejected, both as text or both as lists of messages")
     turns, text = _conversation(row, given)
@@ -232,9 +236,9 @@ def _pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
 
 def _given(row: Mapping[str, Any]) -> Any:
     """The prompt as it stands in its column, with what stands beside an instruction; ``None`` without one."""
-    given = next((row[name] for name in PROMPT_NAMES if row.get(name)), None)
-    beside = row.get("input")
-    if isinstance(given, str) and given == row.get("instruction") and isinstance(beside, str) and beside.strip():
+    column = next((name for name in PROMPT_NAMES if row.get(name)), None)
+    given, beside = None if column is None else row[column], row.get("input")
+    if column == "instruction" and isinstance(given, str) and isinstance(beside, str) and beside.strip():
         return f"{given.strip()}\n\n{beside.strip()}"
     return given
 
@@ -281,7 +285,7 @@ def _of_messages(
     before = [side[:-1] for side in sides]
     prompt: tuple[Turn, ...] = before[0]
     if given is not None:
-        explicit = _conversation({name: value for name, value in row.items() if name != "system"}, given)[0]
+        explicit = _conversation(row, given)[0]
         prompt = explicit if before == [(), ()] else before[0]
         if before != [(), ()] and _said(before[0][-len(explicit) :]) != _said(explicit):
             raise QuestionError(
@@ -294,6 +298,12 @@ def _of_messages(
             todo="give one prompt and two responses to it",
         )
     return prompt, [side[-1].content for side in sides]
+
+
+def _says(sides: Sequence[tuple[Turn, ...]], given: Any) -> bool:
+    """Whether both conversations have the given prompt, a text, as their last turn before the response."""
+    asked = [side[-2].content.strip() if len(side) > 1 else None for side in sides]
+    return isinstance(given, str) and asked == [given.strip()] * 2
 
 
 def _said(turns: Sequence[Turn]) -> list[tuple[str, str]]:
@@ -327,10 +337,6 @@ def _conversation(row: Mapping[str, Any], given: Any) -> tuple[tuple[Turn, ...],
         raise _bad(row, "a prompt as text or as a list of messages")
     if (system := _system(row)) and turns[0].role != "system":
         turns = (Turn("system", system), *turns)
-    elif system and turns[0].content.strip() != system:
-        raise QuestionError(
-            asked="", found="a column 'system' and another system message in the prompt", todo="give one of them"
-        )
     if turns[-1].role != "user":
         raise QuestionError(asked="", found=f"a prompt that ends with the {turns[-1].role}", todo="end with the user")
     names = {"user": "Human", "assistant": "Assistant"}

@@ -86,16 +86,19 @@ def questions_of(
     columns: str | None = None,
     skip_bad: bool = False,
     limit: int | None = None,
+    templates: str = "",
 ) -> QuestionSet:
-    """Load questions and say on stderr what was left out, row by row."""
+    """Load questions and say on stderr what was left out, row by row, and what is not asked; ``templates`` name columns that
+    are.
+    """
     questions = load_questions(
         source, split=split, columns=mapping_of("--columns", columns), skip_bad=skip_bad, limit=limit
     )
     _say_skipped(questions)
-    if unread := unread_passages(questions):
+    if unread := [name for name in unread_passages(questions) if f"{{{name}}}" not in templates]:
         typer.echo(
-            f"warning: the column {unread[0]!r} of {questions.name!r} is not part of what is asked; where the question is "
-            f"about it, put it before: --columns '{{question: [{unread[0]}, question]}}'",
+            f"warning: the column {unread[0]!r} of {questions.name!r} is not part of what is asked; where the questions are "
+            f"about it, write it into their text, or join the columns: --columns '{{question: [{unread[0]}, …]}}'",
             err=True,
         )
     if len(questions) >= ONE_PLACE and len({q.answer for q in questions}) == 1:

@@ -38,7 +38,9 @@ def run(
     Until all are there, replies are kept in OUT.replies, so that the same command goes on where it broke off.
     """
     refuse_unwritable(out)
-    loaded = o.questions_of(questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit)
+    loaded = o.questions_of(
+        questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit, templates=f"{state} {instructions}"
+    )
     from calibrant.importing import import_systemone
 
     replies = out.with_name(f"{out.name}.replies")

@@ -12,7 +12,6 @@ from scipy.stats import norm
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
-from calibrant.intake import load_questions
 from calibrant.ladder.alignment import Alignment, asked_in
 from calibrant.ladder.cells import Place, places, read_json
 from calibrant.ladder.fixes import ALIGNED
@@ -200,7 +199,7 @@ def read_table(
         if name in ("train", "calibration"):
             continue
         file = out / "questions" / f"{name}.jsonl"  # as they are now: groups may have been named since they were scored
-        questions = load_questions(file) if file.is_file() else None
+        questions = QuestionSet.load(file) if file.is_file() else None
         scored = {place.fix.name: _scores(place, name, questions) for place in found}
         scored = {fix: runs for fix, runs in scored.items() if runs}
         every += [scores.provenance for runs in scored.values() for scores in runs.values()]
@@ -230,7 +229,7 @@ def _shared(out: Path, names: Iterable[str], cluster: str | None) -> tuple[str, 
     files = {name: out / "questions" / f"{name}.jsonl" for name in names}
     if not all(file.is_file() for file in files.values()):
         return ()
-    return tuple(shared_groups({name: load_questions(file) for name, file in files.items()}, cluster))
+    return tuple(shared_groups({name: QuestionSet.load(file) for name, file in files.items()}, cluster))
 
 
 def _scores(place: Place, name: str, questions: QuestionSet | None) -> dict[int, Scores]:

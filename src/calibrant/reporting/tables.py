@@ -151,7 +151,7 @@ def markdown(text: str) -> str:
     >>> print(markdown("a|b <i> [c] *d*"))
     a\|b &lt;i> \[c\] \*d\*
     """
-    return re.sub(r"([\\|\[\]`*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    return re.sub(r"([\\|\[\]*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
 
 
 def markdown_number(cell: Cell | None) -> str:

@@ -13,6 +13,8 @@ from calibrant.questions import clean
 
 ASKED = "one correct option"
 BASES = "columns={'answer_base': 0}, 1, or 'text' where answers are options' texts"
+LABEL_NAMES = ("answerKey", "answer_idx")
+"""Columns whose answers are labels, where there are labels."""
 NUMERAL = re.compile(r"([+-]?\d{1,9})(\.0+)?", re.ASCII)
 
 
@@ -42,18 +44,20 @@ def answer_index(
     base: int | Literal["text"] | None = None,
     *,
     is_label: bool = False,
+    also: Sequence[tuple[str, Any]] = (),
 ) -> int:
     """The 0-based index of the correct option.
 
     A number is an index that counts from ``base`` (0 unless said otherwise), and a text is every reading that fits: a
     numeral, a letter of either case, the option's own text. With ``labels`` (one an option, given by the data set) they take
     the place of letters, and of numbers where they are numbers; of an answer that ``is_label``, as in a column
-    ``answerKey``, that reading goes before its others. Readings that disagree are refused, not guessed. With the base
-    ``"text"`` an answer is an option's own text and nothing else, numbers too.
+    ``answerKey``, that reading goes before its others. ``also`` are further columns of answers, by name: they settle which
+    reading is meant, and stand in for an answer that fits no option. Readings that disagree are refused, not guessed. With
+    the base ``"text"`` an answer is an option's own text and nothing else, numbers too.
 
     Raises
     ------
-    QuestionError : no answer, none that fits, or readings that disagree.
+    QuestionError : no answer, none that fits, readings that disagree, or columns that do.
 
     >>> answer_index("b", ["red", "blue"]), answer_index("blue", ["red", "blue"]), answer_index(2, ["x", "y"], base=1)
     (1, 1, 1)
@@ -73,6 +77,10 @@ def answer_index(
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         raise QuestionError(asked=ASKED, found=f"answer {answer!r}", todo="give one index, letter or option text")
     readings = readings_of(answer, choices, labels, base, is_label=is_label)
+    for name, other in also:
+        readings = _settled(
+            readings, answer, name, readings_of(other, choices, labels, is_label=name in LABEL_NAMES), other
+        )
     if not readings:
         raise _no_fit(answer, choices, labels, base)
     if len(set(readings.values())) > 1:
@@ -89,28 +97,44 @@ def answer_index(
 
 
 def readings_of(
-    answer: int | float | str,
+    answer: Any,
     choices: Sequence[str],
     labels: Sequence[str] = (),
     base: int | Literal["text"] | None = None,
     *,
     is_label: bool = False,
 ) -> dict[str, int]:
-    """Every reading of an answer that fits an option, in words, with that option's index."""
-    number = numeral(answer)
-    if not labels or base == "text" or (base is not None and number is not None):
+    """Every reading of an answer that fits an option, in words, with that option's index; none of what is no answer."""
+    if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
+        return {}
+    if not labels or base == "text":
         return _free(answer, choices, base)
-    wanted = clean(str(answer))
-    found: dict[str, int] = {}
-    for how, names in (("a label", labels), ("an option's text", choices)):
-        at = [i for i, name in enumerate(names) if clean(name) == wanted]
-        found |= {how: at[0]} if at else {}
-        if found and is_label:
-            return found
-    counted = number is not None and not is_label and all(numeral(label) is None for label in labels)
-    if counted and number is not None and 0 <= number < len(choices):
-        found["a number from 0"] = number
+    wanted, number = clean(str(answer)), numeral(answer)
+    found = {
+        how: [clean(name) for name in names].index(wanted)
+        for how, names in (("a label", labels), ("an option's text", choices))
+        if wanted in map(clean, names)
+    }
+    if is_label and "a label" in found:
+        return {"a label": found["a label"]}
+    if number is not None and all(numeral(label) is None for label in labels):
+        index = number - (base or 0)
+        counted = {f"a number from {base or 0}": index} if 0 <= index < len(choices) else {}
+        return counted if base is not None else found | counted
     return found
+
+
+def _settled(readings: dict[str, int], answer: Any, name: str, further: dict[str, int], other: Any) -> dict[str, int]:
+    """The readings that a further column of answers allows; its own where there are none."""
+    common = {how: index for how, index in readings.items() if index in further.values()}
+    if readings and further and not common:
+        told = [" or ".join(f"option {i} as {how}" for how, i in found.items()) for found in (readings, further)]
+        raise QuestionError(
+            asked=ASKED,
+            found=f"answer {answer!r} is {told[0]}, but {name} {other!r} is {told[1]}",
+            todo=f"name the column to read: columns={{'answer': {name!r}}}, or the other",
+        )
+    return common or readings or further
 
 
 def _free(answer: int | float | str, choices: Sequence[str], base: int | Literal["text"] | None) -> dict[str, int]:

@@ -12,11 +12,13 @@ import numpy as np
 
 from calibrant.errors import QuestionError
 from calibrant.questions import did_you_mean
+from calibrant.sources.answers import LABEL_NAMES
+from calibrant.sources.cells import blank
 
 TEXT_NAMES = ("question", "question_stem")
 CHOICES_NAMES = ("choices", "options")
-ANSWER_NAMES = ("answerKey", "answer_idx", "answer_index", "answer", "label")
-"""The first that is there is read; what all but the last say as well must not contradict it."""
+ANSWER_NAMES = ("answer", "answerKey", "answer_idx", "answer_index", "label")
+"""The first that is filled is read; what all but the last say as well must not contradict it."""
 MAPPING_KEYS = ("question", "choices", "answer", "id", "subject", "answer_base")
 WANTED = (
     "question, choices, answer; question, A, B, …, answer; question, option_1, option_2, …, answer; "
@@ -104,15 +106,13 @@ def listed(row: Row) -> Fields | None:
     ``answer_idx``, ``answer_index``, ``label``), ``subject``. The options are a list of texts, a list of ``{"text",
     "label"}``, a mapping ``{"text": [...], "label": [...]}`` or label -> text, or any of these as JSON text in a CSV cell.
     """
-    names = [next((n for n in names if n in row), None) for names in (TEXT_NAMES, CHOICES_NAMES, ANSWER_NAMES)]
-    text, choices, answer = names
+    text, choices = (next((n for n in names if n in row), None) for names in (TEXT_NAMES, CHOICES_NAMES))
+    answer, also = _answers(row)
     if text is None or choices is None or answer is None or isinstance(row[text], Mapping):
         return None
     options, labels = _options(row[choices])
-    used, key = (text, choices, answer, "subject"), answer in ANSWER_NAMES[:2]
-    return Fields(
-        _text(row[text]), options, row[answer], used, labels, row.get("subject"), is_label=key, also=_also(row, answer)
-    )
+    used, key = (text, choices, answer, "subject"), answer in LABEL_NAMES
+    return Fields(_text(row[text]), options, row[answer], used, labels, row.get("subject"), is_label=key, also=also)
 
 
 def nested(row: Row) -> Fields | None:
@@ -158,23 +158,24 @@ def wide(row: Row) -> Fields | None:
     Where the columns are numbered from 1, a number as answer could count from 0 or from 1: ``unsure``.
     """
     text = next((name for name in TEXT_NAMES if name in row), None)
-    answer = next((name for name in ANSWER_NAMES if name in row), None)
+    answer, also = _answers(row)
     columns = _option_columns(row)
     if text is None or answer is None or len(columns) < 2:
         return None
     choices = _texts([row[name] for name in _present(row, columns)])
     used, from_one = (text, answer, "subject", *columns), columns[0].strip().endswith("1")
-    return Fields(
-        _text(row[text]), choices, row[answer], used, (), row.get("subject"), from_one, also=_also(row, answer)
-    )
+    return Fields(_text(row[text]), choices, row[answer], used, (), row.get("subject"), from_one, also=also)
 
 
 LAYOUTS: tuple[Callable[[Row], Fields | None], ...] = (listed, nested, medmcqa, piqa, wide)
 
 
-def _also(row: Row, answer: str) -> tuple[tuple[str, Any], ...]:
-    """Further columns whose name says that they hold the answer, with what they say."""
-    return tuple((name, row[name]) for name in ANSWER_NAMES[:-1] if name in row and name != answer)
+def _answers(row: Row) -> tuple[str | None, tuple[tuple[str, Any], ...]]:
+    """The column of the answer, and further ones whose name says that they hold it, with what they say."""
+    there = [name for name in ANSWER_NAMES if name in row]
+    filled = [name for name in there if not (blank(row[name]) or missing(row[name]))]
+    also = tuple((name, row[name]) for name in filled[1:] if name != ANSWER_NAMES[-1])
+    return next(iter(filled or there), None), also
 
 
 def _option_columns(row: Row) -> list[str]:

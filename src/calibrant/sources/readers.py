@@ -80,7 +80,7 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
     asked = f"questions from the hub data set {name!r}" + (f", config {config!r}" if config else "")
     try:
         splits = datasets.get_dataset_split_names(name, config, revision=revision)
-        split = _one_split(name, splits, split)
+        split = _one_split(f"{name}:{config}" if config else name, splits, split)
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except QuestionError:
         raise

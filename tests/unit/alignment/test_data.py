@@ -117,8 +117,7 @@ def test_a_system_message_in_a_column_goes_before_the_prompt():
         assert pair.prompt.text == "Up?"
     own = [{"role": "system", "content": "Be brief."}, *messages("Up?")]
     assert load_prompts([{"prompt": own, "system": "Be brief."}]).items[0].turns[0] == Turn("system", "Be brief.")
-    with pytest.raises(QuestionError, match="another system message"):
-        load_prompts([{"prompt": own, "system": "Be long."}])
+    assert load_prompts([{"prompt": own, "system": "gpt-4"}]).items[0].turns[0] == Turn("system", "Be brief.")
 
 
 def test_the_input_of_an_instruction_is_part_of_the_prompt():
@@ -127,6 +126,11 @@ def test_the_input_of_an_instruction_is_part_of_the_prompt():
     texts = [p.text for p in load_prompts(rows).items]
     assert texts == ["Find the odd one.\n\nAda, Bob, 7", "Find the odd one.\n\n1, 2, x", "Find the odd one."]
     assert load_prompts([{"prompt": "Up?", "input": "of no prompt"}]).items[0].text == "Up?"
+    assert load_prompts([{"prompt": "Up?", "instruction": "Up?", "input": "of none"}]).items[0].text == "Up?"
+    for asked in ("Sum.", "Sum.\n\n1, 2"):  # messages hold the whole of what was asked
+        sides = {n: [*messages(asked), {"role": "assistant", "content": n}] for n in ("chosen", "rejected")}
+        (pair,) = load_preferences([{"instruction": "Sum.", "input": "1, 2", **sides}]).items
+        assert pair.prompt.text == asked
 
 
 def test_content_in_parts_is_their_text():
