@@ -137,7 +137,9 @@ def score_variants(
 
 
 def with_questions(scores: Scores, questions: Sequence[Question]) -> Scores:
-    """Earlier scores of the same texts in the same order, with ids, subjects and columns as the questions have them now."""
+    """Earlier scores of these questions, with ids, subjects and columns as they have them now; of others, as they are."""
+    if tuple(q.content_hash for q in questions) != scores.hashes:
+        return scores
     return scores_of(
         questions, scores.logp_NK, scores.logmass_N, split=scores.split, provenance=dict(scores.provenance)
     )
