@@ -76,14 +76,14 @@ class Stage:
                     batch_tokens=self.batch_tokens,
                 ).save(path)
             found[name] = with_questions(Scores.load(path), questions)
-            found[name].save(path)
+            _save(found[name], path)
         self._release()
         return found
 
     def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
         """Save what is derived from scores: the restored model's, and the temperature in them."""
         for name, kept in scores.items():
-            kept.save(self.out / "scores" / when / f"{name}.safetensors")
+            _save(kept, self.out / "scores" / when / f"{name}.safetensors")
         if scaler is not None:
             write_json(self.out / "temperature.json", scaler.to_json())
             self.say(f"One temperature on top, T = {scaler.temperature_:.3f}, from the calibration questions")
@@ -145,3 +145,10 @@ class Stage:
     def _release(self) -> None:
         self._loaded = None
         gc.collect()
+
+
+def _save(scores: Scores, path: Path) -> None:
+    """Write scores where they are not, or with other ids, subjects or columns."""
+    before = Scores.load(path) if path.exists() else None
+    if before is None or any(getattr(before, name) != getattr(scores, name) for name in ("ids", "subjects", "columns")):
+        scores.save(path)
