@@ -153,7 +153,8 @@ def test_a_temperature_that_was_fitted_on_other_scores_is_refused(source, check,
     own = score(source.model, check, adapter=source.adapter, device="cpu")
     letters, texts = (Temperature().fit(s) for s in (own, score(source.model, check, style=TEXTS, device="cpu")))
     kept = Temperature.from_json(json.loads(json.dumps(texts.to_json())))
-    twice = Temperature().fit(texts.apply(own, allow_fit_rows=True))
+    with pytest.warns(UserWarning, match="prompt continuation, raw, sum where it was fitted, letters, raw, sum here"):
+        twice = Temperature().fit(texts.apply(own, allow_fit_rows=True))
     served = replace(own, provenance={**own.provenance, "served_temperature": 1.5})
     wrong = {"prompt digest": texts, r"prompt digest '": kept, "rescaled already": twice}
     wrong["temperature of 1.5"] = Temperature().fit(served)

@@ -256,8 +256,9 @@ def test_an_infinite_loss_is_no_undecided_one_and_one_fix_has_its_sign(lay):
     always = Scores.from_probs([[0.9, 0.1, 0, 0]] * 400 + [[0.1, 0.9, 0, 0]] * (N - 400), known.answer_N)
     right = read_table(lay({"aligned": {"test": [always]}, "cft": {"test": [known]}}), n_boot=100)
     assert "all right or all wrong" in cell(right.sets[0].entries["cft"], columns["auroc"])["aligned"]
+    entries = read_table(contest(lay), n_boot=100).sets[0].entries
     for fix, signs in (("aligned", 0), ("temperature", 2), ("cft", 2)):
-        shown = cell(read_table(contest(lay), n_boot=100).sets[0].entries[fix], columns["conf_ece"])
+        shown = cell(entries[fix], columns["conf_ece"])
         assert (len(shown["signs"]), bool(shown["best"])) == (signs, signs > 0)
 
 

@@ -19,8 +19,7 @@ TOLERANCE = 0.05
 LEAST_N = 30
 """With fewer questions no verdict is given."""
 PURE_RESCALING = 0.25
-"""Intercept and scatter, in nats of log-odds and in standard deviations of the aligned model's, up to which alignment did
-nothing but multiply them (a factor of 1.3 in odds)."""
+"""Intercept and scatter, in nats and standard deviations of the log-odds, up to which alignment only multiplied them."""
 FEW_PAIRS = 0.01
 """Share of the pairs of options without log-odds, for a probability of 0, up to which the others speak for all."""
 FAR_TOO_MANY = 100_000
@@ -89,9 +88,7 @@ class Facts:
 
     @property
     def only_rescaled(self) -> bool:
-        """Whether alignment did nothing but raise the reference to a power above 0, be it 1: what one temperature undoes
-        everywhere.
-        """
+        """Whether alignment did nothing but raise the reference to a power above 0, which one temperature undoes everywhere."""
         s = self.collapse.shift
         if s is None or not s.slope.value > 0 or s.n_pairs_left_out > FEW_PAIRS * (s.n_pairs + s.n_pairs_left_out):
             return False
