@@ -14,6 +14,7 @@ from calibrant.restoring import restore
 from calibrant.restoring.run import _chosen, last_temperature
 from calibrant.restoring.words import better_than_start
 from calibrant.scoring import score
+from calibrant.scoring.run import scores_of, with_questions
 from calibrant.sets import assemble, shared_groups
 from calibrant.tuning import LoraSettings, TuneConfig, TuneResult
 
@@ -156,6 +157,18 @@ def test_groups_that_were_named_since_a_run_are_those_of_its_report(tmp_path, mo
         kept = Scores.load(tmp_path / "run" / "scores" / when / "test.safetensors")
         assert kept.subjects == again.before["test"].subjects, when
     assert "in 4 groups" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
+def test_scores_of_questions_with_another_answer_are_not_theirs():
+    """A content hash knows no order of options, so it is not enough to give scores another key."""
+    questions = some("q", range(6))
+    old = scores_of(questions, np.log([[0.7, 0.3]] * 6), np.zeros(6))
+    named = [dataclasses.replace(q, subject="s") for q in questions]
+    assert with_questions(old, named).subjects == ("s",) * 6
+    turned = [dataclasses.replace(q, choices=q.choices[::-1], answer=1) for q in named]
+    assert [q.content_hash for q in turned] == list(old.hashes)
+    for other in (turned, named[:5], named[::-1]):
+        assert with_questions(old, other) is old
 
 
 def too_sure(n, seed=0):

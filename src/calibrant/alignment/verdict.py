@@ -20,7 +20,7 @@ from calibrant.metrics.planning import n_to_decide
 from calibrant.questions import did_you_mean
 
 FEW = 0.1
-"""Share of answers cut at --max-new-tokens up to which their mean length still says something."""
+"""Share of answers cut at --max-new-tokens, or of verdicts that cannot be read, up to which the others still say something."""
 Kept = Literal["kept", "not kept", "undecided"]
 Side = Literal["fall", "rise", "either"]
 

@@ -178,7 +178,8 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
 
 def _with_unseen_changes(e: Estimate, scores: Scores, origin: Scores | None, how: Sampling) -> Estimate:
     """``A - A*`` with room for predictions that differ from the reference's in other samples, where few do in this one, which
-    a bootstrap cannot know: up to as many more as Wilson's upper limit of their share, at the most that one can count, 1.
+    a bootstrap cannot know: up to as many more as Wilson's upper limit of their share, each counted as 1, an answer learnt
+    by heart. Ours.
     """
     if origin is None or (changed_N := scores.prediction_N != origin.prediction_N).sum() >= FEW_CHANGED:
         return e

@@ -15,9 +15,14 @@ Rows = list[tuple[str, Mapping[str, Any]]]
 NAME = re.compile(r"p|probs?|probabilit(y|ies)|logps?|logprobs?", re.IGNORECASE)
 
 
+def names_of(rows: Rows) -> list[str]:
+    """Names of all columns, in the order of their first use."""
+    return list(dict.fromkeys(str(name) for _, row in rows for name in row))
+
+
 def list_column(rows: Rows) -> str | None:
     """The one column that, by its name and its first cell that is not blank, holds lists; ``None`` without one."""
-    named = {str(name) for _, row in rows for name in row if NAME.fullmatch(str(name))}
+    named = filter(NAME.fullmatch, names_of(rows))
     first = {name: next((row[name] for _, row in rows if not blank(row.get(name))), None) for name in named}
     found = [name for name, cell in first.items() if _items(cell)]
     return found[0] if len(found) == 1 else None
@@ -34,7 +39,7 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
     ------
     ScoresError : no such column, or a cell in it that is no list.
     """
-    columns = list(dict.fromkeys(str(name) for _, row in rows for name in row))
+    columns = names_of(rows)
     if column not in columns:
         raise ScoresError(
             asked=f"{asked}: column {column!r} with the probabilities of a question's options",

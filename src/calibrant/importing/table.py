@@ -14,7 +14,7 @@ import numpy as np
 
 from calibrant.errors import QuestionError, ScoresError
 from calibrant.importing.content import content_of
-from calibrant.importing.lists import Rows, list_column, spread
+from calibrant.importing.lists import Rows, list_column, names_of, spread
 from calibrant.questions import did_you_mean, shown
 from calibrant.scores import SUM_TOLERANCE, Scores
 from calibrant.sources import missing, numeral
@@ -72,7 +72,7 @@ def import_table(
     title, rows = _rows(table)
     asked = f"scores from {title}"
     rows, names = _options(rows, probabilities, asked)
-    columns = _names(rows)
+    columns = names_of(rows)
     for column in (answer, *names, *filter(None, (id, subject))):
         if column not in columns:
             raise ScoresError(
@@ -127,7 +127,7 @@ def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) 
         return spread(rows, probabilities, asked)
     if probabilities is not None:
         return rows, _named(probabilities)
-    columns, column = _names(rows), list_column(rows)
+    columns, column = names_of(rows), list_column(rows)
     whole = _families(columns)
     if not whole and (column is not None or not any(map(OPTION_COLUMN.fullmatch, columns))):
         whole = _whole({("", True): {ord(name) - ord("A"): name for name in columns if re.fullmatch("[A-Z]", name)}})
@@ -223,11 +223,6 @@ def _whole(families: Mapping[tuple[str, bool], Mapping[int, str]]) -> list[list[
         and min(by_place) <= (0 if lettered else 1)
         and max(by_place) - min(by_place) == len(by_place) - 1
     ]
-
-
-def _names(rows: Rows) -> list[str]:
-    """Names of all columns, in the order of their first use."""
-    return list(dict.fromkeys(str(name) for _, row in rows for name in row))
 
 
 def _alone(columns: Sequence[str]) -> str:

@@ -137,8 +137,11 @@ def score_variants(
 
 
 def with_questions(scores: Scores, questions: Sequence[Question]) -> Scores:
-    """Earlier scores of these questions, with ids, subjects and columns as they have them now; of others, as they are."""
-    if tuple(q.content_hash for q in questions) != scores.hashes:
+    """Earlier scores of these questions, with ids, subjects and columns as they have them now; of others, or of these with
+    another answer, as they are. The content hash knows no order of options: the caller's digest of the questions does.
+    """
+    asked = [(q.content_hash, q.answer, len(q.choices)) for q in questions]
+    if asked != list(zip(scores.hashes, scores.answer_N.tolist(), scores.k_N.tolist(), strict=True)):
         return scores
     return scores_of(
         questions, scores.logp_NK, scores.logmass_N, split=scores.split, provenance=dict(scores.provenance)
