@@ -160,6 +160,11 @@ def test_measuring_and_the_command_itself_load_no_torch():
     assert not modules & {"torch", "transformers", "matplotlib", "peft"}
 
 
+def test_starting_a_command_leaves_out_what_takes_half_a_second():
+    code = "import sys, calibrant.cli; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_no_more_than_twenty_public_names_and_each_is_there():
     import calibrant
 

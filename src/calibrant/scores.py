@@ -23,6 +23,7 @@ from calibrant.files import write_atomically
 FORMAT = "calibrant-scores"
 FORMAT_VERSION = 1
 SUM_TOLERANCE = 1e-3
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,7 +88,8 @@ class Scores:
     ) -> Scores:
         """Scores from an (N, K) array of option probabilities; ``nan`` marks an option that a question does not have.
 
-        Rows must sum to 1 within 1e-3 and are then renormalised exactly. A probability of 0 is kept (log ``-inf``).
+        Rows must sum to 1 within 1e-3; what is off by more than rounding is renormalised. A probability of 0 is kept (log
+        ``-inf``).
 
         >>> s = Scores.from_probs([[0.7, 0.2, 0.1], [0.5, 0.5, float("nan")]], [0, 1])
         >>> s.n, s.k, s.k_N.tolist(), s.confidence_N.round(2).tolist()
@@ -99,6 +101,7 @@ class Scores:
         _refuse_rows((p_NK < 0) | (p_NK > 1 + SUM_TOLERANCE), p_NK, "probabilities in [0, 1]")
         total_N = p_NK.sum(1)
         _refuse_rows(np.abs(total_N - 1) > SUM_TOLERANCE, p_NK, f"rows that sum to 1 (within {SUM_TOLERANCE:g})")
+        total_N[np.abs(total_N - 1) < ROUNDING] = 1.0  # else equal numbers in a table would differ by their place in it
         with np.errstate(divide="ignore"):
             logp_NK = np.log(p_NK / total_N[:, None])
         return cls._build(logp_NK, absent_NK, answer, ids, subjects, columns, split, provenance)

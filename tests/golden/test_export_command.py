@@ -101,7 +101,7 @@ def test_what_is_written_is_what_the_run_measured(room, served):
     scaler = Temperature.from_json(json.loads((folder / "scaler.json").read_text()))
     assert facts["temperature"] == {
         "value": scaler.temperature_, "folded": False, "where": None, "apply": scaler.temperature_,
-        "file": "scaler.json", "at_bound": False,
+        "file": "scaler.json", "cautions": [],
     }  # fmt: skip
     shown = facts["expected"]
     assert (shown["n"], shown["split"]) == (84, "test")
@@ -207,6 +207,13 @@ BAD = {
     "no source": (("export", "--out", "x"), "neither a run nor --model"),
     "two sources": (("export", "run", "--model", "model", "--out", "x"), "both a run"),
     "a run that knows its prompt": (("export", "run", "--format", "chat", "--out", "x"), "the run knows that itself"),
+    "no threshold": (
+        ("export", "run", "--calibration", "cal.scores", "--level", "0.8", "--out", "x"),
+        "no use for that",
+    ),
+    "no check": (("export", "--model", "model", "--tolerance", "0.5", "--out", "x"), "no use for that"),
+    "no adapter": (("export", "--model", "model", "--adapter-revision", "main", "--out", "x"), "no use for that"),
+    "a run that knows how to load": (("export", "run", "--allow-pickle", "--out", "x"), "the run knows that itself"),
     "no run": (("export", "model", "--out", "x"), "no restore run"),
     "fold without a temperature": (("export", "run", "--fold", "--out", "x"), "no temperature"),
     "a scaler that is none": (("export", "run", "--scaler", "all.jsonl", "--out", "x"), ""),

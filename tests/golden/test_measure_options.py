@@ -87,7 +87,10 @@ def test_a_metric_by_the_name_that_is_printed_and_a_file_once(folder):
 
 
 def test_several_are_compared_with_a_correction(folder):
-    found = json.loads(run("compare", "sure", "sharp", "flat", "sure", "--json", cwd=folder))
+    whole = json.loads(run("compare", "sure", "sharp", "flat", "sure", "--json", cwd=folder))
+    assert (whole["a"], whole["metric"], whole["n_boot"], whole["level"]) == ("sure", "conf_ece", 1000, 0.95)
+    found = whole["b"]
+    assert found["sharp"]["matched_by"] == "row number"
     assert found["sharp"]["value"] == pytest.approx(-0.29)  # |.7 − .99| = .29 to 0: .9 and .5 are met exactly
     assert found["sharp"]["p_holm"] < 0.05
     assert found["sure"]["p_holm"] == 1

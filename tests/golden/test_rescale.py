@@ -97,8 +97,31 @@ def test_a_temperature_at_the_end_of_its_range_is_warned_of(folder):
     Scores.from_probs([[0.6, 0.4]] * 40, [0] * 40, ids=[f"sure {i}" for i in range(40)]).save(folder / "right")
     command = [str(COMMAND), "rescale", "test.safetensors", "--fit-on", "right", "--out", "cold"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert "too few right or too few wrong answers" in done.stderr
+    assert "stopped at 0.01, an end of its range: all answers fitted on are right" in done.stderr
     assert "temperature 0.0100" in done.stdout
+
+
+def test_what_a_fit_left_out_and_why_it_stopped_is_said(folder):
+    """Answers of probability 0, a model that is right where it is least sure, and a kept scaler at its end."""
+    p = [[0.6, 0.4]] * 40 + [[1.0, 0.0]] * 10
+    names = [f"sure {i}" for i in range(50)]
+    Scores.from_probs(p, [0] * 26 + [1] * 24, ids=names).save(folder / "zeros")
+    Scores.from_probs(p[:40], [1] * 30 + [0] * 10, ids=names[:40]).save(folder / "below")
+
+    def said(*arguments):
+        command = [str(COMMAND), "rescale", "test.safetensors", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+
+    assert "10 of the 50 questions fitted on were left out: their answer has probability 0" in said(
+        "--fit-on", "zeros", "--out", "z"
+    )
+    assert "stopped at 100, an end of its range: on the questions" in said("--fit-on", "below", "--out", "b")
+    assert "stopped at 100" in said("--scaler", "b.temperature.json", "--out", "b2")
+    Scores.from_probs(p[:40], [0] * 40, ids=names[:40]).save(folder / "right")
+    assert "stopped at 0.01" in said("--fit-on", "right", "--method", "adaptive", "--out", "a")
+    Scores.from_probs([[0.5, 0.5]] * 40, [0] * 40, ids=names[:40]).save(folder / "even")
+    daca = ("--fit-on", "right", "--reference", "even", "--method", "daca", "--out", "d")
+    assert "the base model is all but without any preference" in said(*daca)
 
 
 def test_files_that_differ_after_a_dot_keep_a_scaler_each(folder):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError
-from calibrant.tuning import LoraSettings, TuneConfig, load_config
+from calibrant.tuning import LoraSettings, TuneConfig, load_config, tune
 
 
 def test_unknown_setting_names_the_one_that_was_probably_meant():
@@ -69,3 +70,28 @@ def test_file_that_holds_no_settings_is_an_error(tmp_path, content):
 def test_resolved_settings_survive_json():
     config = TuneConfig(objective="rcft", lora=LoraSettings(targets=("q_proj",)), micro_batch_size=4)
     assert TuneConfig.make(config.model_dump(mode="json")) == config
+
+
+def test_a_rank_keeps_the_alpha_that_a_file_names(tmp_path):
+    (tmp_path / "named.yaml").write_text("lora: {rank: 128, alpha: 64}\n")
+    (tmp_path / "silent.yaml").write_text("lora: {rank: 128}\n")
+    assert settings(tmp_path / "named.yaml", rank=32).lora == LoraSettings(rank=32, alpha=64)
+    assert settings(tmp_path / "silent.yaml", rank=32).lora == LoraSettings(rank=32, alpha=64)
+    assert (
+        settings(tmp_path / "silent.yaml", rank=64).lora
+        == settings(None, rank=64).lora
+        == LoraSettings(rank=64, alpha=128)
+    )
+    assert settings(tmp_path / "named.yaml", rank=64).lora.alpha == 64
+
+
+def test_memory_and_tracking_do_not_tell_one_tuning_from_another():
+    plain = TuneConfig()
+    other = TuneConfig(micro_batch_size=4, gradient_checkpointing=True, report_to="wandb")
+    assert other.identity() == plain.identity() != TuneConfig(epochs=3).identity()
+
+
+def test_four_bits_asked_of_a_model_that_was_loaded_whole_are_refused(loaded, make_questions, tmp_path):
+    sets = make_questions("train", 8), make_questions("calibration", 8)
+    with pytest.raises(ConfigError, match="loaded with whole weights"):
+        tune(loaded(), *sets, out=tmp_path / "run", config=TuneConfig(quantize_4bit=True))

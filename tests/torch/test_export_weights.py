@@ -1,12 +1,15 @@
 """Merging and folding change the weights and not what they should keep: measured on logits, per architecture."""
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GemmaConfig, OPTConfig, PhiConfig
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.exporting import fold_temperature, merge_adapter
+from calibrant.exporting import ServeConfig, Source, export, fold_temperature, merge_adapter
 from calibrant.exporting.folding import refuse_folding
 from calibrant.exporting.merging import is_tied, probe_logits
 from calibrant.prompts import PromptStyle
@@ -138,3 +141,16 @@ def test_a_continuation_is_refused_with_the_reason():
     with pytest.raises(ConfigError, match="sum over its tokens"):
         refuse_folding(PromptStyle(reading="continuation"))
     refuse_folding(PromptStyle(format="chat"))
+
+
+def test_an_adapter_beside_pickled_weights_is_checked_where_they_were_allowed(
+    model_folder, adapter, make_questions, tmp_path
+):
+    """The check loads the model once more, and must be told so too."""
+    shutil.copytree(model_folder(), tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "model" / "pytorch_model.bin")
+    source = Source(str(tmp_path / "model"), str(adapter), loading={"device": "cpu", "allow_pickle": True})
+    made = export(source, out=tmp_path / "out", config=ServeConfig(merge=False), check=make_questions("check", 20))
+    assert made.facts["drift"]["verdict"] == "faithful"

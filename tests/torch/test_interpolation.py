@@ -139,6 +139,9 @@ def test_models_that_do_not_belong_together_are_refused_and_nothing_is_left(two,
     model.save_pretrained(wider)
     with pytest.raises(ModelError, match=r"differ in .*model_type"):
         interpolate(base, other, 0.5, tmp_path / "out")
+    trained = json.loads((aligned / "config.json").read_text()) | {"attention_dropout": 0.1, "unsloth_version": "x"}
+    (aligned / "config.json").write_text(json.dumps(trained))
+    interpolate(base, aligned, 0.5, tmp_path / "tuned elsewhere")  # matters in training alone
     with pytest.raises(ModelError, match="differ in vocab_size"):
         interpolate(base, wider, 0.5, tmp_path / "out")
     config = json.loads((wider / "config.json").read_text()) | {"vocab_size": 320}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import BartConfig, BartForConditionalGeneration
 
 from calibrant.errors import ModelError
 from calibrant.prompts import PromptStyle
@@ -63,6 +64,41 @@ def test_a_models_own_code_is_not_run_unless_asked_for(copy, tmp_path):
         load_model(copy, device="cpu")
     assert "trust_remote_code" in raised.value.todo
     assert not proof.exists()
+
+
+def test_weights_that_the_files_lack_are_not_made_up(copy):
+    """Loaded, they would be random, and other ones each time."""
+    weights = load_file(copy / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"no lm_head\.weight, which would be random"):
+        load_model(copy, device="cpu")
+    weights = {name.replace("model.", "_orig_mod.model."): w for name, w in weights.items()}
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"and \d+ more, which would be random"):
+        load_model(copy, device="cpu")
+
+
+def test_a_model_with_an_encoder_is_refused(tmp_path, tokenizer):
+    small = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    config = BartConfig(vocab_size=len(tokenizer), decoder_attention_heads=2, max_position_embeddings=256, **small)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="'bart', with an encoder"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path, model_folder):
+    """peft only warns that it finds no weights for the model's layers, and the adapter would change nothing."""
+    base = load_model(model_folder(), device="cpu")
+    with quiet_peft():
+        tuned = get_peft_model(base.model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    tuned.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    other = {name.replace("layers.", "blocks."): weight for name, weight in weights.items()}
+    save_file(other, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="missing adapter keys"):
+        load_model(model_folder(), adapter=tmp_path, device="cpu")
 
 
 def test_missing_hub_model_offline_is_an_error_in_three_parts():

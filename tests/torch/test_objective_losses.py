@@ -277,3 +277,16 @@ def test_every_objective_and_every_setting_has_its_place():
     assert set(get_args(Objective)) == set(OBJECTIVES)
     assert SETTINGS.keys() <= TuneConfig.model_fields.keys()
     assert {name for owners in SETTINGS.values() for name in owners} <= set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.01])
+def test_soft_ece_has_a_gradient_where_bins_are_all_but_empty(temperature):
+    """All sure and right: ten bins, nine of which hold next to nothing; in float32 x²/S once made inf·0 of that."""
+    logits_BK = torch.tensor([[8.0, 0.0, 0.0, 0.0]] * 16, requires_grad=True)
+    answer_B = torch.zeros(16, dtype=torch.long)
+    loss = soft_ece(logits_BK.log_softmax(1), answer_B, n_bins=10, temperature=temperature)
+    loss.value.backward()
+    wide_BK = logits_BK.detach().double().requires_grad_()
+    soft_ece(wide_BK.log_softmax(1), answer_B, n_bins=10, temperature=temperature).value.backward()
+    torch.testing.assert_close(logits_BK.grad.double(), wide_BK.grad, atol=1e-6, rtol=1e-3)
+    assert wide_BK.grad.abs().max() > 1e-5

@@ -11,7 +11,7 @@ from calibrant import PromptStyle, Question, QuestionSet, Scores, Temperature, d
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
-from calibrant.restoring.run import _chosen, last_temperature
+from calibrant.restoring.run import _chosen, _chosen_once, last_temperature
 from calibrant.restoring.words import better_than_start
 from calibrant.scoring import score
 from calibrant.scoring.run import scores_of, with_questions
@@ -88,9 +88,14 @@ def test_a_question_without_its_group_stops_the_run_before_a_model_is_read(tmp_p
 
 
 def test_an_adapter_that_never_beat_the_start_is_admitted():
-    worse = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {}, ({"nll": 1.0}, {"nll": 1.1}))
+    def path(*losses):
+        return tuple({"step": i, "nll": nll} for i, nll in enumerate(losses))
+
+    worse = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {"keep": "best"}, path(1.0, 1.1))
     assert not better_than_start(worse)
-    assert better_than_start(dataclasses.replace(worse, history=({"nll": 1.0}, {"nll": 1.2}, {"nll": 0.9})))
+    assert better_than_start(dataclasses.replace(worse, history=path(1.0, 1.2, 0.9)))
+    last = dataclasses.replace(worse, config={"keep": "last"}, history=path(1.0, 0.9, 1.2))
+    assert not better_than_start(last)  # what was kept is the last, whatever was better on the way
 
 
 def test_a_reference_scores_the_calibration_questions_and_is_the_target(
@@ -251,3 +256,15 @@ def test_what_may_be_calibrated_is_not_tuned_unasked():
     assert [found.action for found in (off, few, tiny)] == ["score-more"] * 3
     assert [_chosen("auto", found) for found in (off, few, tiny)] == [None, "cft", "cft"]
     assert _chosen("rcft", off) == "rcft"
+
+
+def test_the_objective_of_the_first_call_stays(tmp_path):
+    """A later one may resample groups, and its diagnosis ask for something else; what was tuned by then stands."""
+    sure, fair = (diagnose(Scores.from_probs([[p, 1 - p]] * 600, [0] * 420 + [1] * 180)) for p in (0.99, 0.7))
+    assert [_chosen("auto", d) for d in (sure, fair)] == ["cft", None]
+    kept = tmp_path / "objective.json"
+    assert _chosen_once(kept, "auto", sure, None) == ("cft", [])
+    chosen, said = _chosen_once(kept, "auto", fair, "subject")
+    assert chosen == "cft"
+    assert "resampled questions; this call's would have been none" in said[0]
+    assert _chosen_once(kept, "auto", sure, "subject") == ("cft", [])

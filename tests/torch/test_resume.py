@@ -9,7 +9,7 @@ import sys
 import pytest
 from transformers import TrainerCallback
 
-from calibrant.errors import ModelError, OutputError
+from calibrant.errors import ConfigError, ModelError, OutputError
 from calibrant.scoring import load_model, score
 from calibrant.tuning import LoraSettings, TuneConfig, tune
 
@@ -239,3 +239,24 @@ def test_a_loaded_model_whose_weights_are_all_half_tuned_is_not_used(tmp_path, m
     model = load_model(model_folder(), device="cpu")
     assert tune(model, *sets, out=tmp_path / "a", config=config).steps == 6
     score(model, sets[1])
+
+
+def test_a_run_that_broke_off_goes_on_with_less_memory(tmp_path, model_folder, sets):
+    """Questions a pass and checkpointing change what it takes, not what is learnt."""
+    settings = {"epochs": 2, "micro_batch_size": 8}
+    whole = go(tmp_path / "whole", model_folder(), sets, settings)
+    with pytest.raises(Broken):
+        go(tmp_path / "run", model_folder(), sets, settings, [BreakAt(4)])
+    again = {**settings, "micro_batch_size": 4, "gradient_checkpointing": True}
+    result = go(tmp_path / "run", model_folder(), sets, again)
+    assert result.steps == whole.steps == 6
+    for one, other in zip(result.history, whole.history, strict=True):
+        assert one["nll"] == pytest.approx(other["nll"], abs=1e-4)
+    with pytest.raises(ConfigError, match="a different config"):
+        go(tmp_path / "run", model_folder(), sets, {**again, "epochs": 3})
+
+
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_done(tmp_path, model_folder, sets):
+    with pytest.raises(ConfigError, match="trackers that are installed"):
+        go(tmp_path / "run", model_folder(), sets, {"report_to": "wanb"})
+    assert not (tmp_path / "run").exists()

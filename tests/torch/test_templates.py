@@ -207,3 +207,13 @@ def test_a_head_takes_states_that_a_norm_left_in_float32(make_model, tokenizer):
     h_SD = torch.randn(5, 32, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     head = Head.of(model)
     assert torch.equal(head.logits(h_SD.float(), exact=False), head.logits(h_SD, exact=False))
+
+
+def test_a_template_that_takes_no_system_message_is_told_in_three_parts(with_template):
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + SPACED
+    )
+    with pytest.raises(ModelError, match="System role not supported") as raised:
+        encode(with_template(refusing), [CAPITAL], replace(CHAT, system="Be brief."))
+    assert "leave the system message out" in raised.value.todo
+    assert encode(with_template(refusing), [CAPITAL], CHAT)

@@ -11,6 +11,8 @@ from calibrant.cli import options as o
 from calibrant.cli.tables import contest_text, corrected_verdict
 from calibrant.errors import ConfigError
 from calibrant.metrics import compare, compare_many
+from calibrant.metrics.comparison import align
+from calibrant.metrics.planning import enough_draws
 from calibrant.scores import Scores
 
 
@@ -46,12 +48,14 @@ def run(
             asked=f"a comparison of {a} with {len(b)} scores", found=f"{twice} twice", todo="name each file once"
         )
     many = compare_many(base, others, metric, level=level, n_bins=bins, n_boot=draws, seed=seed, cluster=cluster)
+    matched = {name: align(base, other)[1] for name, other in others.items()}
+    how = {"n_bins": bins, "n_boot": enough_draws(draws, len(others), level), "level": level, "seed": seed}
     if json:
-        o.print_json(
-            {
-                name: {**d.to_json(), "p_holm": p, "verdict": corrected_verdict(d, p, level)}
-                for name, (d, p) in many.items()
-            }
-        )
+        rivals = {
+            name: {**d.to_json(), "p_holm": p, "verdict": corrected_verdict(d, p, level), "matched_by": matched[name]}
+            for name, (d, p) in many.items()
+        }
+        o.print_json({"a": str(a), "metric": metric, **how, "cluster": cluster, "b": rivals})
     else:
-        typer.echo(contest_text(a, metric, many, level))
+        told = f"matched by {' or '.join(sorted(set(matched.values())))}; {how['n_boot']} draws, seed {seed}"
+        typer.echo(f"a = {a}; {told}\n{contest_text(metric, many, level)}")

@@ -13,7 +13,7 @@ from calibrant.errors import ConfigError
 from calibrant.scores import Scores
 
 RUN_KNOWS = (
-    *("adapter", "adapter_revision", "revision", "trust_remote_code"),
+    *("adapter", "adapter_revision", "revision", "trust_remote_code", "allow_pickle"),
     *("reading", "format", "variant", "system", "test_scores"),
 )
 
@@ -59,6 +59,14 @@ def run(
 ) -> None:
     """Write a folder to serve: weights or adapter, temperature, threshold, reader, manifest; and check its drift."""
     _refuse_sources(context, run, model)
+    if target_accuracy is None:
+        o.refuse_unused(context, ("calibration", "level"), "no --target-accuracy")
+    if check is None:
+        o.refuse_unused(context, ("columns",), "no --check")
+        if model is not None:
+            o.refuse_unused(context, ("tolerance", "allow_drift"), "no --check")
+    if model is not None and adapter is None:
+        o.refuse_unused(context, ("adapter_revision",), "no --adapter")
     questions = None if check is None else o.questions_of(check, columns=columns)
     named = {
         "temperature_from": _scores_or_word(temperature_from),

@@ -9,6 +9,7 @@ import typer
 from calibrant.cli import options as o
 from calibrant.cli.tables import battery_text, decision_text, slices_text
 from calibrant.metrics import battery, measure, slices, threshold_for
+from calibrant.metrics.panel import COVERAGE
 from calibrant.scores import Scores
 
 
@@ -45,8 +46,10 @@ def run(
         out = found.to_json()
         out["notes"] += note
         if further is not None:
+            out["coverage"] = COVERAGE
             out["battery"] = {name: estimate.to_json() for name, estimate in further.items()}
         if parts is not None:
+            out["by"] = by
             out["slices"] = [part.to_json() for part in parts]
         if decision is not None:
             out["decision"] = decision.to_json()

@@ -49,22 +49,16 @@ def run(
     _apply(chosen, scores, out)
     stem = out.name.removesuffix(".safetensors").removesuffix(".scores")
     note = write_json(out.with_name(f"{stem}.{method}.json"), chosen.to_json())
-    if chosen.described().get("at_bound"):
-        typer.echo(
-            f"warning: the temperature is at the end of its range: {fit_on} has too few right or too few wrong answers "
-            "to fit one on",
-            err=True,
-        )
     fitted = chosen.described().get("temperature")
     what = method if fitted is None else f"{method} {fitted:.4f}"
     typer.echo(f"{out}: {what}, fitted on {fit_on}; kept in {note}")
 
 
 def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
-    """Apply and save; say what it warns of."""
+    """Apply and save; say what it warns of, and what there is to know of its fit."""
     found = Scores.load(scores)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
         scaler.apply(found).save(out)
-    for warning in noted:
-        typer.echo(f"warning: {warning.message}", err=True)
+    for said in (*(warning.message for warning in noted), *scaler.cautions()):
+        typer.echo(f"warning: {said}", err=True)

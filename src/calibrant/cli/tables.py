@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from calibrant.metrics import Decision, Difference, Drift, Estimate, Slice
 from calibrant.metrics.comparison import UNDECIDED
+from calibrant.metrics.panel import COVERAGE
 from calibrant.metrics.text import LABELS, aligned, change_cells, estimate_lines, questions_needed
 
 
 def battery_text(found: Mapping[str, Estimate]) -> str:
     """The further metrics, in the same form."""
-    return "\n".join(estimate_lines({name.replace("_", " "): e for name, e in found.items()}, "interval"))
+    of_share = dict.fromkeys(("selective_accuracy", "ece_at_coverage"), f" of the surest {COVERAGE:.0%}")
+    shown = {
+        name.removesuffix("_at_coverage").replace("_", " ") + of_share.get(name, ""): e for name, e in found.items()
+    }
+    return "\n".join(estimate_lines(shown, "interval"))
 
 
 def slices_text(by: str, parts: Sequence[Slice]) -> str:
@@ -55,13 +59,13 @@ def drift_text(a: str, b: str, d: Drift) -> str:
     return "\n".join([f"a = {a}", f"b = {b}", f"{d.verdict}, on {d.n} questions", *aligned(rows)])
 
 
-def contest_text(a: Path, metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:
-    """One line a rival of ``a`` on one metric, with the p-value corrected for looking at all of them."""
+def contest_text(metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:
+    """One line a rival on one metric, with the p-value corrected for looking at all of them."""
     rows = [(f"b: {LABELS.get(metric, metric)}", "a", "b", "b - a", f"{100 * level:g}% interval", "p (Holm)", "")]
     for name, (d, p) in many.items():
         verdict = corrected_verdict(d, p, level) + questions_needed(d)
         rows.append((name, f"{d.a:.4f}", f"{d.b:.4f}", *change_cells(d), f"{p:.3f}", verdict))
-    return "\n".join([f"a = {a}", *aligned(rows)])
+    return "\n".join(aligned(rows))
 
 
 def corrected_verdict(d: Difference, p_corrected: float, level: float) -> str:

@@ -35,7 +35,7 @@ Language = Annotated[
         help="What RCFT's term is added to: sft2 (question and answer, the paper's, the default) or sft1 (the answer alone)."
     ),
 ]
-Rank = Annotated[int | None, typer.Option(help="LoRA rank.")]
+Rank = Annotated[int | None, typer.Option(help="LoRA rank; alpha is twice that, unless --config names one.")]
 Full = Annotated[bool, typer.Option("--full", help="Tune all weights instead of a LoRA adapter.")]
 ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, tensorboard …")]
 TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same adapter.", min=0, max=2**32 - 1)]
@@ -56,7 +56,8 @@ def settings(path: Path | None, *, rank: int | None = None, full: bool = False, 
         values["lora"] = None
     elif rank is not None:
         lora = {} if base.lora is None else base.lora.model_dump()
-        values["lora"] = {**lora, "rank": rank, "alpha": 2 * rank}
+        named = base.lora is not None and "alpha" in base.lora.model_fields_set
+        values["lora"] = {**lora, "rank": rank, **({} if named else {"alpha": 2 * rank})}
     return TuneConfig.make({**yaml.safe_load(base.model_dump_json(exclude_unset=True)), **values})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import f as f_law
+from scipy.special import fdtrc
 
 from calibrant.metrics.measurement import finite
 from calibrant.scores import Scores
@@ -135,4 +135,4 @@ def _hotelling(x_NK: np.ndarray) -> float | None:
         return None
     along_r = vector_KK[:, varies_K].T @ mean_K
     t2 = n * float((along_r**2 / value_K[varies_K]).sum())
-    return float(f_law.sf((n - r) / (r * (n - 1)) * t2, r, n - r))
+    return float(fdtrc(r, n - r, (n - r) / (r * (n - 1)) * t2))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from calibrant.diagnosis.collapse import entropies
 from calibrant.diagnosis.estimates import Sampling
@@ -103,7 +103,7 @@ def checkpoint_point(
     confidence_N, correct_N = scores.confidence_N, scores.correct_N.astype(np.float64)
     gap_N = confidence_N - correct_N
     error = math.sqrt(gap_N.var(ddof=1) / scores.n + thin_M.sum()) if scores.n > 1 else math.nan
-    half = norm.ppf((1 + level) / 2) * error
+    half = ndtri((1 + level) / 2) * error
     found = {
         "accuracy": correct_N.mean(),
         "mean_confidence": confidence_N.mean(),
@@ -158,7 +158,7 @@ def signs_of_leaving(points: Sequence[Checkpoint], level: float = 0.95) -> tuple
     told = [p for p in points if p.train_accuracy is not None]
     if len(told) > 1:
         (first, error0), (later, error1) = (_lead(p) for p in (told[0], told[-1]))
-        needed = max(GROWTH, norm.ppf((1 + level) / 2) * math.hypot(error0, error1))
+        needed = max(GROWTH, ndtri((1 + level) / 2) * math.hypot(error0, error1))
         if later - first > needed:
             signs.append(f"training minus held-out accuracy grew from {first:+.3f} to {later:+.3f}")
     known = [p for p in points if p.nll is not None]

@@ -49,7 +49,7 @@ def temperature_words(facts: Mapping[str, Any]) -> str:
     t = facts["temperature"]
     if t["file"] is None:
         return "None: probabilities are served as the model gives them."
-    bound = " It stopped at the end of its range: no temperature is best on its questions." if t["at_bound"] else ""
+    bound = "".join(f" {said[:1].upper()}{said[1:]}." for said in t["cautions"])
     if t["folded"]:
         return f"T = {t['value']:.4g}, folded into the weights ({t['where']}).{bound} {CHANGES}"
     return (

@@ -132,7 +132,7 @@ class Reader:
         for tokens in option:
             ids = torch.tensor([[*start, *tokens[:-1]]], device=self.model.device)
             logits = self.model(input_ids=ids, use_cache=False).logits[0, len(start) - 1 :]
-            sums.append(torch.log_softmax(logits.float(), -1)[range(len(tokens)), tokens].double().sum().cpu())
+            sums.append(torch.log_softmax(logits.float(), -1)[range(len(tokens)), tokens].cpu().double().sum())
         return torch.logsumexp(torch.stack(sums), 0)
 
 

@@ -236,7 +236,7 @@ class _Work:
     def _drift(self, folder: Path, facts: Mapping[str, Any]) -> Drift | None:
         if self.check is None or self.before is None:
             return None
-        names = ("device", "trust_remote_code")
+        names = ("device", "trust_remote_code", "allow_pickle")
         loading = {name: value for name, value in self.source.loading.items() if name in names}
         written = Export(folder, facts).load(**loading)
         after = score(written, self.check, style=self.source.style, **self.scoring)
@@ -299,7 +299,7 @@ class _Work:
                 "where": None if folded is None else folded.where,
                 "apply": 1.0 if folded is not None else value,
                 "file": None if scaler is None else SCALER,
-                "at_bound": scaler is not None and scaler.at_bound_,
+                "cautions": [] if scaler is None else list(scaler.cautions()),
             },
             "abstention": None
             if promise is None

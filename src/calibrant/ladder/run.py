@@ -378,7 +378,7 @@ def _check(asked: Ladder) -> None:
 
 def _claim(asked: Ladder) -> None:
     root, sets = Path(asked.out), {**asked.splits, **asked.ood}
-    config = asked.config.model_dump(mode="json")
+    config = asked.config.identity()
     identity = {
         **chat_template_facts(asked.model, [asked.style.format], **asked.loading),
         "model": str(asked.model),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
@@ -262,7 +262,7 @@ def _standings(
     level = float(settings["level"])
     least = 1 / (int(settings["n_boot"]) + 1)  # no smaller p-value than the draws can say
     aligned = _corrected(
-        aligned, rivals, level, lambda some: holm([max(2 * float(norm.sf(one.z)), least) for one in some])
+        aligned, rivals, level, lambda some: holm([max(2 * float(ndtr(-one.z)), least) for one in some])
     )
     best = _corrected(
         best, rivals, level, lambda some: [max(p, least) for p in tukey([one.z for one in some], len(rivals))]

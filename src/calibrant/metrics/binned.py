@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from calibrant.metrics.bins import bin_index, check_level
 from calibrant.metrics.profile import Profile, exact_profile
@@ -103,7 +103,7 @@ def debiased_ece(confidence_N: ArrayLike, correct_N: ArrayLike, n_bins: int = 10
     n, a = n_M[some], hits_M[some] / n_M[some]
     gap, sd = a - conf_M[some] / n, np.sqrt(a * (1 - a) / n)
     safe = np.where(sd > 0, sd, 1.0)
-    folded = safe * np.sqrt(2 / np.pi) * np.exp(-((gap / safe) ** 2) / 2) + gap * (1 - 2 * norm.cdf(-gap / safe))
+    folded = safe * np.sqrt(2 / np.pi) * np.exp(-((gap / safe) ** 2) / 2) + gap * (1 - 2 * ndtr(-gap / safe))
     expected = np.where(sd > 0, folded, np.abs(gap))
     return float((n * (2 * np.abs(gap) - expected)).sum() / n.sum())
 
@@ -159,7 +159,7 @@ def l2_ece(confidence_N: ArrayLike, correct_N: ArrayLike, n_bins: int = 10, leve
     t = float(((u * u - n * s) / (n - 1)).sum() / total)
     v1 = max(float((w * (4 * g**2 * s - 3 * g**4)).sum() - (w * g**2).sum() ** 2), 0.0) / total
     v0 = 2 * float((n / (n - 1) * s**2).sum()) / total**2
-    half = float(norm.ppf((1 + level) / 2)) * np.sqrt(v0 + v1)
+    half = float(ndtri((1 + level) / 2)) * np.sqrt(v0 + v1)
     low, high = (float(np.sqrt(max(x, 0.0))) for x in (t - half, t + half))
     return L2Interval(float(np.sqrt(max(t, 0.0))), low, high)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from calibrant.errors import ConfigError, ScoresError
 
@@ -113,8 +113,8 @@ def clopper_pearson(hits: ArrayLike, count: ArrayLike, level: float = 0.95) -> t
     h, n = np.broadcast_arrays(np.asarray(hits, dtype=np.float64), np.asarray(count, dtype=np.float64))
     low, high = np.zeros(h.shape), np.ones(h.shape)
     some, rest = (n > 0) & (h > 0), (n > 0) & (h < n)
-    low[some] = beta.ppf((1 - level) / 2, h[some], n[some] - h[some] + 1)
-    high[rest] = beta.ppf((1 + level) / 2, h[rest] + 1, n[rest] - h[rest])
+    low[some] = betaincinv(h[some], n[some] - h[some] + 1, (1 - level) / 2)
+    high[rest] = betaincinv(h[rest] + 1, n[rest] - h[rest], (1 + level) / 2)
     low[n == 0] = high[n == 0] = np.nan
     return low, high
 

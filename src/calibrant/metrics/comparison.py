@@ -5,17 +5,18 @@ columns.
 from __future__ import annotations
 
 from collections.abc import Iterator, KeysView, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import finite, only_scores
 from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.proportions import drawn_n, paired_change_interval
+from calibrant.metrics.rare import LOSSES, change_reaching
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.text import LABELS, aligned, change_cells, in_clusters, labelled, questions_needed, with_interval
 from calibrant.metrics.uncertainty import (
@@ -24,6 +25,7 @@ from calibrant.metrics.uncertainty import (
     error_difference_interval,
     percentile_interval,
     possible,
+    wilson_interval,
 )
 from calibrant.scores import Scores
 
@@ -160,8 +162,10 @@ def compare(
     """The change from ``a`` to ``b`` in each metric, with paired intervals.
 
     Both are resampled with the same weights, so what the questions have in common cancels. Accuracy by Newcombe's interval
-    of a paired difference of shares (with clusters, at the effective number of questions), other means by the percentile
-    bootstrap, calibration errors by :func:`~calibrant.metrics.uncertainty.error_difference_interval`.
+    of a paired difference of shares (with clusters, at the effective number of questions); other means by the percentile
+    bootstrap, nll and Brier also as far as both accuracies' intervals take them
+    (:func:`~calibrant.metrics.rare.change_reaching`); calibration errors by
+    :func:`~calibrant.metrics.uncertainty.error_difference_interval`.
 
     Parameters
     ----------
@@ -215,8 +219,8 @@ def compare(
 
 
 def align(a: Scores, b: Scores) -> tuple[Scores, str]:
-    """``b`` in the order of ``a``, and what they were matched by: ``"id"``, ``"row number"`` (ids that are none else) or
-    ``"hash"``.
+    """``b`` in the order and width of ``a``, and what they were matched by: ``"id"``, ``"row number"`` (ids that are none
+    else) or ``"hash"``.
 
     Raises
     ------
@@ -250,6 +254,10 @@ def align(a: Scores, b: Scores) -> tuple[Scores, str]:
             found=f"{int(wrong_N.sum())} of {a.n} have another text, answer or number of options, first {first!r}",
             todo="compare scores made from one file of questions with the options in one order",
         )
+    if b.k != a.k:  # trailing columns that no question has
+        wide_NK = np.full((b.n, a.k), -np.inf)
+        wide_NK[:, : min(a.k, b.k)] = b.logp_NK[:, : a.k]
+        b = replace(b, logp_NK=wide_NK)
     counted = name == "id" and a.ids == tuple(map(str, range(a.n)))
     return b, "row number" if counted else name
 
@@ -262,6 +270,13 @@ def _mean_differences(pair: Pair, level: float, wider: float, n_clusters: int | 
     values_a, values_b = sums_a.means(sums_a.totals), sums_b.means(sums_b.totals)
     drawn_a, drawn_b = sums_a.means(draws_a), sums_b.means(draws_b)
     infinite = [bool(np.isinf(s.scores.logp_NK[np.arange(s.scores.n), s.scores.answer_N]).any()) for s, _ in pair]
+    n = sums_a.scores.n
+    shares = []
+    for values, draws in ((values_a, drawn_a), (values_b, drawn_b)):
+        share, effective = float(values["accuracy"]), float(n)
+        if n_clusters is not None:
+            effective = drawn_n(share * (1 - share), wider * draws["accuracy"], float(n), float(n_clusters))
+        shares.append((share, wilson_interval(share, effective, level)))
     out = {}
     for name in ("accuracy", "nll", "brier", "mean_confidence"):
         a, b = float(values_a[name]), float(values_b[name])
@@ -271,10 +286,13 @@ def _mean_differences(pair: Pair, level: float, wider: float, n_clusters: int | 
             low, high = accuracy_change_interval(answers_a, answers_b, drawn_B, n_clusters, level)
         else:
             low, high = percentile_interval(drawn_B, level)
+        if name in LOSSES:
+            runs = [(sums_a.scores, sums_b.scores)]
+            low, high = change_reaching((low, high), b - a, name, runs, shares)
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
-        out[name] = difference_of(name, a, b, low, high, sums_a.scores.n, level, len(draws_a))
+        out[name] = difference_of(name, a, b, low, high, n, level, len(draws_a))
     return out
 
 
@@ -339,7 +357,7 @@ def _p_value(value: float, low: float, high: float, level: float, n_boot: int) -
         return float("nan")
     if margin <= 0:
         return 1.0 if value == 0 else 1 / (n_boot + 1)
-    return max(float(2 * norm.cdf(-norm.ppf((1 + level) / 2) * abs(value) / margin)), 1 / (n_boot + 1))
+    return max(float(2 * ndtr(-ndtri((1 + level) / 2) * abs(value) / margin)), 1 / (n_boot + 1))
 
 
 def compare_many(

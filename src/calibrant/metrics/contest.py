@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, stdtrit
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
@@ -22,7 +21,9 @@ from calibrant.metrics.measurement import Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, exact_profile, gather, thin_hits
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.ranking import auroc_of
-from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of
+from calibrant.metrics.rare import LOSSES, change_reaching, error_gap, few_of_a_kind, loss_of_each, reaching
+from calibrant.metrics.runs import difference_error, joined, run_arm, runs_z
+from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of, thinned
 from calibrant.metrics.sums import QuestionSums, blocks, bootstrap_sums, bootstrap_weights, cluster_codes
 from calibrant.metrics.uncertainty import (
     cell_noise,
@@ -40,7 +41,6 @@ CONTEST_METRICS = ("accuracy", "conf_ece", "cw_ece", "smooth_ece", "nll", "brier
 MEANS, ERRORS = ("accuracy", "nll", "brier", "auroc"), ("conf_ece", "cw_ece", "smooth_ece")
 RANGE = {"accuracy": (0.0, 1.0), "auroc": (0.0, 1.0)}
 DRAWS_AT_ONCE = 128
-LARGEST_Z = 30.0
 
 
 class Contest:
@@ -133,12 +133,12 @@ class Contest:
             low, high = self._interval(method, metric, value)
             if metric in ERRORS:
                 arm = run_arm(values_S, self.level)
-                low, high = _joined(value, low, high, arm, (0.0, 1.0))
+                low, high = joined(value, low, high, arm, (0.0, 1.0))
                 out[metric] = self._with_floor(method, metric, value, low, high)
             else:
                 arm = run_arm(values_S, self.level)
                 out[metric] = Estimate(
-                    value, *_joined(value, low, high, arm, RANGE.get(metric, (-np.inf, np.inf))), self.n
+                    value, *joined(value, low, high, arm, RANGE.get(metric, (-np.inf, np.inf))), self.n
                 )
         return out
 
@@ -169,22 +169,25 @@ class Contest:
         if metric in ERRORS:
             cells = *one.cells_of(metric, other), *other.cells_of(metric, one)
             low, high = possible(error_difference_interval(*cells, self.level), -1, 1)
-        elif np.isfinite(change):
+        elif np.isfinite(change) and not (metric == "auroc" and (one.few or other.few)):
             drawn_B = change + self._wider * (other.draws[metric] - one.draws[metric] - change)
             if metric == "accuracy":
                 answers = one.correct_beside(other), other.correct_beside(one)
                 low, high = accuracy_change_interval(*answers, drawn_B, self.n_clusters, self.level)
             else:
                 low, high = _percentiles(drawn_B, self.level)
-        error, freedom = _difference_error(one.values[metric], other.values[metric], paired=paired)
-        z = _z(change, low, high, error, freedom, self.level)
+            if metric in LOSSES:
+                runs = list(zip(one.scores_beside(other), other.scores_beside(one), strict=True))
+                low, high = change_reaching((low, high), change, metric, runs, [self._share(one), self._share(other)])
+        error, freedom = difference_error(one.values[metric], other.values[metric], paired=paired)
+        z = runs_z(change, low, high, error, freedom, self.level)
         if error > 0:
-            arm = float(student.ppf((1 + self.level) / 2, freedom)) * error
-            low, high = _joined(change, low, high, arm, (-np.inf, np.inf))
-            z = min(z, _z(change, low, high, 0.0, np.inf, self.level))
+            arm = float(stdtrit(freedom, (1 + self.level) / 2)) * error
+            low, high = joined(change, low, high, arm, (-np.inf, np.inf))
+            z = min(z, runs_z(change, low, high, 0.0, np.inf, self.level))
         found = difference_of(metric, value_a, value_b, low, high, self.n, self.level, self.n_boot)
         if error > 0 and np.isfinite(found.p_value):
-            found = replace(found, p_value=max(2 * float(norm.sf(z)), 1 / (self.n_boot + 1)))
+            found = replace(found, p_value=max(2 * float(ndtr(-z)), 1 / (self.n_boot + 1)))
         return found, z
 
     def _interval(self, method: _Method, metric: str, value: float) -> tuple[float, float]:
@@ -193,15 +196,23 @@ class Contest:
         if not np.isfinite(value):
             return np.nan, np.nan
         draws_B = value + self._wider * (method.draws[metric] - value)
-        if metric == "auroc" and np.nanmax(draws_B) == np.nanmin(draws_B):
-            return np.nan, np.nan  # right and wrong answers stand apart: resampling cannot see that they need not
-        if metric != "accuracy":
-            return _percentiles(draws_B, self.level)
-        runs, effective = len(method.values[metric]), float(self.n)
+        if metric == "auroc" and (method.few or np.nanmax(draws_B) == np.nanmin(draws_B)):
+            return np.nan, np.nan  # as in ``battery``
+        if metric == "accuracy":
+            return self._share(method)[1]
+        ends = _percentiles(draws_B, self.level)
+        if metric in LOSSES:
+            gap = float(np.mean([error_gap(loss_of_each(run, metric), run) for run in method.scores]))
+            ends = reaching(ends, value, gap, *self._share(method))
+        return ends
+
+    def _share(self, method: _Method) -> tuple[float, tuple[float, float]]:
+        """Accuracy with the interval that the questions give it."""
+        runs, share, effective = len(method.scores), float(method.values["accuracy"].mean()), float(self.n)
         if runs > 1 or self.n_clusters is not None:
-            few = float(self.n_clusters or self.n)
-            effective = drawn_n(value * (1 - value), draws_B, float(self.n * runs), few)
-        return wilson_interval(value, effective, self.level)
+            few, draws_B = float(self.n_clusters or self.n), self._wider * method.draws["accuracy"]
+            effective = drawn_n(share * (1 - share), draws_B, float(self.n * runs), few)
+        return share, wilson_interval(share, effective, self.level)
 
     def _with_floor(self, method: _Method, metric: str, value: float, low: float, high: float) -> Estimate:
         floor_R = method.floors.get(metric)
@@ -217,11 +228,9 @@ Cells = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One set of scores, resampled: which answers are right (N,), values, draws (B,) of the means, cells (C,) and their
-    noise (B, C), floors (R,).
-    """
+    """One set of scores, resampled: values, draws (B,) of the means, cells (C,) and their noise (B, C), floors (R,)."""
 
-    correct_N: np.ndarray
+    scores: Scores
     values: dict[str, float]
     draws: dict[str, np.ndarray]
     cells: dict[str, Cells]
@@ -257,14 +266,14 @@ class _Run:
             floors = dict(zip(("conf_ece", "cw_ece"), noise_floor(scores, n_bins, n_boot, seed), strict=True))
         else:
             floors = {metric: np.abs(cells[metric][1]).sum(1) for metric in ("conf_ece", "cw_ece")}
-        return cls(scores.correct_N, values, draws, cells, floors)
+        return cls(scores, values, draws, cells, floors)
 
 
 @dataclass(frozen=True, eq=False)
 class _Method:
-    """The runs of a method as one: right answers (S, N), values (S,), and draws, cells, noise and floors of their mean."""
+    """The runs of a method as one: their scores, values (S,), and draws, cells, noise and floors of their mean."""
 
-    correct_SN: np.ndarray
+    scores: tuple[Scores, ...]
     values: dict[str, np.ndarray]
     draws: dict[str, np.ndarray]
     cells: dict[str, Cells]
@@ -274,7 +283,7 @@ class _Method:
     def of(cls, runs: Sequence[_Run]) -> _Method:
         s = len(runs)
         return cls(
-            correct_SN=np.array([run.correct_N for run in runs]),
+            scores=tuple(run.scores for run in runs),
             values={metric: np.array([run.values[metric] for run in runs]) for metric in CONTEST_METRICS},
             draws={metric: np.mean([run.draws[metric] for run in runs], axis=0) for metric in MEANS},
             cells={
@@ -293,12 +302,21 @@ class _Method:
         cell_C, noise_BC = self.cells[metric]
         return np.tile(cell_C, times) / times, np.tile(noise_BC, (1, times)) / times
 
+    def scores_beside(self, beside: _Method) -> tuple[Scores, ...]:
+        """Scores, each run as often as makes the runs of both methods equally many."""
+        return self.scores * self._times(beside)
+
     def correct_beside(self, beside: _Method) -> np.ndarray:
-        """Right answers, each run as often as makes the runs of both methods equally many, (S, N)."""
-        return np.tile(self.correct_SN, (self._times(beside), 1))
+        """Right answers of :meth:`scores_beside`, (S, N)."""
+        return np.array([run.correct_N for run in self.scores_beside(beside)])
+
+    @property
+    def few(self) -> bool:
+        """Whether a run has too few right or wrong answers to tell how well they are ranked."""
+        return any(few_of_a_kind(run.correct_N) for run in self.scores)
 
     def _times(self, beside: _Method) -> int:
-        mine, others = len(self.correct_SN), len(beside.correct_SN)
+        mine, others = len(self.scores), len(beside.scores)
         return math.lcm(mine, others) // mine
 
 
@@ -314,9 +332,8 @@ def _smoothed(scores: Scores, weight_BN: np.ndarray, n_bins: int, seed: int, wid
     profile = exact_profile(scores.confidence_N, scores.correct_N)
     grid = grid_of(profile)
     found = smooth_error_of(grid)
-    keep = slice(None, None, max(8, int(found.sigma * 250)))  # the smoothed residual needs no finer points
     whole_G = smooth_cells(grid.residual_G, found.sigma)
-    scale = found.value / max(float(np.abs(whole_G[keep]).sum()), 1e-300)
+    keep, scale = thinned(whole_G, found.sigma, 8)
     hidden_BG = thin_hits(profile, len(weight_BN), n_bins, seed)
     noise = []
     for rows, drawn in _drawn_profiles(scores, profile, weight_BN):
@@ -335,50 +352,6 @@ def _drawn_profiles(scores: Scores, profile: Profile, weight_BN: np.ndarray) -> 
         weight_bN = weight_BN[rows, order_N].astype(np.float64)
         n_bG, hits_bG = (gather(w, group_N, len(profile.c_G)) for w in (weight_bN, weight_bN * correct_N))
         yield rows, Profile(profile.c_G, n_bG, hits_bG)
-
-
-def run_arm(values_S: np.ndarray, level: float = 0.95) -> float:
-    """``t_{S-1} s / sqrt(S)``: how far the mean of S runs may be from that of all runs; 0 for one run.
-
-    >>> round(run_arm(np.array([0.04, 0.05, 0.06])), 4)  # 4.303 * .01 / sqrt(3)
-    0.0248
-    """
-    s = len(values_S)
-    if s < 2 or not np.isfinite(values_S).all():
-        return 0.0
-    return float(student.ppf((1 + level) / 2, s - 1) * values_S.std(ddof=1) / np.sqrt(s))
-
-
-def _difference_error(a_S: np.ndarray, b_S: np.ndarray, *, paired: bool) -> tuple[float, float]:
-    """Standard error of a difference that the runs bring, and its degrees of freedom; 0 for single runs."""
-    if not (np.isfinite(a_S).all() and np.isfinite(b_S).all()):
-        return 0.0, np.inf
-    if len(a_S) == len(b_S) and (paired or len(a_S) == 1):
-        return (float((b_S - a_S).std(ddof=1) / np.sqrt(len(a_S))), len(a_S) - 1) if len(a_S) > 1 else (0.0, np.inf)
-    several = [x_S for x_S in (a_S, b_S) if len(x_S) > 1]
-    variance = sum(float(x_S.var(ddof=1)) / len(x_S) for x_S in several)
-    return float(np.sqrt(variance)), min(len(x_S) - 1 for x_S in several)
-
-
-def _z(change: float, low: float, high: float, error: float, freedom: float, level: float) -> float:
-    margin = change - low if change > 0 else high - change
-    if change == 0 or np.isnan(margin):
-        return 0.0
-    total = float(np.hypot(margin / float(norm.ppf((1 + level) / 2)), error))
-    if total == 0:
-        return LARGEST_Z
-    z = abs(change) / total
-    if error > 0:
-        z = float(norm.isf(student.sf(z, freedom * (total / error) ** 4)))
-    return min(z, LARGEST_Z)
-
-
-def _joined(value: float, low: float, high: float, arm: float, limits: tuple[float, float]) -> tuple[float, float]:
-    """An interval for the questions and an arm for the runs, put together; cut at what is possible."""
-    if arm == 0:
-        return low, high
-    low, high = value - float(np.hypot(value - low, arm)), value + float(np.hypot(high - value, arm))
-    return max(low, limits[0]), min(high, limits[1])
 
 
 def _percentiles(draws_B: np.ndarray, level: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom
+from scipy.special import bdtrc, betaincinv
 
 from calibrant.errors import ConfigError
 from calibrant.metrics.bins import check_level, check_pairs, clopper_pearson
@@ -123,15 +123,15 @@ def threshold_for(
         note = f"{n} questions; this target and level need at least {least} above the threshold"
         return Decision(target_accuracy, level, n, None, 0.0, np.nan, np.nan, note)
     at_J = np.unique(np.searchsorted(kept_G, np.linspace(least, n, GRID)))
-    p_J = binom.sf(hits_G[at_J] - 1, kept_G[at_J], target_accuracy)
+    p_J = bdtrc(hits_G[at_J] - 1, kept_G[at_J].astype(np.int64), target_accuracy)
     passed = int(np.argmax(np.append(p_J > 1 - level, True)))
     if passed == 0:
         kept, hits = float(kept_G[at_J[0]]), float(hits_G[at_J[0]])
-        low = float(beta.ppf(1 - level, hits, kept - hits + 1)) if hits else 0.0
+        low = float(betaincinv(hits, kept - hits + 1, 1 - level)) if hits else 0.0
         note = f"accuracy of the {kept:.0f} most confident is {hits / kept:.3f}, its lower bound {low:.3f}: too low"
         return Decision(target_accuracy, level, n, None, 0.0, np.nan, np.nan, note)
     chosen = at_J[passed - 1]
     kept, hits = float(kept_G[chosen]), float(hits_G[chosen])
-    low = float(beta.ppf(1 - level, hits, kept - hits + 1))
+    low = float(betaincinv(hits, kept - hits + 1, 1 - level))
     threshold = float(curve.c_G[::-1][chosen])
     return Decision(target_accuracy, level, n, threshold, kept / n, hits / kept, low)

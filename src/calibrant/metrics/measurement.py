@@ -15,6 +15,7 @@ import numpy as np
 from calibrant.errors import ConfigError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.proportions import drawn_n
+from calibrant.metrics.rare import LOSSES, error_gap, loss_of_each, reaching
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.text import estimate_lines, in_clusters, labelled, with_interval
 from calibrant.metrics.uncertainty import (
@@ -166,7 +167,8 @@ def measure(
     """Accuracy, calibration errors and proper scores of one set of scores, with intervals, floors and verdicts.
 
     Intervals: the calibration errors by :func:`~calibrant.metrics.uncertainty.error_interval`; accuracy by Wilson's
-    interval (with clusters, at the effective number of questions); the rest by the percentile bootstrap. With
+    interval (with clusters, at the effective number of questions); the rest by the percentile bootstrap, nll and Brier
+    also as far as accuracy's interval takes them (:func:`~calibrant.metrics.rare.reaching`). With
     ``cluster``, whole clusters are resampled (Miller 2024, arXiv 2411.00640, on clustered questions in evaluations).
 
     Parameters
@@ -222,17 +224,22 @@ def mean_estimates(
     values, draws = sums.means(sums.totals), sums.means(draws_BC)
     wider = cluster_factor(n_clusters, level)
     draws = {name: values[name] + wider * (draws_B - values[name]) for name, draws_B in draws.items()}
-    out = {}
-    for name in ("mean_confidence", "nll", "brier"):
-        ends = percentile_interval(draws[name], level) if n > 1 else (np.nan, np.nan)
-        out[name] = Estimate(float(values[name]), *possible(ends, 0.0, MOST[name]), n)
-    if np.isinf(sums.scores.logp_NK[np.arange(n), sums.scores.answer_N]).any():
-        out["nll"] = Estimate(np.inf, np.nan, np.nan, n)
     share = float(values["accuracy"])
     n_effective = float(n)
     if n_clusters is not None:
         n_effective = drawn_n(share * (1 - share), draws["accuracy"], float(n), float(n_clusters))
-    out["accuracy"] = Estimate(share, *wilson_interval(share, n_effective, level), n)
+    share_ends = wilson_interval(share, n_effective, level)
+    out = {"accuracy": Estimate(share, *share_ends, n)}
+    for name in ("mean_confidence", "nll", "brier"):
+        value, ends = float(values[name]), (np.nan, np.nan)
+        if n > 1:
+            ends = percentile_interval(draws[name], level)
+            if name in LOSSES:
+                gap = error_gap(loss_of_each(sums.scores, name), sums.scores)
+                ends = reaching(ends, value, gap, share, share_ends)
+        out[name] = Estimate(value, *possible(ends, 0.0, MOST[name]), n)
+    if np.isinf(sums.scores.logp_NK[np.arange(n), sums.scores.answer_N]).any():
+        out["nll"] = Estimate(np.inf, np.nan, np.nan, n)
     known = int((~np.isnan(sums.scores.logmass_N)).sum())
     if known:
         mass_B = draws["option_mass"][~np.isnan(draws["option_mass"])]

@@ -23,11 +23,14 @@ from calibrant.metrics.bins import bin_index, check_settings, thin_variance
 from calibrant.metrics.measurement import Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample, thin_hits
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
-from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of
+from calibrant.metrics.rare import few_of_a_kind
+from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of, thinned
 from calibrant.metrics.uncertainty import cell_noise, error_interval, percentile_interval, possible, wilson_interval
 from calibrant.scores import Scores
 
 DRAWS_AT_ONCE = 250
+COVERAGE = 0.5
+"""Share of the most confident questions that the last two are about, unless asked otherwise."""
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (np.nan, np.nan)
@@ -40,7 +43,7 @@ def battery(
     n_boot: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    coverage: float = 0.5,
+    coverage: float = COVERAGE,
 ) -> Mapping[str, Estimate]:
     """The further metrics of the confidence, by name; the headline ones are in ``measure``.
 
@@ -60,8 +63,9 @@ def battery(
     ece_at_coverage           conf-ECE of that share                                      inverted law
     ========================  ==========================================================  ============================
 
-    AUROC and AURC have no interval where every draw gives the same number: right answers and wrong ones that stand apart
-    in the sample need not do so in others, and resampling cannot tell how far. ``n`` of the last two counts the share kept.
+    AUROC and AURC have no interval where fewer than 10 answers are wrong, or right, for the draws vary too little then
+    (``benchmarks/rare_errors.py``), nor where every draw gives the same number: right answers and wrong ones that stand apart
+    in the sample need not do so in others. ``n`` of the last two counts the share kept.
 
     Cost: one sort of the questions, then O(groups) a draw whatever N is (see ``calibrant.metrics.profile``).
 
@@ -86,7 +90,9 @@ def battery(
         intervals["ece_at_coverage"] = cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
         intervals["smooth_ece"] = _smooth_interval(small, drawn, n_bins, level, seed)
         intervals["selective_accuracy"] = wilson_interval(values["selective_accuracy"], float(kept_small.n), level)
-        intervals |= _ranking_intervals(values, drawn, level)
+        if not few_of_a_kind(y_N):
+            intervals["auroc"] = _of_draws(auroc_of(drawn), level)
+            intervals["aurc"] = _of_draws(aurc_of(drawn), level)
     floors = _floors(twin, bin_G, mass_bin_G, n_bins, coverage)
     of_kept = dict.fromkeys(("selective_accuracy", "ece_at_coverage"), max(1, round(float(kept_small.n))))
     return {
@@ -143,20 +149,16 @@ def _smooth_interval(plain: Profile, drawn: Profile, n_bins: int, level: float, 
     drawn = replace(drawn, hits_G=drawn.hits_G + thin_hits(plain, len(drawn.hits_G), n_bins, seed))
     grid = grid_of(plain)
     sigma = smooth_error_of(grid).sigma
-    keep = slice(None, None, max(1, int(sigma * 250)))  # the smoothed residual needs no finer points
     cell_G = smooth_cells(grid.residual_G, sigma)
+    keep, scale = thinned(cell_G, sigma)
     noise = [(smooth_cells(grid_of(_part(drawn, rows)).residual_G, sigma) - cell_G)[:, keep] for rows in _chunks(drawn)]
-    scale = float(np.abs(cell_G).sum()) / max(float(np.abs(cell_G[keep]).sum()), 1e-300)
     return possible(error_interval(cell_G[keep] * scale, np.concatenate(noise) * scale, level), 0, 1)
 
 
-def _ranking_intervals(values: Mapping[str, float], drawn: Profile, level: float) -> dict[str, Interval]:
-    out = {}
-    for name, draws_B in (("auroc", auroc_of(drawn)), ("aurc", aurc_of(drawn))):
-        known_B = draws_B[~np.isnan(draws_B)]
-        varies = len(known_B) > 0 and np.ptp(known_B) > 0 and not np.isnan(values[name])
-        out[name] = percentile_interval(known_B, level) if varies else NO_INTERVAL
-    return out
+def _of_draws(draws_B: np.ndarray, level: float) -> Interval:
+    known_B = draws_B[~np.isnan(draws_B)]
+    varies = len(known_B) > 0 and np.ptp(known_B) > 0
+    return percentile_interval(known_B, level) if varies else NO_INTERVAL
 
 
 def _floors(

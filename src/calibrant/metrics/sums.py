@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtr
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import bin_index, thin_variance
@@ -176,7 +176,7 @@ def _weight_blocks(n: int, n_boot: int, seed: int) -> Iterator[tuple[slice, np.n
 @cache
 def _poisson_table() -> np.ndarray:
     """Poisson(1) weight for each 16-bit uniform."""
-    return np.asarray(poisson.ppf((np.arange(65_536) + 0.5) / 65_536, 1), dtype=np.float32)
+    return np.searchsorted(pdtr(np.arange(32), 1.0), (np.arange(65_536) + 0.5) / 65_536).astype(np.float32)
 
 
 def _cluster_rows(columns: Callable[[slice], np.ndarray], n: int, cluster_N: np.ndarray) -> np.ndarray:
@@ -209,7 +209,7 @@ def cluster_codes(scores: Scores, cluster: str | Sequence[Any] | None) -> np.nda
         labels: Sequence[Any] = scores.subjects if cluster == "subject" else scores.columns[cluster]
     else:
         labels = cluster
-    missing = sum(label is None for label in labels)
+    missing = sum(label is None or label != label for label in labels)
     if len(labels) != scores.n or missing:
         raise ScoresError(
             asked=f"one cluster label for each of {scores.n} questions",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtrit
 
 from calibrant.errors import ConfigError
 from calibrant.metrics.bins import bin_index, check_level
@@ -35,7 +34,7 @@ def wilson_interval(share: float, n: float, level: float = 0.95) -> tuple[float,
     [0.5958, 0.9821]
     """
     check_level(level)
-    z = float(norm.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low = 0.0 if share <= 0 else centre - half
@@ -272,7 +271,7 @@ def cluster_factor(n_clusters: int | None, level: float = 0.95) -> float:
     if n_clusters is None:
         return 1.0
     upper = (1 + level) / 2
-    return float(np.sqrt(n_clusters / (n_clusters - 1)) * student.ppf(upper, n_clusters - 1) / norm.ppf(upper))
+    return float(np.sqrt(n_clusters / (n_clusters - 1)) * stdtrit(n_clusters - 1, upper) / ndtri(upper))
 
 
 def bca_interval(draws_B: np.ndarray, terms_N: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -298,8 +297,8 @@ def bca_interval(draws_B: np.ndarray, terms_N: np.ndarray, level: float = 0.95) 
         return percentile_interval(draws_B, level)
     a = float((d_N**3).sum()) / (6 * spread**1.5)
     below = np.clip(np.mean(draws_B < mean), 0.5 / len(draws_B), 1 - 0.5 / len(draws_B))
-    z0 = float(norm.ppf(below))
-    z = np.array([-1.0, 1.0]) * float(norm.ppf((1 + level) / 2))
-    shares = norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    z0 = float(ndtri(below))
+    z = np.array([-1.0, 1.0]) * float(ndtri((1 + level) / 2))
+    shares = ndtr(z0 + (z0 + z) / (1 - a * (z0 + z)))
     low, high = np.quantile(draws_B, shares)
     return float(low), float(high)

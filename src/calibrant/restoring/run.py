@@ -24,7 +24,7 @@ from typing import Any, Literal
 from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.diagnosis.verdict import LEAST_N
-from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.files import claim_folder, read_json, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
 from calibrant.objectives import Objective
@@ -41,6 +41,7 @@ from calibrant.tuning.config import refuse_four_bits
 from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
+CHOICE = "objective.json"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def restore(
     diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed, cluster=cluster)
     write_json(out / "diagnosis.json", diagnosis.to_json())
     stage.say(diagnosis.to_text())
-    chosen = _chosen(objective, diagnosis)
+    chosen, said = _chosen_once(out / CHOICE, objective, diagnosis, cluster)
     tuning, tuned, after, scaler, kept = None, {}, {}, None, None
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
@@ -168,7 +169,7 @@ def restore(
         tuning=found,
         alignment=kept,
         asked=asked,
-        notes=words.notes(sets, tuning, {} if scaler is None else _measured(tuned), cluster),
+        notes=[*words.notes(sets, tuning, {} if scaler is None else _measured(tuned), cluster), *said],
         out=out / "report",
         cluster=cluster,
     )
@@ -189,6 +190,26 @@ def _settings(config: TuneConfig, objective: Choice, style: PromptStyle) -> Tune
     elif style.reading == "continuation" and "over" not in config.model_fields_set:
         config = config.model_copy(update={"over": "options"})
     return config
+
+
+def _chosen_once(
+    kept: Path, objective: Choice, diagnosis: Diagnosis, cluster: str | None
+) -> tuple[Objective | None, list[str]]:
+    """The objective, and what to say of it: the first call's, for a later one may resample other groups, and what was tuned by
+    then stands.
+    """
+    chosen = _chosen(objective, diagnosis)
+    if not kept.exists():
+        write_json(kept, {"objective": chosen, "cluster": cluster})
+        return chosen, []
+    first = read_json(kept)
+    if first["objective"] == chosen:
+        return chosen, []
+    by = "questions" if first["cluster"] is None else f"groups of one {first['cluster']}"
+    return first["objective"], [
+        f"The objective, {first['objective'] or 'none'}, is that of this run's first call, whose diagnosis resampled {by}; "
+        f"this call's would have been {chosen or 'none'}."
+    ]
 
 
 def _chosen(objective: Choice, diagnosis: Diagnosis) -> Objective | None:

@@ -19,6 +19,7 @@ from calibrant.scoring.models import chat_template_facts, precision
 from calibrant.sets import shared_groups
 from calibrant.tuning import TuneConfig, TuneResult
 from calibrant.tuning.config import for_scoring
+from calibrant.tuning.sweep import loss_of
 
 
 def identity(
@@ -43,7 +44,7 @@ def identity(
         "prompt": asdict(style),
         "prompt_digest": style.digest,
         "objective": objective,
-        "config": config.model_dump(mode="json"),
+        "config": config.identity(),
         "temperature": temperature,
         "budget": budget,
         "questions": {name: {"n": len(q), "digest": q.digest} for name, q in sets.items()},
@@ -120,7 +121,7 @@ def notes(
     found = [f"{len(q.skipped)} rows of {name!r} were left out by name." for name, q in sets.items() if q.skipped]
     if tuning is not None and not better_than_start(tuning):
         found.append(
-            "No evaluation had a lower held-out log loss than the untuned model: the adapter is no improvement."
+            "The tuned weights have no lower held-out log loss than the untuned model: they are no improvement."
         )
     if tuning is not None:
         found += shared_groups(sets, cluster)
@@ -139,6 +140,5 @@ def without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> lis
 
 
 def better_than_start(tuning: TuneResult) -> bool:
-    """Whether any evaluation beat the untuned model's held-out log loss."""
-    start, *path = (point["nll"] for point in tuning.history)
-    return any(nll < start for nll in path)
+    """Whether the weights that were kept beat the untuned model's held-out log loss."""
+    return bool(loss_of(tuning) < tuning.history[0]["nll"])

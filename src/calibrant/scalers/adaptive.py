@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.scalers.base import Scaler, array, normalised, number, strings
 from calibrant.scalers.crossval import chosen_by_cv
-from calibrant.scalers.temperature import TEMPERATURE_RANGE, best_temperature, possible_answers
+from calibrant.scalers.temperature import TEMPERATURE_RANGE, at_an_end, best_temperature, possible_answers
 from calibrant.scores import Scores
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -132,6 +132,11 @@ class AdaptiveTemperature(Scaler):
             **chosen,
             "n_left_out": self.n_left_out_,
         }
+
+    def cautions(self) -> tuple[str, ...]:
+        """Also where the temperature of a mean question stopped at an end of the range, and why."""
+        ends = [t for t in TEMPERATURE_RANGE if abs(self.offset_ - np.log(t)) < 1e-6]
+        return super().cautions() + at_an_end(ends[0] if ends else None)
 
     @classmethod
     def _restored(cls, values: Mapping[str, Any]) -> Self:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self, final
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from calibrant.errors import ConfigError, LeakageError
 from calibrant.metrics.comparison import align
@@ -139,11 +139,7 @@ class Scaler(ABC):
         more than chance explains in rows without an order.
         """
         equal, most = sum(alike), min(scores.n, self.n_fit_)
-        if (
-            _may_count_rows(scores)
-            and equal < most
-            and binom.sf(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2
-        ):
+        if _may_count_rows(scores) and equal < most and bdtrc(equal - 1, most, _chance_of_equal_rows(scores)) > SURE**2:
             return [False] * scores.n
         return alike
 
@@ -151,6 +147,16 @@ class Scaler(ABC):
     def described(self) -> dict[str, Any]:
         """Plain JSON of what was learned, without the digests of the fit questions."""
         return {"name": self.name, **self._learned(), "n_fit": self.n_fit_}
+
+    def cautions(self) -> tuple[str, ...]:
+        """What a user of the fitted scaler must know, in words: questions left out of the fit, an end of its range."""
+        left_out = getattr(self, "n_left_out_", 0)
+        if not left_out:
+            return ()
+        return (
+            f"{left_out} of the {self.n_fit_} questions fitted on were left out: their answer has probability 0, which "
+            f"the scaler {self.name!r} cannot mend",
+        )
 
     @final
     def to_json(self) -> dict[str, Any]:

@@ -79,6 +79,22 @@ class DACA(Scaler):
             "n_left_out": self.n_left_out_,
         }
 
+    def cautions(self) -> tuple[str, ...]:
+        """Questions that no temperature mends, and an end of the range, which here is the base model's doing."""
+        out = []
+        if self.n_left_out_:
+            out.append(
+                f"{self.n_left_out_} questions on which the models agree were left out: the aligned one gives 0 to an option "
+                "that the base gives something"
+            )
+        if self.at_bound_ and self.temperature_ is not None:
+            how = "certain" if self.temperature_ < 1 else "without any preference among the options"
+            out.append(
+                f"the temperature stopped at {self.temperature_:g}, an end of its range: the base model is all but {how} where "
+                "the two agree"
+            )
+        return tuple(out)
+
     @classmethod
     def _restored(cls, values: Mapping[str, Any]) -> Self:
         scaler = cls()

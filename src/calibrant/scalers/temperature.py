@@ -64,6 +64,10 @@ class Temperature(Scaler):
     def _learned(self) -> dict[str, Any]:
         return {"temperature": self.temperature_, "at_bound": self.at_bound_, "n_left_out": self.n_left_out_}
 
+    def cautions(self) -> tuple[str, ...]:
+        """Also where no finite temperature was best, and why."""
+        return super().cautions() + at_an_end(self.temperature_ if self.at_bound_ else None)
+
     @classmethod
     def _restored(cls, values: Mapping[str, Any]) -> Self:
         scaler = cls()
@@ -81,6 +85,16 @@ def at_temperature(scores: Scores, temperature: float) -> Scores:
     if temperature == 1:
         return scores
     return replace(scores, logp_NK=normalised(scores.logp_NK / number(temperature, *TEMPERATURE_RANGE)))
+
+
+def at_an_end(temperature: float | None) -> tuple[str, ...]:
+    """In words, why a fit by answers stopped at an end of :data:`TEMPERATURE_RANGE`; nothing for ``None``."""
+    if temperature is None:
+        return ()
+    why = "all answers fitted on are right, or all but all, so that no confidence is too high for them"
+    if temperature > 1:
+        why = "on the questions fitted on a higher probability does not go with a right answer"
+    return (f"the temperature stopped at {temperature:g}, an end of its range: {why}",)
 
 
 def temperature_is_possible(scores: Scores) -> bool:

@@ -22,9 +22,11 @@ from calibrant.prompts import PromptStyle
 from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
+    refuse_missing_weights,
     refuse_other_kinds,
     refuse_pickled_adapter,
     refuse_virtual_tokens,
+    whole_adapter,
 )
 from calibrant.scoring.templates import template_digest
 
@@ -112,7 +114,8 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         if chat_template is not None:
             tokenizer.chat_template = _template_of(chat_template, trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(source, **common, **weights)
+        model, told = AutoModelForCausalLM.from_pretrained(source, **common, **weights, output_loading_info=True)
+        refuse_missing_weights(told["missing_keys"], asked)
         facts = {
             "model": str(name),
             "revision": commit or revision,
@@ -130,7 +133,7 @@ def load_model(
             asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
             folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
             refuse_pickled_adapter(folder, asked, allow_pickle)
-            with quiet_peft():
+            with quiet_peft(), whole_adapter(asked):
                 model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable_adapter)
             refuse_virtual_tokens(model, asked)
             facts["adapter_weights"] = fingerprint(folder)

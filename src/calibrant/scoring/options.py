@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jinja2
+
 from calibrant.errors import ModelError, QuestionError
 from calibrant.prompts import PromptStyle, Rendered, Variant
 from calibrant.questions import Question
@@ -75,7 +77,14 @@ def encode(
     QuestionError : prompt and option longer than the context.
     """
     template = chat_template_of(tokenizer)
-    rendered = [style.render(question, template) for question in questions]
+    try:
+        rendered = [style.render(question, template) for question in questions]
+    except jinja2.TemplateError as error:
+        raise ModelError(
+            asked=f"questions in the format {style.format!r}{' with a system message' if style.system else ''}",
+            found=f"the chat template takes no such messages: {' '.join(str(error).split())[:300]}",
+            todo="leave the system message out, or use the format raw" if style.system else "use the format raw",
+        ) from error
     special = rendered[0].special_tokens if rendered else True
     prompts = tokens_of(tokenizer, [r.prompt for r in rendered], special)
     unconditional: dict[str, Tokens] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,46 @@ def refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None:
     config = AutoConfig.from_pretrained(source, **common)
     if common["trust_remote_code"] or type(config) in AutoModelForCausalLM._model_mapping:
         declared = getattr(config, "architectures", None) or []
-        if not declared or any("CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a for a in declared):
+        if config.is_encoder_decoder:
+            found = f"its kind is {config.model_type!r}, with an encoder that the question would never reach"
+        elif not declared or any("CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a for a in declared):
             return
-        found = f"its configuration declares {', '.join(declared)}"
+        else:
+            found = f"its configuration declares {', '.join(declared)}"
     else:
         found = f"its kind is {config.model_type!r}, which predicts no next token"
     raise ModelError(asked=asked, found=found, todo="give a causal (decoder-only) language model")
+
+
+def refuse_missing_weights(missing: Iterable[str], asked: str) -> None:
+    """Raise :class:`ModelError` where the files lack some of the model's weights: they would be random numbers, others at each
+    loading, and nothing would say so.
+    """
+    names = sorted(missing)
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ModelError(
+            asked=asked,
+            found=f"its files hold no {', '.join(names[:3])}{more}, which would be random numbers",
+            todo="give all of its weights, under the names that its configuration asks for (tie_word_embeddings may be wrong)",
+        )
+
+
+@contextmanager
+def whole_adapter(asked: str) -> Iterator[None]:
+    """While active, an adapter without weights for some layers of the model is a :class:`ModelError`: peft only warns that it
+    has found none, and an adapter of another model would change nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            yield
+        except UserWarning as warning:
+            raise ModelError(
+                asked=asked,
+                found=" ".join(str(warning).split())[:300],
+                todo="give the adapter that was trained on this model; peft's version may differ from the one that saved it",
+            ) from warning
 
 
 def refuse_hidden_adapter(source: str, revision: str | None, asked: str) -> None:

@@ -120,7 +120,7 @@ class OptionScorer:
         one_pass: Callable[[list[Encoded]], Tensor] = self._shared if self.route == "shared" else self._plain
         for batch in track(self._batches(encoded), progress, total=len(encoded), size=len):
             rows = [encoded[i] for i in batch]
-            logp_A = one_pass(rows).double().cpu().numpy()
+            logp_A = one_pass(rows).cpu().double().numpy()  # in this order: Apple's GPUs have no float64
             if not np.isfinite(logp_A).all():
                 raise ModelError(
                     asked=f"log-probabilities of question {rows[0].id!r} and {len(rows) - 1} more",

@@ -175,6 +175,12 @@ class TuneConfig(Strict):
                 + (" (over needs language sft1, sft2_mean needs sft2)" if self.objective == "rcft" else ""),
             )
 
+    def identity(self) -> dict[str, Any]:
+        """What tells one tuning from another, as plain JSON: all settings but those of memory and tracking, others of which a
+        run that broke off may go on with.
+        """
+        return self.model_dump(mode="json", exclude={"micro_batch_size", "gradient_checkpointing", "report_to"})
+
     def for_objective(self, objective: Objective) -> Self:
         """These settings for another objective; what it has no use for goes back to its default."""
         changed = self.make({**self.model_dump(exclude_unset=True), "objective": objective})

@@ -33,8 +33,11 @@ BOOKKEEPING = {
     *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "task_specific_params", "problem_type", "id2label", "label2id"),
     *("max_position_embeddings", "max_window_layers", "sliding_window"),
+    *("attention_dropout", "hidden_dropout", "embd_pdrop", "resid_pdrop", "attn_pdrop", "initializer_range"),
+    *("unsloth_version", "unsloth_fixed"),
 }
-"""Entries of a configuration in which base and aligned may differ: names, and lengths, which are the aligned model's."""
+"""Entries of a configuration in which base and aligned may differ: names, lengths, which are the aligned model's, and
+what matters in training alone."""
 LORA_PART = re.compile(r"\.lora_(embedding_)?[AB](\.|$)")
 
 

@@ -107,6 +107,10 @@ def mmce(logp_BK: Tensor, answer_B: Tensor) -> Loss:
     return Loss(value, {"mmce": value.detach()})
 
 
+SMALLEST_BIN = 1e-8
+"""Memberships of an all but empty soft bin are divided by no less: the gradient of x²/S would be inf·0 (ours)."""
+
+
 def soft_ece(logp_BK: Tensor, answer_B: Tensor, *, n_bins: int, temperature: float) -> Loss:
     """``n·SB-ECE`` of a batch of n questions (Karandikar et al., NeurIPS 2021, arXiv 2108.00106, with the ℓ2 norm)::
 
@@ -123,7 +127,7 @@ def soft_ece(logp_BK: Tensor, answer_B: Tensor, *, n_bins: int, temperature: flo
     confidence_B, gap_B = _confidence_and_gap(logp_BK, answer_B)
     centre_M = (torch.arange(n_bins, device=logp_BK.device, dtype=logp_BK.dtype) + 0.5) / n_bins
     member_BM = torch.softmax(-((confidence_B[:, None] - centre_M) ** 2) / temperature, 1)
-    size_M = member_BM.sum(0).clamp_min(torch.finfo(logp_BK.dtype).tiny)
+    size_M = member_BM.sum(0).clamp_min(SMALLEST_BIN)
     square = ((gap_B @ member_BM) ** 2 / size_M).sum() / len(gap_B)
     value = len(gap_B) * square.clamp_min(1e-12).sqrt()
     return Loss(value, {"soft_ece": value.detach()})

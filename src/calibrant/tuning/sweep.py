@@ -191,7 +191,7 @@ def _identity(
         "weights": fingerprints(model=model),
         "budget": budget,
         "prompt_digest": style.digest,
-        "config": config.model_dump(mode="json"),
+        "config": config.identity(),
         "questions": {name: q.digest for name, q in zip(("train", "calibration"), sets, strict=True)},
         "loading": {name: str(value) for name, value in loading.items()},
     }

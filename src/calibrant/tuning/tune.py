@@ -25,7 +25,7 @@ from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.scorer import OptionScorer
-from calibrant.tuning.arguments import training_arguments
+from calibrant.tuning.arguments import refuse_where, training_arguments
 from calibrant.tuning.checkpoints import Checkpoint
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.config import TuneConfig, refuse_four_bits
@@ -143,6 +143,7 @@ def tune(
         model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
     else:
         refuse_loading(model, loading)
+    refuse_where(model, config)
     if model.facts.get("adapter"):
         raise ModelError(
             asked=f"tune {model.facts['model']!r} with the adapter {model.facts['adapter']!r} on it",
@@ -353,13 +354,19 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
         raise ModelError(
             asked=f"a LoRA adapter on {targets!r}",
             found=" ".join(str(error).split())[:400],
-            todo="set dropout of the lora settings to 0"
-            if "lora_dropout" in str(error)
-            else "name modules that the model has, or 'all-linear'",
+            todo=_lora_advice(str(error)),
         ) from error
     if config.gradient_checkpointing:
         tuned.enable_input_require_grads()
     return tuned
+
+
+def _lora_advice(error: str) -> str:
+    if "lora_dropout" in error:
+        return "set dropout of the lora settings to 0"
+    if "Mamba" in error:
+        return "list the linear modules to tune under `lora: targets:` in --config, without those that it names"
+    return "name modules that the model has under `lora: targets:` in --config, or 'all-linear'"
 
 
 def made_as(style: PromptStyle, config: TuneConfig) -> dict[str, str]:
@@ -379,7 +386,7 @@ def _identity(
         "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
         "prompt": asdict(style),
         "prompt_digest": style.digest,
-        "config": config.model_dump(mode="json"),
+        "config": config.identity(),
         "train": {"name": train.name, "n": len(train), "digest": train.digest},
         "calibration": {"name": calibration.name, "n": len(calibration), "digest": calibration.digest},
     }

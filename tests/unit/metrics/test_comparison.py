@@ -201,3 +201,16 @@ def test_a_seed_below_zero_is_refused_in_three_parts():
     for call in (lambda: measure(before, seed=-1), lambda: compare(before, after, seed=-1)):
         with pytest.raises(ConfigError, match="seed = -1"):
             call()
+
+
+def test_a_column_that_no_question_has_changes_nothing():
+    rng = np.random.default_rng(0)
+    p_NK = rng.dirichlet([1, 1, 1], 60)
+    answer = rng.integers(3, size=60)
+    plain = Scores.from_probs(p_NK, answer)
+    wide = Scores.from_probs(np.column_stack([p_NK, np.full(60, np.nan)]), answer)
+    assert wide.k == 4
+    for a, b in ((plain, wide), (wide, plain)):
+        for name, d in compare(a, b, n_boot=60).differences.items():
+            assert (d.low, d.value, d.high) == (0, 0, 0) or name in ("accuracy", "nll", "brier"), name
+            assert d.value == 0

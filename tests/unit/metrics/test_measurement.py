@@ -334,3 +334,16 @@ def test_row_numbers_are_not_called_ids():
 def test_a_line_says_what_scores_are():
     assert repr(draw(600, split="test")).startswith("<Scores: 600 questions of up to 4 options, split 'test', accuracy")
     assert len(repr(draw(600))) < 200
+
+
+def test_a_cluster_that_is_no_number_is_missing():
+    scores = Scores.from_probs([[0.7, 0.3]] * 40, [0] * 30 + [1] * 10, columns={"g": [1.0] * 20 + [float("nan")] * 20})
+    with pytest.raises(ScoresError, match="20 of them missing"):
+        measure(scores, cluster="g")
+
+
+def test_equal_probabilities_of_a_table_stay_equal_wherever_they_stand():
+    """.7 + .2 + .1 is 1 or .9999999999999999, by the order; divided by that, .7 would be two numbers."""
+    orders = [[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.1, 0.7, 0.2]]
+    assert len({sum(p) for p in orders}) > 1
+    assert len(set(Scores.from_probs(orders, [0, 2, 1, 1]).confidence_N.tolist())) == 1

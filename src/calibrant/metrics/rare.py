@@ -1,0 +1,89 @@
+"""What a few wrong (or right) answers hide from resampling. Shape suffixes: S runs, N questions, K options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from calibrant.scores import Scores
+
+LOSSES = ("nll", "brier")
+FEW = 10
+"""With fewer wrong answers than this, or fewer right ones, a ranking's draws are too alike (``benchmarks/rare_errors.py``)."""
+
+
+def few_of_a_kind(correct_N: np.ndarray) -> bool:
+    """Whether right answers or wrong ones are fewer than :data:`FEW`."""
+    right = int(correct_N.sum())
+    return min(right, len(correct_N) - right) < FEW
+
+
+def loss_of_each(scores: Scores, name: str) -> np.ndarray:
+    """The loss of a question if option k were the answer, (N, K): ``-log p_k`` or ``sum_j p_j^2 - 2 p_k + 1``.
+
+    >>> loss_of_each(Scores.from_probs([[0.75, 0.25]], [0]), "brier").tolist()
+    [[0.125, 1.125]]
+    """
+    if name == "nll":
+        return -scores.logp_NK
+    p_NK = np.exp(scores.logp_NK)
+    return np.asarray((p_NK**2).sum(1, keepdims=True) - 2 * p_NK + 1)
+
+
+def error_gap(loss_NK: np.ndarray, scores: Scores) -> float:
+    """How much a wrong answer costs beyond a right one, in units of the loss.
+
+    ``(sum over wrong answers of l_i(y_i) - l_i(pred_i) + G) / (W + 1)`` with W wrong answers and one more as the model
+    itself expects it, ``G = sum_ik p_ik (l_ik - l_i,pred) / sum_ik p_ik`` over options k other than the predicted one. Options
+    without a finite loss are left out. Source: ours.
+
+    >>> one = Scores.from_probs([[0.9, 0.1]] * 10, [0] * 10)  # all right: what the model itself expects, ln 9
+    >>> round(error_gap(loss_of_each(one, "nll"), one), 3)
+    2.197
+    """
+    at_N = np.arange(scores.n)
+    predicted_N = np.argmax(scores.logp_NK, axis=1)
+    with np.errstate(invalid="ignore"):
+        gap_NK = loss_NK - loss_NK[at_N, predicted_N][:, None]
+    p_NK = np.exp(scores.logp_NK)
+    p_NK[at_N, predicted_N] = 0.0
+    p_NK[~np.isfinite(gap_NK)] = 0.0
+    expected = float((p_NK * np.where(p_NK > 0, gap_NK, 0.0)).sum()) / max(float(p_NK.sum()), 1e-300)
+    seen_N = gap_NK[at_N, scores.answer_N][~scores.correct_N]
+    seen_N = seen_N[np.isfinite(seen_N)]
+    return (float(seen_N.sum()) + expected) / (len(seen_N) + 1)
+
+
+def reaching(
+    ends: tuple[float, float], value: float, gap: float, share: float, share_ends: tuple[float, float]
+) -> tuple[float, float]:
+    """The interval of a mean loss, as wide at least as the share of right answers makes it: where nearly all are right,
+    resampling sees no other wrong answers than the few that there are, and none if there are none.
+
+    Joined with ``value + gap (share - end)`` at both ends of the share's own interval, Wilson's, which holds there. Where both
+    kinds of answers are many, the interval is wider than that already, for it has the losses' own spread too. Source: ours;
+    simulated in ``benchmarks/rare_errors.py``.
+
+    >>> [round(x, 3) for x in reaching((0.105, 0.105), 0.105, 2.197, 1.0, (0.722, 1.0))]
+    [0.105, 0.716]
+    """
+    reach = [value + gap * (share - end) for end in share_ends]
+    return min(ends[0], *reach), max(ends[1], *reach)
+
+
+def change_reaching(
+    ends: tuple[float, float],
+    value: float,
+    name: str,
+    pairs: Sequence[tuple[Scores, Scores]],
+    shares: Sequence[tuple[float, tuple[float, float]]],
+) -> tuple[float, float]:
+    """:func:`reaching` for the change ``b - a`` of a mean loss, over pairs of runs: with what a wrong answer of a costs, and
+    with what one of b does; ``shares`` holds the share of right answers of a and of b, each with its interval.
+    """
+    for side, (share, share_ends) in enumerate(shares):
+        with np.errstate(invalid="ignore"):
+            gaps_S = [error_gap(loss_of_each(b, name) - loss_of_each(a, name), (a, b)[side]) for a, b in pairs]
+        ends = reaching(ends, value, float(np.mean(gaps_S)), share, share_ends)
+    return ends

@@ -1,0 +1,97 @@
+"""Numbers where nearly all answers are right: intervals that resampling alone makes too narrow, or of no width."""
+
+import numpy as np
+import pytest
+
+from calibrant import Scores, compare, measure
+from calibrant.metrics import Contest, battery
+from calibrant.metrics.rare import error_gap, loss_of_each, reaching
+from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.scalers import at_temperature
+
+
+def sure(n, wrong=0, p=0.9):
+    return Scores.from_probs([[p, 1 - p]] * n, [0] * (n - wrong) + [1] * wrong)
+
+
+def accurate(rng, n):
+    """A calibrated model with four options, right 98 % of the time."""
+    c_N = np.clip(1 - 0.7 * rng.beta(1, 1 / 0.03 - 1, n), None, 1 - 1e-9)
+    p_NK = np.column_stack([c_N, *((1 - c_N) / 3,) * 3])
+    return Scores.from_probs(p_NK, (rng.random((n, 1)) > np.cumsum(p_NK, axis=1)[:, :-1]).sum(1))
+
+
+def test_the_gap_of_a_wrong_answer_by_hand():
+    """Two wrong at .9 cost ln 9 more each, and a third, as the model expects it: as much. Brier: 2 (.9 − .1)."""
+    scores = sure(10, wrong=2)
+    assert error_gap(loss_of_each(scores, "nll"), scores) == pytest.approx(np.log(9))
+    assert error_gap(loss_of_each(scores, "brier"), scores) == pytest.approx(1.6)
+    for name, loss_N in (("nll", -np.log([0.9, 0.1])), ("brier", [0.02, 1.62])):
+        assert loss_of_each(scores, name)[0] == pytest.approx(loss_N)
+
+
+def test_options_without_a_finite_loss_are_left_out_of_the_gap():
+    scores = Scores.from_probs([[0.75, 0.25, 0.0]] * 4 + [[0.5, 0.5, np.nan]], [0] * 5)
+    expected = 4 * 0.25 * np.log(3) / (4 * 0.25 + 0.5)
+    assert error_gap(loss_of_each(scores, "nll"), scores) == pytest.approx(expected)
+    certain = Scores.from_probs([[1.0, 0.0]] * 4, [0] * 4)
+    assert error_gap(loss_of_each(certain, "nll"), certain) == 0
+
+
+def test_all_right_leaves_room_for_wrong_answers():
+    """10 right of 10: up to 28 % may be wrong (Wilson), each at ln 9 more."""
+    m = measure(sure(10))
+    low, high = wilson_interval(1.0, 10)
+    assert high == 1.0
+    assert (m["nll"].low, m["nll"].high) == pytest.approx((-np.log(0.9), -np.log(0.9) + (1 - low) * np.log(9)))
+    d = compare(sure(10), sure(10, p=0.95))
+    assert [d[name].verdict for name in ("nll", "brier", "conf_ece")] == ["undecided"] * 3
+    c = Contest({"a": [sure(10)], "b": [sure(10, p=0.95)]})
+    for name in ("nll", "brier"):
+        assert c.estimates("a")[name].high == pytest.approx(m[name].high)
+        assert c.differences("a", "b")[name].verdict == "undecided"
+
+
+def test_where_both_kinds_are_many_nothing_changes():
+    rng = np.random.default_rng(0)
+    p_NK = rng.dirichlet([1, 1, 1, 1], 1000)
+    scores = Scores.from_probs(p_NK, (rng.random((1000, 1)) > np.cumsum(p_NK, axis=1)[:, :-1]).sum(1))
+    e, share = measure(scores)["nll"], float(scores.correct_N.mean())
+    gap = error_gap(loss_of_each(scores, "nll"), scores)
+    assert reaching((e.low, e.high), e.value, gap, share, wilson_interval(share, 1000)) == (e.low, e.high)
+    assert e.low < e.value - gap * (wilson_interval(share, 1000)[1] - share)
+
+
+def test_a_sharpened_model_is_not_called_better_for_want_of_wrong_answers():
+    """Truly worse at T = .7; plain percentiles call it better in every seventh sample (benchmarks/rare_errors.py)."""
+    rng = np.random.default_rng(1)
+    better = 0
+    for i in range(60):
+        a = accurate(rng, 100)
+        d = compare(a, at_temperature(a, 0.7), n_boot=100, seed=i)
+        better += sum(d[name].verdict == "b is better" for name in ("nll", "brier"))
+    assert better <= 3
+
+
+@pytest.mark.parametrize("wrong", [1, 9, 10])
+def test_ranking_has_an_interval_from_ten_wrong_answers_on(wrong):
+    c_N = np.linspace(0.5, 1, 200)
+    right_N = np.ones(200, dtype=bool)
+    right_N[10 : 10 + 7 * wrong : 7] = False
+    scores = Scores.from_probs(np.column_stack([c_N, 1 - c_N]), np.where(right_N, 0, 1))
+    found = battery(scores, n_boot=100)
+    contest = Contest({"a": [scores], "b": [at_temperature(scores, 2.0)]}, n_boot=100)
+    for ends in (
+        (found["auroc"].low, found["aurc"].low, contest.estimates("a")["auroc"].low),
+        (found["auroc"].high, found["aurc"].high, contest.differences("a", "b")["auroc"].high),
+    ):
+        assert np.isfinite(ends).all() == (wrong >= 10)
+
+
+def test_the_smooth_error_has_a_width_where_nothing_is_left():
+    """50 of 100 right at .5: no residual at all, and yet no proof of calibration."""
+    scores = Scores.from_probs([[0.5, 0.5]] * 100, [0, 1] * 50)
+    assert battery(scores)["smooth_ece"].high == pytest.approx(measure(scores)["conf_ece"].high, abs=0.02)
+    certain = Scores.from_probs([[1.0, 0.0]] * 100, [0] * 100)
+    assert battery(certain)["smooth_ece"].high > 0.01
+    assert Contest({"a": [certain]}).estimates("a")["smooth_ece"].high > 0.01
