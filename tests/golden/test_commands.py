@@ -2,19 +2,14 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from calibrant.scores import Scores
+from command import finish, run, start
 
-COMMAND = Path(sys.executable).with_name("calibrant")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
 VERBS = (
     "restore",
     "score",
@@ -33,28 +28,6 @@ VERBS = (
     "demo",
 )
 METRICS = ("accuracy", "conf_ece", "cw_ece", "nll", "brier", "signed_gap")
-
-
-def start(*args, cwd):
-    return subprocess.Popen(
-        [str(COMMAND), *map(str, args)],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
-    assert "Traceback" not in out + err
-    return out, err
-
-
-def run(*args, cwd, code=0):
-    return finish(start(*args, cwd=cwd), code)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """The real command, from a real restore run to a served folder: what it writes, what it says, what it refuses."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,19 +17,14 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import score
-
-COMMAND = Path(sys.executable).with_name("calibrant")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+from command import ENVIRONMENT
+from command import run as called
 
 
 def run(*args, cwd):
-    """The installed command, in a process of its own."""
-    done = subprocess.run(
-        [str(COMMAND), *map(str, args)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert done.stderr == ""
-    return done.stdout
+    out, err = called(*args, cwd=cwd)
+    assert err == ""
+    return out
 
 
 @pytest.fixture

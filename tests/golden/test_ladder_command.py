@@ -1,35 +1,17 @@
 """The real command on a tiny model: three fixes, two seeds, interrupted in the middle, and the table at any time."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-COMMAND = Path(sys.executable).with_name("calibrant")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+from command import finish
+from command import start as started
 
 
 def start(*args, cwd):
-    return subprocess.Popen(
-        [str(COMMAND), "ladder", *map(str, args)],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
-    assert "Traceback" not in out + err
-    return out, err
+    return started("ladder", *args, cwd=cwd)
 
 
 @pytest.fixture

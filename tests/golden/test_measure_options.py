@@ -3,21 +3,20 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from calibrant import Scores
-
-COMMAND = Path(sys.executable).with_name("calibrant")
+from command import COMMAND
+from command import run as called
 
 
 def run(*args, cwd, code=0):
-    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+    """What it says on stdout, or why it refuses."""
+    out, err = called(*args, cwd=cwd, code=code)
+    return out if code == 0 else err
 
 
 @pytest.fixture(scope="module")

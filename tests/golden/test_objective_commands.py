@@ -1,22 +1,17 @@
 """Objectives by name, through the real command."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from calibrant.objectives import OBJECTIVES
-
-COMMAND = Path(sys.executable).with_name("calibrant")
+from command import run as called
 
 
 def run(*args, cwd, code=0):
-    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
+    """What it says on stdout, or why it refuses."""
+    out, err = called(*args, cwd=cwd, code=code)
+    return out if code == 0 else err
 
 
 @pytest.fixture
@@ -106,10 +101,9 @@ def test_tune_leaves_leaked_questions_out_of_training_where_asked(room):
     files = ("--questions", "more.jsonl", "--calibration", "held.jsonl", "--config", "settings.yaml", "--device", "cpu")
     settings = ("--objective", "label_smoothing", "--out", "tuned", "--quiet")
     assert "common question" in run("tune", "model", *files, *settings, cwd=room, code=2)
-    command = [str(COMMAND), "tune", "model", *files, *settings, "--skip-bad"]
-    done = subprocess.run(command, cwd=room, capture_output=True, text=True, check=True)
-    assert "1 rows of 'more' left out:" in done.stderr
-    assert "also in 'held'" in done.stderr
+    _, err = called("tune", "model", *files, *settings, "--skip-bad", cwd=room)
+    assert "1 rows of 'more' left out:" in err
+    assert "also in 'held'" in err
     assert json.loads((room / "tuned" / "result.json").read_text())["questions"] == 16
 
 

@@ -1,10 +1,7 @@
 """``calibrant rescale``: every method through the real command, on scores whose truth is known."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +9,18 @@ import pytest
 from calibrant import Scores
 from calibrant.metrics import nll
 from calibrant.scalers import SCALERS, load_scaler
-
-COMMAND = Path(sys.executable).with_name("calibrant")
+from command import run as called
 
 
 def run(*args, cwd, code=0):
-    done = subprocess.run([str(COMMAND), *args], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
+    """What it says on stdout, or why it refuses."""
+    out, err = called(*args, cwd=cwd, code=code)
+    return out if code == 0 else err
 
 
 def warned(folder, *args):
     """What a run that goes well says on stderr."""
-    done = subprocess.run([str(COMMAND), *args], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stderr
+    return called(*args, cwd=folder)[1]
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +89,9 @@ def test_bad_input_is_three_lines_and_nothing_is_written(folder, arguments, foun
 
 def test_a_temperature_at_the_end_of_its_range_is_warned_of(folder):
     Scores.from_probs([[0.6, 0.4]] * 40, [0] * 40, ids=[f"sure {i}" for i in range(40)]).save(folder / "right")
-    command = [str(COMMAND), "rescale", "test.safetensors", "--fit-on", "right", "--out", "cold"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert "stopped at 0.01, an end of its range: all answers fitted on are right" in done.stderr
-    assert "temperature 0.0100" in done.stdout
+    out, err = called("rescale", "test.safetensors", "--fit-on", "right", "--out", "cold", cwd=folder)
+    assert "stopped at 0.01, an end of its range: all answers fitted on are right" in err
+    assert "temperature 0.0100" in out
 
 
 def test_what_a_fit_left_out_and_why_it_stopped_is_said(folder):
@@ -109,8 +102,7 @@ def test_what_a_fit_left_out_and_why_it_stopped_is_said(folder):
     Scores.from_probs(p[:40], [1] * 30 + [0] * 10, ids=names[:40]).save(folder / "below")
 
     def said(*arguments):
-        command = [str(COMMAND), "rescale", "test.safetensors", *arguments]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+        return warned(folder, "rescale", "test.safetensors", *arguments)
 
     assert "10 of the 50 questions fitted on were left out: their answer has probability 0" in said(
         "--fit-on", "zeros", "--out", "z"
@@ -133,12 +125,10 @@ def test_files_that_differ_after_a_dot_keep_a_scaler_each(folder):
 
 def test_other_numbers_of_options_are_warned_of(folder):
     run("rescale", "test.safetensors", "--fit-on", "fit.safetensors", "--method", "vector", "--out", "v.a", cwd=folder)
-    command = [str(COMMAND), "rescale", "two.safetensors", "--scaler", "v.a.vector.json", "--out", "narrow"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stderr.startswith("warning: the scaler 'vector' was fitted on questions of 4 options")
+    said = warned(folder, "rescale", "two.safetensors", "--scaler", "v.a.vector.json", "--out", "narrow")
+    assert said.startswith("warning: the scaler 'vector' was fitted on questions of 4 options")
     wider = ("test.safetensors", "--fit-on", "two.safetensors", "--method", "dirichlet", "--out", "wide")
-    done = subprocess.run([str(COMMAND), "rescale", *wider], cwd=folder, capture_output=True, text=True, check=True)
-    assert "positions from 3 on take the mean of the others" in done.stderr
+    assert "positions from 3 on take the mean of the others" in warned(folder, "rescale", *wider)
     assert (folder / "wide").exists()
 
 

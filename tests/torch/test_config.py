@@ -5,6 +5,7 @@ import pytest
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError
 from calibrant.tuning import LoraSettings, TuneConfig, load_config, tune
+from calibrant.tuning.config import refuse_other_gpu
 
 
 def test_unknown_setting_names_the_one_that_was_probably_meant():
@@ -95,3 +96,12 @@ def test_four_bits_asked_of_a_model_that_was_loaded_whole_are_refused(loaded, ma
     sets = make_questions("train", 8), make_questions("calibration", 8)
     with pytest.raises(ConfigError, match="loaded with whole weights"):
         tune(loaded(), *sets, out=tmp_path / "run", config=TuneConfig(quantize_4bit=True))
+
+
+def test_a_gpu_that_the_trainer_would_not_take_is_refused_at_once(make_questions, tmp_path, monkeypatch):
+    sets = make_questions("train", 8), make_questions("calibration", 8)
+    with pytest.raises(ConfigError, match="takes cuda:0") as raised:
+        tune("no-model-is-read", *sets, out=tmp_path / "run", device="cuda:1")
+    assert "CUDA_VISIBLE_DEVICES=1" in raised.value.todo
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one of two processes, each with a GPU of its own
+    refuse_other_gpu("cuda:1")

@@ -59,14 +59,6 @@ def run(
 ) -> None:
     """Write a folder to serve: weights or adapter, temperature, threshold, reader, manifest; and check its drift."""
     _refuse_sources(context, run, model)
-    if target_accuracy is None:
-        o.refuse_unused(context, ("calibration", "level"), "no --target-accuracy")
-    if check is None:
-        o.refuse_unused(context, ("columns",), "no --check")
-        if model is not None:
-            o.refuse_unused(context, ("tolerance", "allow_drift"), "no --check")
-    if model is not None and adapter is None:
-        o.refuse_unused(context, ("adapter_revision",), "no --adapter")
     questions = None if check is None else o.questions_of(check, columns=columns)
     named = {
         "temperature_from": _scores_or_word(temperature_from),
@@ -127,6 +119,7 @@ def run(
 
 
 def _refuse_sources(context: typer.Context, run: Path | None, model: str | None) -> None:
+    """Raise :class:`ConfigError` for no source or two, and for options that nothing was asked for."""
     if (run is None) == (model is None):
         raise ConfigError(
             asked="an export",
@@ -141,6 +134,13 @@ def _refuse_sources(context: typer.Context, run: Path | None, model: str | None)
                 found="the run knows that itself",
                 todo="leave it out, or give --model and --adapter instead of the run",
             )
+    checked = (
+        ("columns",) if run is not None else ("columns", "tolerance", "allow_drift")
+    )  # a run has questions of its own
+    needed = {"target_accuracy": ("calibration", "level"), "check": checked, "adapter": ("adapter_revision",)}
+    for name, options in needed.items():
+        if not o.is_given(context, name):
+            o.refuse_unused(context, options, f"no --{name.replace('_', '-')}")
 
 
 def _scores_or_word(value: str | None) -> Any:

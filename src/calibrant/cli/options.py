@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -51,15 +50,7 @@ SkipBad = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Use the first so many questions.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
-
-def _quieten(quiet: bool) -> bool:
-    """Also the bars of the libraries, which look for this when they are imported."""
-    if quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    return quiet
-
-
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.", callback=_quieten)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
 Bins = Annotated[int, typer.Option("--bins", help="Equal-width bins (M).", min=1)]
 Draws = Annotated[int, typer.Option("--draws", help="Bootstrap draws.", min=50)]

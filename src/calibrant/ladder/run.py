@@ -38,7 +38,7 @@ from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import chat_template_facts, precision
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
-from calibrant.tuning.config import for_scoring, refuse_four_bits
+from calibrant.tuning.config import for_scoring, refuse_to_load
 from calibrant.tuning.sweep import SETTINGS, Budget, Setting
 
 CRITERION = {
@@ -372,7 +372,7 @@ def _check(asked: Ladder) -> None:
                 todo="name it among the fixes, or leave out its setting",
             )
         chosen[name].candidate(setting)
-    refuse_four_bits(asked.loading)
+    refuse_to_load(asked.loading)
     Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 

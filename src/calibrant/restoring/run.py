@@ -37,7 +37,7 @@ from calibrant.scalers import Temperature, cross_validated, temperature_is_possi
 from calibrant.scores import Scores
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig, TuneResult
-from calibrant.tuning.config import refuse_four_bits
+from calibrant.tuning.config import refuse_to_load
 from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
@@ -121,7 +121,7 @@ def restore(
     style, out = style or PromptStyle(), Path(out)
     config = _settings(config or TuneConfig(), objective, style)
     settings_for(config.objective, budget)
-    refuse_four_bits(loading)
+    refuse_to_load(loading)
     splits, ood = checked_sets(splits, ood or {})
     sets = {**splits, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -11,23 +10,17 @@ from transformers.integrations import get_available_reporting_integrations
 
 from calibrant.errors import ConfigError
 from calibrant.scoring.models import LoadedModel
-from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig
+from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig, refuse_other_gpu
 
 
 def refuse_where(loaded: LoadedModel, config: TuneConfig) -> None:
     """Raise :class:`ConfigError` where the model that was given cannot be tuned as it lies, or the tracker is not there."""
-    device, own = loaded.device, int(os.environ.get("LOCAL_RANK", "0"))
+    refuse_other_gpu(str(loaded.device))
     if config.quantize_4bit != (loaded.facts.get("quantized") == "nf4"):
         raise ConfigError(
             asked=f"a tuning with quantize_4bit {config.quantize_4bit}",
             found=f"a model that was loaded with {loaded.facts.get('quantized') or 'whole weights'}",
             todo="give the model's name, or load_model(name, quantize_4bit=True) for quantize_4bit",
-        )
-    if device.type == "cuda" and device.index not in (None, own):
-        raise ConfigError(
-            asked=f"a tuning on {device}",
-            found=f"the trainer takes cuda:{own} of the GPUs that it sees",
-            todo=f"set CUDA_VISIBLE_DEVICES={device.index} and ask for device cuda",
         )
     there = ["all", "none", *get_available_reporting_integrations()]
     if config.report_to not in there:

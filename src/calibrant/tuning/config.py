@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -215,13 +216,30 @@ def _finding(cls: type[BaseModel], item: Any) -> str:
     return f"{name or 'settings'}: {item['msg']}"
 
 
-def refuse_four_bits(loading: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` where 4 bits are asked of the loading: they are a setting of the tuning."""
+def refuse_to_load(loading: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` where 4 bits are asked of the loading, for they are a setting of the tuning, or a GPU that the
+    trainer would not take.
+    """
+    refuse_other_gpu(str(loading.get("device", "auto")))
     if "quantize_4bit" in loading:
         raise ConfigError(
             asked="a model loaded with quantize_4bit to be tuned",
             found="that is a setting of the tuning, since only an adapter can be tuned on such weights",
             todo="set quantize_4bit in the TuneConfig; the model is then scored in 4 bits too",
+        )
+
+
+def refuse_other_gpu(device: str) -> None:
+    """Raise :class:`ConfigError` for a GPU by a number that is not the trainer's: it takes the first that it sees, of several
+    processes each its own.
+    """
+    own = os.environ.get("LOCAL_RANK", "0")
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and index not in ("", own):
+        raise ConfigError(
+            asked=f"a tuning on {device}",
+            found=f"the trainer takes cuda:{own} of the GPUs that it sees",
+            todo=f"set CUDA_VISIBLE_DEVICES={index} and ask for device cuda",
         )
 
 

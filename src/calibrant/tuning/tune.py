@@ -28,7 +28,7 @@ from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import refuse_where, training_arguments
 from calibrant.tuning.checkpoints import Checkpoint
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import TuneConfig, refuse_four_bits
+from calibrant.tuning.config import TuneConfig, refuse_to_load
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
 from calibrant.tuning.trainer import (
@@ -129,7 +129,7 @@ def tune(
     """
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     config.check()
-    refuse_four_bits(loading)
+    refuse_to_load(loading)
     train, calibration = question_set(train, "train"), question_set(calibration, "calibration")
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):

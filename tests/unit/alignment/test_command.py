@@ -1,26 +1,12 @@
 """The real commands: align-check with a judge, restore with pairs and prompts, report with what they wrote."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-COMMAND = Path(sys.executable).with_name("calibrant")
-CLEAN = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-ENVIRONMENT = {**CLEAN, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+from command import run
+
 QUIET = ("--quiet", "--device", "cpu")
-
-
-def run(*args, cwd, code=0):
-    done = subprocess.run(
-        [str(COMMAND), *map(str, args)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
