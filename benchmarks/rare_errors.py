@@ -13,6 +13,7 @@ import argparse
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,20 @@ def ranking(repeats: int) -> dict[str, dict[str, float]]:
     }
 
 
+def table(out: dict[str, Any]) -> str:
+    """Of each number the package's coverage and that of percentiles, in percent."""
+    kinds = ("calibrant", "percentiles")
+    names = ("nll", "brier", "change of nll", "change of brier")
+    shown = (*names, "wrong model by nll", "by brier")
+    lines = [f"| accuracy | n | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
+    for row in out["losses"]:
+        cells = [[row["coverage"][kind][name] for kind in kinds] for name in names]
+        cells += [[row["wrong_model"][kind][name] for kind in kinds] for name in LOSSES]
+        text = " | ".join(" / ".join(f"{100 * x:.0f}" for x in pair) for pair in cells)
+        lines.append(f"| {row['accuracy']:.3f} | {row['n']} | {text} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Simulate, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,9 +151,7 @@ def main() -> None:
         "ranking_by_wrong_answers": ranking(repeats),
     }
     write_json(Path(__file__).with_suffix(".json"), out)
-    for row in rows:
-        print(row)
-    print(out["ranking_by_wrong_answers"])
+    print(table(out), out["ranking_by_wrong_answers"], sep="\n")
 
 
 if __name__ == "__main__":

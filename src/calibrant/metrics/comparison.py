@@ -25,7 +25,6 @@ from calibrant.metrics.uncertainty import (
     error_difference_interval,
     percentile_interval,
     possible,
-    wilson_interval,
 )
 from calibrant.scores import Scores
 
@@ -163,7 +162,7 @@ def compare(
 
     Both are resampled with the same weights, so what the questions have in common cancels. Accuracy by Newcombe's interval
     of a paired difference of shares (with clusters, at the effective number of questions); other means by the percentile
-    bootstrap, nll and Brier also as far as both accuracies' intervals take them
+    bootstrap, nll and Brier also as far as accuracy's interval takes them where both predict the same
     (:func:`~calibrant.metrics.rare.change_reaching`); calibration errors by
     :func:`~calibrant.metrics.uncertainty.error_difference_interval`.
 
@@ -270,13 +269,7 @@ def _mean_differences(pair: Pair, level: float, wider: float, n_clusters: int | 
     values_a, values_b = sums_a.means(sums_a.totals), sums_b.means(sums_b.totals)
     drawn_a, drawn_b = sums_a.means(draws_a), sums_b.means(draws_b)
     infinite = [bool(np.isinf(s.scores.logp_NK[np.arange(s.scores.n), s.scores.answer_N]).any()) for s, _ in pair]
-    n = sums_a.scores.n
-    shares = []
-    for values, draws in ((values_a, drawn_a), (values_b, drawn_b)):
-        share, effective = float(values["accuracy"]), float(n)
-        if n_clusters is not None:
-            effective = drawn_n(share * (1 - share), wider * draws["accuracy"], float(n), float(n_clusters))
-        shares.append((share, wilson_interval(share, effective, level)))
+    n, runs = sums_a.scores.n, [(sums_a.scores, sums_b.scores)]
     out = {}
     for name in ("accuracy", "nll", "brier", "mean_confidence"):
         a, b = float(values_a[name]), float(values_b[name])
@@ -286,12 +279,11 @@ def _mean_differences(pair: Pair, level: float, wider: float, n_clusters: int | 
             low, high = accuracy_change_interval(answers_a, answers_b, drawn_B, n_clusters, level)
         else:
             low, high = percentile_interval(drawn_B, level)
-        if name in LOSSES:
-            runs = [(sums_a.scores, sums_b.scores)]
-            low, high = change_reaching((low, high), b - a, name, runs, shares)
         if name == "nll" and any(infinite):
             a, b = (np.inf if bad else x for bad, x in zip(infinite, (a, b), strict=True))
             low = high = np.nan
+        elif name in LOSSES:
+            low, high = change_reaching((low, high), b - a, name, runs, drawn_B, n_clusters, level)
         out[name] = difference_of(name, a, b, low, high, n, level, len(draws_a))
     return out
 

@@ -178,7 +178,7 @@ class Contest:
                 low, high = _percentiles(drawn_B, self.level)
             if metric in LOSSES:
                 runs = list(zip(one.scores_beside(other), other.scores_beside(one), strict=True))
-                low, high = change_reaching((low, high), change, metric, runs, [self._share(one), self._share(other)])
+                low, high = change_reaching((low, high), change, metric, runs, drawn_B, self.n_clusters, self.level)
         error, freedom = difference_error(one.values[metric], other.values[metric], paired=paired)
         z = runs_z(change, low, high, error, freedom, self.level)
         if error > 0:

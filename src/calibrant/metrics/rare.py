@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from calibrant.metrics.proportions import drawn_n
+from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
 LOSSES = ("nll", "brier")
@@ -31,8 +33,8 @@ def loss_of_each(scores: Scores, name: str) -> np.ndarray:
     return np.asarray((p_NK**2).sum(1, keepdims=True) - 2 * p_NK + 1)
 
 
-def error_gap(loss_NK: np.ndarray, scores: Scores) -> float:
-    """How much a wrong answer costs beyond a right one, in units of the loss.
+def error_gap(loss_NK: np.ndarray, scores: Scores, among_N: np.ndarray | None = None) -> float:
+    """How much a wrong answer costs beyond a right one, in units of the loss, on all questions or among some.
 
     ``(sum over wrong answers of l_i(y_i) - l_i(pred_i) + G) / (W + 1)`` with W wrong answers and one more as the model
     itself expects it, ``G = sum_ik p_ik (l_ik - l_i,pred) / sum_ik p_ik`` over options k other than the predicted one. Options
@@ -49,8 +51,10 @@ def error_gap(loss_NK: np.ndarray, scores: Scores) -> float:
     p_NK = np.exp(scores.logp_NK)
     p_NK[at_N, predicted_N] = 0.0
     p_NK[~np.isfinite(gap_NK)] = 0.0
+    among_N = np.ones(scores.n, dtype=bool) if among_N is None else among_N
+    p_NK[~among_N] = 0.0
     expected = float((p_NK * np.where(p_NK > 0, gap_NK, 0.0)).sum()) / max(float(p_NK.sum()), 1e-300)
-    seen_N = gap_NK[at_N, scores.answer_N][~scores.correct_N]
+    seen_N = gap_NK[at_N, scores.answer_N][among_N & ~scores.correct_N]
     seen_N = seen_N[np.isfinite(seen_N)]
     return (float(seen_N.sum()) + expected) / (len(seen_N) + 1)
 
@@ -77,13 +81,43 @@ def change_reaching(
     value: float,
     name: str,
     pairs: Sequence[tuple[Scores, Scores]],
-    shares: Sequence[tuple[float, tuple[float, float]]],
+    drawn_B: np.ndarray,
+    n_clusters: int | None,
+    level: float = 0.95,
 ) -> tuple[float, float]:
-    """:func:`reaching` for the change ``b - a`` of a mean loss, over pairs of runs: with what a wrong answer of a costs, and
-    with what one of b does; ``shares`` holds the share of right answers of a and of b, each with its interval.
+    """:func:`reaching` for the change ``b - a`` of a mean loss, over pairs of runs of a and b.
+
+    Only questions for which the two predict the same count, ``gap (n_same / n) (accuracy - end)`` there: they are right and
+    wrong together, so few wrong answers tell what both lose. Where predictions differ, the changed answers themselves are
+    what is resampled. The gap is expected by a's probabilities and by b's, and both must be reached.
+
+    Parameters
+    ----------
+    drawn_B, n_clusters : draws of the change, from which clustered questions are told to be worth so many independent ones.
     """
-    for side, (share, share_ends) in enumerate(shares):
-        with np.errstate(invalid="ignore"):
-            gaps_S = [error_gap(loss_of_each(b, name) - loss_of_each(a, name), (a, b)[side]) for a, b in pairs]
-        ends = reaching(ends, value, float(np.mean(gaps_S)), share, share_ends)
+    n, n_effective = pairs[0][0].n, float(pairs[0][0].n)
+    if n_clusters is not None:
+        at_N = np.arange(n)
+        change_N = np.mean([_change(a, b, name)[at_N, a.answer_N] for a, b in pairs], axis=0)
+        n_effective = drawn_n(float(change_N.var()), drawn_B, float(n), float(n_clusters))
+    for side in (0, 1):
+        shifts = [_shift(a, b, name, (a, b)[side], n_effective, level) for a, b in pairs]
+        reach = value + np.mean(shifts, axis=0)
+        ends = min(ends[0], float(reach.min())), max(ends[1], float(reach.max()))
     return ends
+
+
+def _change(a: Scores, b: Scores, name: str) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return loss_of_each(b, name) - loss_of_each(a, name)
+
+
+def _shift(a: Scores, b: Scores, name: str, by: Scores, n_effective: float, level: float) -> np.ndarray:
+    """How far the change moves if accuracy is at either end of its interval, where both predict the same; (2,)."""
+    same_N = a.prediction_N == b.prediction_N
+    part = float(same_N.mean())
+    if part == 0:
+        return np.zeros(2)
+    share = float(a.correct_N[same_N].mean())
+    gap = error_gap(_change(a, b, name), by, same_N)
+    return np.asarray(part * gap * (share - np.array(wilson_interval(share, n_effective * part, level))))

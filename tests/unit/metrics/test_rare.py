@@ -5,7 +5,7 @@ import pytest
 
 from calibrant import Scores, compare, measure
 from calibrant.metrics import Contest, battery
-from calibrant.metrics.rare import error_gap, loss_of_each, reaching
+from calibrant.metrics.rare import change_reaching, error_gap, loss_of_each, reaching
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scalers import at_temperature
 
@@ -95,3 +95,23 @@ def test_the_smooth_error_has_a_width_where_nothing_is_left():
     certain = Scores.from_probs([[1.0, 0.0]] * 100, [0] * 100)
     assert battery(certain)["smooth_ece"].high > 0.01
     assert Contest({"a": [certain]}).estimates("a")["smooth_ece"].high > 0.01
+
+
+def test_a_change_is_wider_only_where_both_predict_the_same():
+    """Where predictions differ, the changed answers are what is resampled: thousands of errors leave the interval as it is."""
+    rng = np.random.default_rng(3)
+    p_NK, q_NK = rng.dirichlet([1, 1, 1], 2000), rng.dirichlet([1, 1, 1], 2000)
+    answer = rng.integers(3, size=2000)
+    a, b = Scores.from_probs(p_NK, answer), Scores.from_probs(q_NK, answer)
+    drawn_B = np.array([-0.1, 0.1])
+    assert change_reaching((-0.1, 0.1), 0.0, "nll", [(a, b)], drawn_B, None) == (-0.1, 0.1)
+    flipped = Scores.from_probs(q_NK[:, [1, 0]] / q_NK[:, :2].sum(1, keepdims=True), answer.clip(0, 1))
+    straight = Scores.from_probs(q_NK[:, :2] / q_NK[:, :2].sum(1, keepdims=True), answer.clip(0, 1))
+    assert not (flipped.prediction_N == straight.prediction_N).any()
+    assert change_reaching((0.0, 0.0), 0.0, "nll", [(flipped, straight)], drawn_B, None) == (0.0, 0.0)
+    few = sure(10), sure(10, p=0.95)
+    low, high = change_reaching((0.0, 0.0), 0.0, "nll", [few], drawn_B, None)
+    gap, end = np.log(0.95 / 0.05) - np.log(9), wilson_interval(1.0, 10)[0]
+    assert (low, high) == pytest.approx((0, gap * (1 - end)))
+    clustered = change_reaching((0.0, 0.0), 0.0, "nll", [few], np.zeros(5), 4)[1]
+    assert clustered == pytest.approx(gap * (1 - wilson_interval(1.0, 4)[0]))
