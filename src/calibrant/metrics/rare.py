@@ -109,7 +109,7 @@ def change_reaching(
 
 def _change(a: Scores, b: Scores, name: str) -> np.ndarray:
     with np.errstate(invalid="ignore"):
-        return loss_of_each(b, name) - loss_of_each(a, name)
+        return np.asarray(loss_of_each(b, name) - loss_of_each(a, name))
 
 
 def _shift(a: Scores, b: Scores, name: str, by: Scores, n_effective: float, level: float) -> np.ndarray:
