@@ -105,7 +105,8 @@ def restore(
     command : kept in the provenance.
     batch_tokens : token budget of a scoring pass.
     cluster : a column of the questions, or ``"subject"``, whose groups the intervals of the report resample whole;
-        name it where questions of one group are alike, else the intervals are too narrow.
+        name it where questions of one group are alike, else the intervals are too narrow. It may be named, or changed, at a
+        later call; the objective stays the first call's.
     temperature : whether the tuned model may be given a temperature at last: fitted on its calibration scores, and kept
         if it lowers their log loss in cross-validation (docs/decisions/005).
     preferences, prompts : pairs and prompts on which the tuned model is compared with the aligned one
