@@ -134,9 +134,8 @@ def _refuse_sources(context: typer.Context, run: Path | None, model: str | None)
                 found="the run knows that itself",
                 todo="leave it out, or give --model and --adapter instead of the run",
             )
-    checked = (
-        ("columns",) if run is not None else ("columns", "tolerance", "allow_drift")
-    )  # a run has questions of its own
+    own = run is not None  # a run has questions of its own to check on
+    checked = ("columns",) if own else ("columns", "tolerance", "allow_drift")
     needed = {"target_accuracy": ("calibration", "level"), "check": checked, "adapter": ("adapter_revision",)}
     for name, options in needed.items():
         if not o.is_given(context, name):

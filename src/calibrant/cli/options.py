@@ -49,7 +49,6 @@ SkipBad = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Use the first so many questions.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same numbers.", min=0, max=2**32 - 1)]
 Bins = Annotated[int, typer.Option("--bins", help="Equal-width bins (M).", min=1)]
