@@ -62,7 +62,7 @@ def tukey(z_values: Sequence[float], groups: int) -> list[float]:
     >>> [round(p, 3) for p in tukey([1.96, 3.5], 10)]
     [0.627, 0.017]
     """
-    from scipy.stats import studentized_range  # half of what starting a command would take
+    from scipy.stats import studentized_range  # slow to import, and seldom needed
 
     scaled = np.sqrt(2) * np.abs(np.asarray(z_values, dtype=np.float64))
     return [float(np.clip(studentized_range.sf(x, max(groups, 2), np.inf), 0.0, 1.0)) for x in scaled]
