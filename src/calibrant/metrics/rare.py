@@ -1,4 +1,4 @@
-"""What a few wrong (or right) answers hide from resampling. Shape suffixes: S pairs of runs, N questions, K options, B draws."""
+"""What few wrong (or right) answers hide from resampling. Shape suffixes: S pairs of runs, N questions, K options, B draws."""
 
 from __future__ import annotations
 
