@@ -47,6 +47,18 @@ def test_all_weights_of_a_half_precision_model_learn_as_in_float32(model_folder,
     assert torch.cosine_similarity(moved["float32"], moved["bfloat16"], 0) > 0.95
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_with_transposed_layers_and_a_layer_norm_is_tuned(model_folder, sets, tmp_path, dtype):
+    """GPT-2: its layers are Conv1D, which peft finds out by itself and warns of; its norm has a bias."""
+    model = load_model(model_folder("gpt2"), dtype=dtype, **CPU)
+    before = score(model, sets[1])
+    found = tune(model, *sets, out=tmp_path, config=TuneConfig.make({**SMALL, "objective": "sft", "keep": "last"}))
+    after = score(model, sets[1])
+    assert np.abs(after.p_NK - before.p_NK).max() > 0.01
+    again = score(load_model(model_folder("gpt2"), adapter=found.adapter, dtype=dtype, **CPU), sets[1])
+    np.testing.assert_allclose(again.logp_NK, after.logp_NK, atol=1e-3)
+
+
 @pytest.mark.parametrize("lora", [{"rank": 2, "alpha": 4}, None], ids=["adapter", "all weights"])
 def test_a_loaded_model_takes_on_a_run_that_was_finished_before(model_folder, sets, tmp_path, lora):
     """As in a notebook that was started anew: the same cells must leave the same model."""

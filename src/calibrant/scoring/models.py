@@ -223,9 +223,10 @@ def beside(aligned: str | Path, style: PromptStyle, loading: Mapping[str, Any]) 
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """While active, peft may ask transformers by a name that it is going to retire."""
+    """While active, peft may ask transformers by a name that it is going to retire, and find out that layers are transposed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)  # GPT-2's; it sets it
         yield
 
 
