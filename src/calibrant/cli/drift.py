@@ -26,7 +26,9 @@ def run(
     b: Annotated[str, typer.Argument(help=f"After. {Side}", show_default=False)],
     questions: Annotated[str | None, typer.Option(help="Questions to score models on: a file or data set.")] = None,
     tolerance: Annotated[float, typer.Option(help="Movement allowed: mean total variation.")] = 0.02,
-    in_4bit: Annotated[bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; CUDA, extra [quant]).")] = False,
+    in_4bit: Annotated[
+        bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; extra [quant]; slow on a CPU).")
+    ] = False,
     columns: o.Columns = None,
     limit: o.Limit = None,
     reading: o.Reading = "letters",

@@ -372,7 +372,7 @@ def _check(asked: Ladder) -> None:
                 todo="name it among the fixes, or leave out its setting",
             )
         chosen[name].candidate(setting)
-    refuse_to_load(asked.loading)
+    refuse_to_load(asked.config, asked.loading)
     Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 

@@ -122,7 +122,7 @@ def restore(
     style, out = style or PromptStyle(), Path(out)
     config = _settings(config or TuneConfig(), objective, style)
     settings_for(config.objective, budget)
-    refuse_to_load(loading)
+    refuse_to_load(config, loading)
     splits, ood = checked_sets(splits, ood or {})
     sets = {**splits, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}

@@ -24,6 +24,7 @@ from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
     refuse_missing_weights,
     refuse_other_kinds,
+    refuse_part_blocks,
     refuse_pickled_adapter,
     refuse_virtual_tokens,
     whole_adapter,
@@ -83,7 +84,7 @@ def load_model(
     device : ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device.
     trust_remote_code : run code that comes with the model. Off unless asked.
     allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.
-    quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]`` and a GPU).
+    quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]``; CUDA, or slowly the CPU).
     trainable_adapter : load the adapter for further training.
     chat_template : of another model, for one that is to be asked exactly as that is: a reference as the aligned model. Its hub
         id (``owner/name``, ``owner/name@revision``), folder or GGUF file, or a ``.jinja`` file. Default: the model's own.
@@ -141,7 +142,9 @@ def load_model(
         if isinstance(error, ModelError):
             raise
         raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(name))) from error
-    if not quantize_4bit:
+    if quantize_4bit:
+        refuse_part_blocks(model, where.type, asked)
+    else:
         model = model.to(where)
     return LoadedModel(model.eval(), tokenizer, facts)
 
@@ -226,7 +229,9 @@ def quiet_peft() -> Iterator[None]:
     """While active, peft may ask transformers by a name that it is going to retire, and find out that layers are transposed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)  # GPT-2's; it sets it
+        warnings.filterwarnings(
+            "ignore", message="fan_in_fan_out is set to False", category=UserWarning
+        )  # GPT-2's; it sets it
         yield
 
 
@@ -320,11 +325,11 @@ def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
             found="bitsandbytes is not installed",
             todo="pip install 'calibrant[quant]'",
         )
-    if where.type != "cuda":
+    if where.type not in ("cuda", "cpu"):
         raise ModelError(
             asked="a model quantised to 4 bits",
             found=f"the device is {where.type}",
-            todo="use a CUDA GPU, or leave it off",
+            todo="use a CUDA GPU, or the CPU, where it is slow; or leave it off",
         )
     from transformers import BitsAndBytesConfig
 

@@ -129,7 +129,6 @@ def tune(
     """
     config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
     config.check()
-    refuse_to_load(loading)
     train, calibration = question_set(train, "train"), question_set(calibration, "calibration")
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):
@@ -140,6 +139,7 @@ def tune(
     set_seed(config.seed)
     given = isinstance(model, LoadedModel)
     if not isinstance(model, LoadedModel):
+        refuse_to_load(config, loading)
         model = load_model(model, quantize_4bit=config.quantize_4bit, **loading)
     else:
         refuse_loading(model, loading)
