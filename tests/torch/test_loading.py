@@ -108,6 +108,12 @@ def test_missing_hub_model_offline_is_an_error_in_three_parts():
     assert "check the name and the connection" in raised.value.todo
 
 
+def test_a_gguf_file_is_not_quantised_to_four_bits_unseen(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="dequantised when it is read"):
+        load_model(tmp_path / "model.gguf", device="cpu", quantize_4bit=True)
+
+
 @pytest.mark.parametrize("name", ["nowhere/at/all.gguf", "/nowhere/model.gguf", "a model with spaces"])
 def test_name_that_can_be_no_model_is_an_error(name):
     with pytest.raises(ModelError):

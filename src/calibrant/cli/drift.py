@@ -66,13 +66,14 @@ def run(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
+    copy = f"{b} in 4 bits" if in_4bit else b
     if json:
         o.print_json(found.to_json())
     else:
-        typer.echo(drift_text(a, b, found))
+        typer.echo(drift_text(a, copy, found))
     if not found.is_faithful:
         drifted = ModelError(
-            asked=f"{b} within {found.tolerance:g} of {a}",
+            asked=f"{copy} within {found.tolerance:g} of {a}",
             found=f"{_moved(found)} on {found.n} questions",
             todo="use a finer precision, or measure, rescale and set thresholds again with this copy",
         )

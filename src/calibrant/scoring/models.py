@@ -102,6 +102,12 @@ def load_model(
     common: dict[str, Any] = {"revision": commit or revision, "trust_remote_code": trust_remote_code, **extra}
     asked = f"the causal language model {str(name)!r}"
     weights: dict[str, Any] = {"dtype": kind}
+    if gguf and quantize_4bit:
+        raise ModelError(
+            asked=f"{asked} quantised to 4 bits",
+            found="a GGUF file, which is dequantised when it is read",
+            todo="save it as a folder first (load_model, then model.save_pretrained and tokenizer.save_pretrained)",
+        )
     if gguf:
         weights["quantization_config"] = GgufConfig(dequantize=True)
     else:
