@@ -108,7 +108,7 @@ def _fetch(
         raise MissingExtraError(
             asked=endpoint.asked,
             found="the HTTP client httpx2 is not installed",
-            todo="pip install 'calibrant[api]'",
+            todo="pip install 'httpx2>=2'",
         ) from error
     key = _key(endpoint)
     headers = {"Authorization": f"Bearer {key}"} if key else {}

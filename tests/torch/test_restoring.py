@@ -12,7 +12,7 @@ from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
 from calibrant.restoring.run import _chosen, _chosen_once, last_temperature
-from calibrant.restoring.words import better_than_start
+from calibrant.restoring.words import better_than_start, left_aside
 from calibrant.scoring import score
 from calibrant.scoring.run import scores_of, with_questions
 from calibrant.sets import assemble, shared_groups
@@ -268,3 +268,11 @@ def test_the_objective_of_the_first_call_stays(tmp_path):
     assert chosen == "cft"
     assert "resampled questions; this call's would have been none" in said[0]
     assert _chosen_once(kept, "auto", sure, "subject") == ("cft", [])
+
+
+def test_settings_that_the_chosen_objective_has_no_use_for_are_named():
+    asked = TuneConfig(lam=5, language="sft1", epochs=1)
+    (said,) = left_aside(asked, asked.for_objective("cft"))
+    assert "since cft has no use for it: lam 5.0, language sft1" in said
+    assert left_aside(asked, asked.for_objective("rcft")) == []
+    assert left_aside(TuneConfig(), TuneConfig(over="options").for_objective("rcft")) == []  # nobody asked

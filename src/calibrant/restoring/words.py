@@ -93,6 +93,18 @@ def _why(objective: str, action: str) -> str:
     return reasons.get(action, "chosen by the diagnosis")
 
 
+def left_aside(given: TuneConfig, used: TuneConfig) -> list[str]:
+    """What to say where settings were given that the objective which the diagnosis chose has no use for."""
+    changed = sorted(given.model_fields_set - {"objective"})
+    names = [name for name in changed if getattr(given, name) != getattr(used, name)]
+    if not names:
+        return []
+    values = ", ".join(f"{name} {getattr(given, name)}" for name in names)
+    return [
+        f"Left aside, since {used.objective} has no use for it: {values}. Name an objective to have it used or refused."
+    ]
+
+
 def closing(domains: list[Domain], page: Path, cluster: str | None) -> str:
     """The last words on the screen: each set's numbers before and after, and where the report is."""
     lines = []

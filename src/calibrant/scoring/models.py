@@ -329,7 +329,7 @@ def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
         raise MissingExtraError(
             asked="a model quantised to 4 bits",
             found="bitsandbytes is not installed",
-            todo="pip install 'calibrant[quant]'",
+            todo="pip install 'bitsandbytes>=0.49'",
         )
     if where.type not in ("cuda", "cpu"):
         raise ModelError(

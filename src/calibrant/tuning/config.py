@@ -40,7 +40,7 @@ class LoraSettings(Strict):
 
     rank: int = Field(16, ge=1, description="rank r of the update")
     alpha: float = Field(32, gt=0, description="scaling; the update is multiplied by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.05, ge=0, lt=1, description="of the input to the update, in training")
     targets: str | tuple[str, ...] = Field("all-linear", description="module names, or 'all-linear' (all but the head)")
 
 
@@ -52,7 +52,7 @@ class TuneConfig(Strict):
     refuses them.
     """
 
-    objective: Objective = "cft"
+    objective: Objective = Field("cft", description="what is minimised (docs/objectives.md)")
     epochs: float = Field(2, gt=0, description="passes over the training questions")
     batch_size: int = Field(16, ge=1, description="questions an optimiser step, over all forward passes and devices")
     micro_batch_size: int | None = Field(
@@ -62,10 +62,12 @@ class TuneConfig(Strict):
         "CPU, 8,192 on a GPU; but the whole share of the batch where processes share it, or the objective is a statistic of it",
     )
     learning_rate: float = Field(3e-4, gt=0, description="peak, AdamW")
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
+        "cosine", description="of the rate, after the warmup"
+    )
     warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps in which the rate rises from 0")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are cut to this norm")
     lora: LoraSettings | None = Field(
         LoraSettings(), description="none: all weights are tuned, kept in float32 meanwhile"
     )
@@ -114,8 +116,10 @@ class TuneConfig(Strict):
     keep: Literal["best", "last"] = Field(
         "best", description="weights kept at the end: lowest held-out NLL, or the last"
     )
-    gradient_checkpointing: bool = False
-    seed: int = Field(0, ge=0, lt=2**32)
+    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="of the adapter's first weights, the order of questions and dropout"
+    )
     report_to: str = Field("none", description="a tracker that transformers knows, e.g. wandb, trackio, tensorboard")
 
     @model_validator(mode="after")
