@@ -148,18 +148,14 @@ def restore(
         stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
     else:
         said += words.left_aside(given, config.for_objective(chosen))
-        for line in said:
-            stage.say(line)
+        stage.say(*said)
         tuning = stage.tune(config.for_objective(chosen), splits, budget)
         tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
         scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
         after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}
         stage.keep("after", after, scaler)
         kept = stage.alignment(tuning, preferences, prompts, align)
-    domains = [
-        Domain(words.label(name, sets[name]), name == "test", scores, after.get(name))
-        for name, scores in _measured(before).items()
-    ]
+    domains = _domains(sets, before, after)
     asked = words.asked(
         model, reference, style, config, objective, chosen, diagnosis.action, sets, before["test"], command
     )
@@ -180,6 +176,16 @@ def restore(
     )
     stage.say(words.closing(domains, page, cluster))
     return Restored(diagnosis, tuning, before, after, page, scaler, kept)
+
+
+def _domains(
+    sets: Mapping[str, QuestionSet], before: Mapping[str, Scores], after: Mapping[str, Scores]
+) -> list[Domain]:
+    """What the report shows of each set."""
+    return [
+        Domain(words.label(name, sets[name]), name == "test", scores, after.get(name))
+        for name, scores in _measured(before).items()
+    ]
 
 
 def _measured(scores: Mapping[str, Scores]) -> dict[str, Scores]:

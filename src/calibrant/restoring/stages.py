@@ -45,9 +45,9 @@ class Stage:
     loading: dict[str, Any]
     _loaded: LoadedModel | None = None
 
-    def say(self, text: str) -> None:
+    def say(self, *texts: str) -> None:
         """Print, where progress is wanted."""
-        if self.progress:
+        for text in texts if self.progress else ():
             Console(stderr=True).print(text, highlight=False, markup=False)
 
     def scores(
