@@ -29,7 +29,7 @@ from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle
-from calibrant.questions import Question, check_cluster
+from calibrant.questions import Question, QuestionSet, check_cluster
 from calibrant.reporting import Domain, model_card, report
 from calibrant.restoring import words
 from calibrant.restoring.stages import Stage
