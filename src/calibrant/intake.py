@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from calibrant.errors import LeakageError, QuestionError
 from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
@@ -313,7 +315,10 @@ def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A value that JSON can hold; dates in ISO form, anything else by its text."""
-    if value is None or isinstance(value, (str, int, float, bool)):
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or missing(value):
+        return None
+    if isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

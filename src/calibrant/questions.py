@@ -65,7 +65,9 @@ class Question:
         fault = _fault(self)
         if fault:
             raise QuestionError(asked=f"a multiple-choice question (id {self.id!r})", found=fault[0], todo=fault[1])
-        object.__setattr__(self, "answer", int(self.answer))  # of an array: JSON has no such numbers
+        plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in self.columns.items()}
+        object.__setattr__(self, "columns", plain)  # of an array: JSON has no such numbers
+        object.__setattr__(self, "answer", int(self.answer))
 
     @cached_property
     def content_hash(self) -> str:

@@ -272,7 +272,8 @@ class Scores:
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = dict(file.metadata() or {})
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                ours = file.keys() if FORMAT in metadata else ()  # of other files, such as a model's, nothing is read
+                tensors = {key: file.get_tensor(key) for key in ours}
         except (safetensors.SafetensorError, OSError) as error:
             table = path.suffix in (".csv", ".tsv", ".parquet", ".json", ".jsonl")
             more = f", or read a table by `calibrant score --from-table {path} --out FILE`" if table else ""

@@ -180,3 +180,15 @@ def test_tasks_are_chosen_by_a_list_and_what_is_left_out_is_said(folder):
         f"task {task} left out: {reason}" for task, reason in skipped.items()
     ]
     assert "left out" not in done.stderr
+
+
+def test_json_is_ascii_whatever_the_subjects_are(folder):
+    scores = replace(Scores.load(folder / "flat"), subjects=("😀",) * 200 + ("é",) * 200)
+    scores.save(folder / "signs")
+    found = run("measure", "signs", "--by", "subject", "--json", cwd=folder)
+    assert found.isascii()
+    assert {s["name"] for s in json.loads(found)["slices"]} == {"😀", "é"}
+
+
+def test_a_name_that_no_file_can_have_is_refused_in_three_lines(folder):
+    assert "to do:" in run("measure", "x" * 300, cwd=folder, code=2)

@@ -59,11 +59,13 @@ def test_file_of_settings_with_overrides_on_top(tmp_path):
     assert load_config(path) == TuneConfig()
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1\n", None], ids=["a list", "no YAML", "no file"])
+@pytest.mark.parametrize(
+    "content", ["- a\n- b\n", "a: [1\n", "lam: 1  # é\n", None], ids=["a list", "no YAML", "not UTF-8", "no file"]
+)
 def test_file_that_holds_no_settings_is_an_error(tmp_path, content):
     path = tmp_path / "c.yaml"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match="settings from"):
         load_config(path)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from calibrant.errors import ConfigError, MissingExtraError, ModelError, ScoresError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError, OutputError, ScoresError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
 from calibrant.exporting import run as exporting
 from calibrant.prompts import PromptStyle
@@ -239,3 +239,36 @@ def test_the_temperature_of_scores_in_4_bits_is_no_temperature_of_the_stored_wei
     assert Temperature().fit(cal).temperature_
     with pytest.raises(ConfigError, match="a temperature from scores of the exported model"):
         export(source, out=tmp_path / "out", config=ServeConfig(temperature_from=cal))
+
+
+def test_a_run_whose_calibration_questions_repeat_one_can_be_exported(tmp_path, model_folder, check, make_questions):
+    """``restore`` takes such a set."""
+    twice = QuestionSet("check", (*check.questions, replace(check[0], id="again")))
+    test = score(str(model_folder()), make_questions("test", 20), device="cpu")
+    source = Source.of_run(write_run(tmp_path, model_folder(), twice, test, quantize_4bit=False))
+    assert source.calibration.digest == twice.digest
+
+
+def test_what_can_never_be_exported_is_refused_before_anything_is_scored(source, check, tmp_path, monkeypatch):
+    def read(*_, **__):
+        pytest.fail("a model was read")
+
+    monkeypatch.setattr(exporting, "load_model", read)
+    for settings in ({"tolerance": 2.0}, {"target_accuracy": 1.5}, {"target_accuracy": 0.9, "level": 95}):
+        with pytest.raises(ConfigError, match=r"not in \(0, 1\)"):
+            export(source, out=tmp_path / "out", config=ServeConfig(**settings), check=check)
+    with pytest.raises(ConfigError, match="one question"):
+        export(source, out=tmp_path / "out", check=check.subset([0]))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="an export in"):
+        export(source, out=tmp_path / "file" / "out", check=check)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("how", ["here", "link"])
+def test_an_empty_folder_is_filled_by_whatever_name(source, check, tmp_path, monkeypatch, how):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    made = export(source, out="." if how == "here" else tmp_path / "link", check=check)
+    assert Export.open(tmp_path / "empty").facts == made.facts

@@ -156,6 +156,26 @@ def test_a_number_of_choices_that_the_package_refuses_is_refused(exported, n):
 
 
 @pytest.mark.parametrize(
+    "choices",
+    [
+        [{"text": "Rome"}, {"text": "Paris"}],
+        ["Rome", None],
+        [["a"], ["b"]],
+        [True, False],
+        {"text": ["a"], "label": ["A"]},
+    ],
+)
+def test_choices_that_are_no_texts_are_refused_and_not_read_as_they_print(exported, choices):
+    with pytest.raises(ValueError, match="choices"):
+        reader.Reader(exported().folder).answer("Which?", choices)
+
+
+def test_numbers_are_choices_as_they_are_written(exported):
+    own = reader.Reader(exported().folder)
+    assert own.probabilities("Which?", [3, np.float64(4.5)]) == own.probabilities("Which?", ["3", "4.5"])
+
+
+@pytest.mark.parametrize(
     ("kind", "style"), [("llama", PromptStyle()), ("gpt2", PromptStyle(reading="continuation"))], ids=["llama", "gpt2"]
 )
 def test_a_question_is_answered_up_to_the_length_that_the_package_takes(kind, style, exported, loaded):

@@ -216,3 +216,24 @@ def test_what_repeats_is_a_note_of_every_measurement(real):
     twice = replace(scores, provenance={**scores.provenance, "questions_that_repeat": 6})
     assert not any("several tasks" in note for note in measure(scores, n_boot=50).notes)
     assert any("6 questions stand in several tasks" in note for note in measure(twice, n_boot=50).notes)
+
+
+@pytest.mark.parametrize("acc", [True, False])
+def test_a_target_that_is_the_text_of_an_option_is_no_list_of_answers(tmp_path, acc):
+    """As in questions on code: the options are [1, 2], [0] and so on."""
+    rows = []
+    for i, (options, target, right) in enumerate(
+        [
+            (("[1, 2]", "[2, 3]", "[0]"), "[1, 2]", 1.0),
+            (("[2]", "[1]", "[0]"), "[2]", 1.0),
+            (("[1]", "[2]"), "[2]", 0.0),
+        ]
+    ):
+        logp = [-1.0, -2.0, -3.0][: len(options)]
+        arguments = {f"gen_args_{j}": {"arg_0": f"q{i}", "arg_1": f" {text}"} for j, text in enumerate(options)}
+        row = {"doc_id": i, "doc": {}, "target": target, "arguments": arguments, "filter": "none", "doc_hash": f"h{i}"}
+        responses = [[[str(value), "False"]] for value in logp]
+        rows.append(row | {"resps": responses} | ({"acc": right} if acc else {}))
+    path = tmp_path / f"samples_code_{TIME}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert import_lm_eval(path).answer_N.tolist() == [0, 0, 1]

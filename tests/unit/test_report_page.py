@@ -387,3 +387,12 @@ def test_templates_are_part_of_the_package():
     page, contest = ("template.html.jinja", "template.md.jinja"), ("contest.html.jinja", "contest.md.jinja")
     others = ("card.md.jinja", "serving.md.jinja", "page.css.jinja")
     assert {p.name for p in folder.glob("*.jinja")} == {*page, *contest, *others}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [(0.4, np.inf, "became infinite"), (np.inf, 0.4, "no longer infinite"), (np.inf, np.inf, "not comparable")],
+)
+def test_a_change_to_or_from_infinity_is_not_called_undetectable(a, b, said):
+    d = Difference(a, b, b - a, np.nan, np.nan, 500, np.nan, None, "undecided")
+    assert difference_cell(d, METRICS[0]).verdict == said

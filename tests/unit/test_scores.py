@@ -145,3 +145,13 @@ def test_selection_keeps_rows_together():
 def test_answers_are_one_flat_list(answer):
     with pytest.raises(ScoresError, match=r"answers of (shape|type)"):
         Scores.from_probs([[0.9, 0.1], [0.1, 0.9]], answer)
+
+
+def test_the_weights_of_a_model_are_refused_without_being_read(tmp_path):
+    """In bfloat16, which numpy does not know."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    with pytest.raises(ScoresError, match="no calibrant"):
+        Scores.load(tmp_path / "model.safetensors")

@@ -84,9 +84,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except PermissionError as error:
-        told = OutputError(
-            asked=f"calibrant {' '.join(sys.argv[1:2])}", found=str(error), todo="see who may read and write that place"
+    except OSError as error:
+        todo = (
+            "see who may read and write that place"
+            if isinstance(error, PermissionError)
+            else "check the names and places"
         )
+        told = OutputError(asked=f"calibrant {' '.join(sys.argv[1:2])}", found=str(error), todo=todo)
         typer.echo(str(told), err=True)
         sys.exit(2)

@@ -146,8 +146,8 @@ def watching(quiet: bool) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One JSON object on stdout, in ASCII: valid whatever the terminal's encoding is."""
+    typer.echo(json.dumps(value, allow_nan=False))
 
 
 def table_columns(columns: str | None) -> dict[str, Any]:

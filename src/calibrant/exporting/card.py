@@ -86,6 +86,10 @@ def expected_words(facts: Mapping[str, Any]) -> str:
     if e is None:
         return "No test scores were given."
     acc, ece = e["accuracy"], e["conf_ece"]
+    if None in (acc["low"], ece["low"]):
+        return (
+            f"On {e['n']:,} test questions, too few to say: accuracy {acc['value']:.3f}, conf-ECE {ece['value']:.3f}."
+        )
     return (
         f"On {e['n']:,} test questions: accuracy {acc['value']:.3f} [{acc['low']:.3f}, {acc['high']:.3f}], conf-ECE "
         f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] ({100 * e['level']:g}% intervals, {e['n_bins']} bins; "

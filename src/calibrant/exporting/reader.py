@@ -12,8 +12,9 @@ or, with questions as JSON lines on the standard input:  python reader.py < ques
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ class Reader:
         White space around question and choices does not count. Raises ValueError for fewer than 2 or more than 26 choices, for
         an empty or repeated one, for a question that is longer than the context, and where the model gives no number.
         """
-        if isinstance(choices, str) or not 2 <= len(choices) <= len(LETTERS):
-            found = f"the text {choices!r}" if isinstance(choices, str) else len(choices)
+        if isinstance(choices, (str, Mapping)) or not 2 <= len(choices) <= len(LETTERS):
+            found = len(choices) if isinstance(choices, (list, tuple)) else repr(choices)
             raise ValueError(f"a question has a list of 2 to {len(LETTERS)} choices, not {found}")
+        given: Sequence[Any] = choices
+        if odd := [c for c in given if isinstance(c, bool) or not isinstance(c, (str, Real))]:
+            raise ValueError(f"choices are texts or numbers, not {odd[0]!r}")
         question, choices = question.strip(), [str(choice).strip() for choice in choices]
         if not all(choices) or len(set(choices)) < len(choices):
             raise ValueError(f"an empty or repeated choice among {choices!r}")

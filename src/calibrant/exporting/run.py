@@ -6,7 +6,8 @@ import gc
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ def export(
         drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
     """
     config, out = config or ServeConfig(), Path(out)
+    out = (
+        out.resolve() if out.is_symlink() or not out.name else out
+    )  # neither a link nor "." can be put in place by a rename
     check = check or source.calibration
     refuse_settings(source, config, check)
     asked = asked_for(source, config, check)
@@ -78,25 +82,32 @@ def export(
         return known
     scoring: dict[str, Any] = {"progress": progress, "batch_tokens": batch_tokens, "command": command}
     work = _Work(source, config, asked, scoring)
-    work.measure(check)
-    temporary = None
-    try:
+    with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        work.write(temporary)
-        temporary.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        temporary.rename(out)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # before anything is scored
+    try:
+        work.measure(check)
+        with _writing(out):
+            work.write(temporary)
+            temporary.chmod(0o755)
+            if out.is_dir():
+                out.rmdir()  # it is empty
+            temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Export.open(out, verify=False)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """While active, what keeps an export from being written is an :class:`OutputError`."""
+    try:
+        yield
+    except OutputError:
+        raise
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OutputError):
-            raise
         todo = "free space there, or choose another place, then run again"
         raise OutputError(asked=f"an export in {out}", found=str(error), todo=todo) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return Export.open(out, verify=False)
 
 
 @dataclass

@@ -62,6 +62,14 @@ def refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | No
     wrong = None
     if config.dtype not in ("auto", *DTYPES):
         wrong = (f"dtype {config.dtype!r}", f"known are auto, {', '.join(DTYPES)}", "choose one of these")
+    elif not 0 < config.tolerance < 1:
+        wrong = (f"a tolerance of {config.tolerance}", "it is not in (0, 1)", "give a share, e.g. .01")
+    elif config.target_accuracy is not None and not 0 < config.target_accuracy < 1:
+        wrong = (f"a target accuracy of {config.target_accuracy}", "it is not in (0, 1)", "give a share, e.g. .9")
+    elif not 0 < config.level < 1:
+        wrong = (f"a level of {config.level}", "it is not in (0, 1)", "give a share, e.g. .95")
+    elif check is not None and len(check) < 2:
+        wrong = ("a drift check", "one question", "give two questions or more, or none")
     elif config.scaler is not None and config.scaler.temperature_ is None:
         wrong = ("a temperature to ship", "none fitted", "call fit(scores) first")
     elif config.scaler is not None and config.temperature_from is not None:

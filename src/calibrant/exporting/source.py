@@ -10,7 +10,6 @@ from typing import Any
 
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, read_json
-from calibrant.intake import load_questions
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
@@ -79,7 +78,7 @@ class Source:
             adapter=adapter,
             style=PromptStyle(**identity["prompt"]),
             loading={**_loading(identity), **measured},
-            calibration=load_questions(folder / "questions" / "calibration.jsonl"),
+            calibration=QuestionSet.load(folder / "questions" / "calibration.jsonl"),
             test=test,
             temperature=Temperature.from_json(read_json(kept)) if kept.exists() else None,
             steered=tuning is not None,

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from calibrant.errors import ScoresError
 from calibrant.importing.content import Content, content_of
+from calibrant.questions import clean
 
 SAMPLE_FILE = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\d(?:T[\d.:-]*\d)?)\.jsonl?(\.gz)?")
 OLD_FILE = re.compile(r"(?P<stem>.+)\.jsonl(\.gz)?")
@@ -256,7 +257,7 @@ def _sample(where: str, row: Mapping[str, Any], release: tuple[int, ...] | None)
     k = len(logp)
     if k < 2:
         return NO_OPTIONS
-    target = _single(row.get("target"))
+    target = _single(row.get("target"), [text for _, text in pairs])
     if isinstance(target, list):
         return f"{len(target)} correct options"
     acc = _number(row.get("acc"))
@@ -332,9 +333,10 @@ def _halves(
     return None if "acc_mutual_info" in row else whole
 
 
-def _single(target: Any) -> Any:
-    """A list of targets as a list, a list of one as its only member, anything else unchanged."""
-    if isinstance(target, str) and target[:1] == "[" and target[-1:] == "]":
+def _single(target: Any, options: Sequence[str]) -> Any:
+    """A list of targets as a list, a list of one as its only member, anything else unchanged, as what is itself an option."""
+    written = isinstance(target, str) and target[:1] == "[" and target[-1:] == "]"
+    if written and clean(target) not in map(clean, options):
         try:
             parsed = ast.literal_eval(target)
         except (ValueError, SyntaxError):

@@ -118,7 +118,20 @@ def import_table(
     texts = [
         {n: v for n, v in row.items() if n not in {*names, "logmass"}} | {"answer": row.get(answer)} for _, row in rows
     ]
-    return replace(scores, hashes=tuple(content_of(row, k).hash for row, k in zip(texts, k_N, strict=True)))
+    hashes = [content_of(row, k).hash for row, k in zip(texts, k_N, strict=True)]
+    return replace(scores, hashes=_told_apart(hashes, facts["columns"]))
+
+
+def _told_apart(hashes: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """The content hashes, without those of rows that share question and options and differ in another text.
+
+    As in a table of reviews that are all asked the same: what is asked about stands in a column that no layout knows, so the
+    hash would call them one question.
+    """
+    texts: dict[str, set[tuple[str, ...]]] = {}
+    for i, hash in enumerate(hashes):
+        texts.setdefault(hash, set()).add(tuple(str(c[i]).strip() for c in columns.values() if isinstance(c[i], str)))
+    return tuple("" if len(texts[hash]) > 1 else hash for hash in hashes)
 
 
 def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) -> tuple[Rows, list[str]]:
@@ -322,11 +335,12 @@ def _ids(cells: Sequence[tuple[str, Any]], asked: str) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """A value that JSON can hold; dates and the like by their text, nan as nothing."""
+    value = value.item() if isinstance(value, np.generic) else value
     return None if missing(value) else json.loads(json.dumps(value, default=str))
 
 
 def _subject(value: Any) -> str | None:
-    return None if value is None or value == "" or missing(value) else str(value)
+    return None if value is None or missing(value) or value == "" else str(value)
 
 
 def _answers(cells: Sequence[tuple[str, Any]], k_N: Sequence[int], names: Sequence[str], asked: str) -> list[int]:

@@ -181,7 +181,7 @@ def _labels(scores: Scores, by: str | Sequence[Any]) -> list[str]:
     values: Sequence[Any]
     if not isinstance(by, str):
         values = list(by)
-    elif by in scores.columns:
+    elif by in scores.columns and not (by == "subject" and any(scores.subjects)):
         values = scores.columns[by]
     elif by in BUILT_IN:
         built = {"subject": scores.subjects, "answer": scores.answer_N, "prediction": scores.prediction_N}

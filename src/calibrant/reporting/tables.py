@@ -119,6 +119,11 @@ def estimate_cell(e: Estimate, metric: Metric, path: str = "") -> Cell:
 
 def difference_cell(d: Difference, metric: Metric, path: str = "") -> Cell:
     """A change in words, always with its sign; where it is undecided, how many questions would settle it."""
+    if not math.isfinite(d.value):
+        before, after = (math.isfinite(side) for side in (d.a, d.b))
+        return Cell(
+            "", "", "", "became infinite" if before else "no longer infinite" if after else "not comparable", path
+        )
     interval = span(d.low, d.high, metric, sign=True)
     needed = "" if d.n_needed is None else f"about {int(float(f'{d.n_needed:.2g}')):,} questions would settle it"
     return Cell(number(d.value, metric, sign=True), interval, needed, CHANGE_WORDS[d.verdict], path)

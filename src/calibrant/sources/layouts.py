@@ -180,12 +180,13 @@ def _answers(row: Row) -> tuple[str | None, tuple[tuple[str, Any], ...]]:
 
 def _option_columns(row: Row) -> list[str]:
     """The option columns in order: one family of names, letters from a or numbers from 0 or 1, without a gap."""
-    families: dict[tuple[str, bool], dict[int, str]] = {}
+    families: dict[tuple[str, bool, bool], dict[int, str]] = {}
     for name in row:
         match = OPTION_COLUMN.fullmatch(str(name).strip())
         if match and (match[1] or match[2].isalpha()):
             place = ord(match[2].lower()) - ord("a") if match[2].isalpha() else int(match[2])
-            families.setdefault(((match[1] or "").lower(), match[2].isalpha()), {})[place] = name
+            bare_small = not match[1] and match[2].islower()  # beside A, B, C a column n is no option
+            families.setdefault(((match[1] or "").lower(), match[2].isalpha(), bare_small), {})[place] = name
     runs = []
     for by_place in families.values():
         start = min(by_place)
@@ -258,8 +259,10 @@ def _bad_options(value: Any) -> QuestionError:
 
 
 def missing(value: Any) -> bool:
-    """Whether a cell is the NaN that tables of floats have for nothing."""
-    return isinstance(value, float | np.floating) and math.isnan(value)
+    """Whether a cell is what a table has for nothing: NaN in one of floats, pandas' NA and NaT."""
+    return type(value).__name__ in ("NAType", "NaTType") or (
+        isinstance(value, float | np.floating) and math.isnan(value)
+    )
 
 
 def _text(value: Any) -> str:

@@ -198,7 +198,7 @@ def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
     """A :class:`TuneConfig` from a YAML file, with ``overrides`` (those that are not ``None``) on top."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(asked=f"settings from {path}", found=str(error), todo="give a readable YAML file") from error
     if not isinstance(values, dict):
         raise ConfigError(

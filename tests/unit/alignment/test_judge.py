@@ -213,7 +213,7 @@ def test_a_dead_server_is_a_three_part_error(tmp_path, judge_server):
 
 def test_a_missing_client_names_the_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx2", None)
-    with pytest.raises(MissingExtraError, match=r"calibrant\[api\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'httpx2>=2'"):
         ask(Judge("http://host/v1", "m"), [Comparison("p", "a", "b")], cache=tmp_path)
 
 
