@@ -77,7 +77,7 @@ class Question:
         and ``. : ; , ? _ -`` cut from the end. So a repeat that differs only in typography is found, while ``J << a``
         and ``J >> a`` stay apart; two questions which differ only in case or in a superscript look alike.
         """
-        content = [_folded(self.text), *sorted(map(_folded, self.choices))]
+        content = [folded(self.text), *sorted(map(folded, self.choices))]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -286,10 +286,11 @@ def shown(items: Sequence[str]) -> str:
     return f"{len(items)}: " + "; ".join(items[:PAIRS_SHOWN]) + more
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """A text as the content hash sees it."""
     straight = text.translate(TYPOGRAPHY)  # before NFKC, which takes some of them apart, and after, for what it makes
-    folded = " ".join(unicodedata.normalize("NFKC", straight).casefold().translate(TYPOGRAPHY).split())
-    return folded.rstrip(" .:;,?_-") or folded
+    plain = " ".join(unicodedata.normalize("NFKC", straight).casefold().translate(TYPOGRAPHY).split())
+    return plain.rstrip(" .:;,?_-") or plain
 
 
 def _ends(n: int, sizes: tuple[float, float, float]) -> list[int]:

@@ -59,7 +59,8 @@ def test_one_question_asked_of_many_texts_is_many_questions(tmp_path):
 
 
 def test_a_question_that_truly_repeats_keeps_its_content(tmp_path):
-    rows = [f"{i},Capital of {'France' if i < 2 else 'Italy'}?,Paris,Rome,.6,.4,A" for i in range(3)]
+    asked = ("Capital of France?", "capital of  FRANCE", "Capital of Italy?")
+    rows = [f"{i},{text},Paris,Rome,.6,.4,A" for i, text in enumerate(asked)]
     scores = import_table(csv(tmp_path / "t.csv", "id,question,A,B,p_a,p_b,answer", rows))
     assert scores.hashes[0] == scores.hashes[1] != scores.hashes[2]
     assert "" not in scores.hashes

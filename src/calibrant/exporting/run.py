@@ -72,9 +72,8 @@ def export(
         drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
     """
     config, out = config or ServeConfig(), Path(out)
-    out = (
-        out.resolve() if out.is_symlink() or not out.name else out
-    )  # neither a link nor "." can be put in place by a rename
+    if out.is_symlink() or not out.name:
+        out = out.resolve()  # neither a link nor "." can be put in place by a rename
     check = check or source.calibration
     refuse_settings(source, config, check)
     asked = asked_for(source, config, check)

@@ -15,7 +15,7 @@ import numpy as np
 from calibrant.errors import QuestionError, ScoresError
 from calibrant.importing.content import content_of
 from calibrant.importing.lists import Rows, list_column, names_of, spread
-from calibrant.questions import did_you_mean, shown
+from calibrant.questions import did_you_mean, folded, shown
 from calibrant.scores import SUM_TOLERANCE, Scores
 from calibrant.sources import missing, numeral
 from calibrant.sources.cells import blank, typed
@@ -130,7 +130,7 @@ def _told_apart(hashes: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> 
     """
     texts: dict[str, set[tuple[str, ...]]] = {}
     for i, hash in enumerate(hashes):
-        texts.setdefault(hash, set()).add(tuple(str(c[i]).strip() for c in columns.values() if isinstance(c[i], str)))
+        texts.setdefault(hash, set()).add(tuple(folded(c[i]) for c in columns.values() if isinstance(c[i], str)))
     return tuple("" if len(texts[hash]) > 1 else hash for hash in hashes)
 
 
