@@ -42,7 +42,7 @@ def made(source, check, tmp_path_factory):
 
 
 def in_few_levels(name, *, quantize_4bit=False, **loading):
-    """``load_model``; 4 bits, which need a GPU and bitsandbytes, by 15 evenly spaced levels a row of each linear layer."""
+    """``load_model``; 4 bits, which need bitsandbytes, by 15 evenly spaced levels a row of each linear layer."""
     loaded = load_model(name, **loading)
     if quantize_4bit:
         with torch.no_grad():

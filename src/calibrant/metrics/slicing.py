@@ -181,7 +181,7 @@ def _labels(scores: Scores, by: str | Sequence[Any]) -> list[str]:
     values: Sequence[Any]
     if not isinstance(by, str):
         values = list(by)
-    elif by in scores.columns and not (by == "subject" and any(scores.subjects)):
+    elif by in scores.columns and by != "subject":  # which is one thing in slices, clusters and groups
         values = scores.columns[by]
     elif by in BUILT_IN:
         built = {"subject": scores.subjects, "answer": scores.answer_N, "prediction": scores.prediction_N}

@@ -116,7 +116,7 @@ class TuneConfig(Strict):
     keep: Literal["best", "last"] = Field(
         "best", description="weights kept at the end: lowest held-out NLL, or the last"
     )
-    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
+    gradient_checkpointing: bool = Field(False, description="less memory, for the time of one more forward pass")
     seed: int = Field(
         0, ge=0, lt=2**32, description="of the adapter's first weights, the order of questions and dropout"
     )
