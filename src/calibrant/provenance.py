@@ -1,9 +1,15 @@
-"""What a provenance says of two scores: where they are not of one model, read in one way."""
+"""What a provenance says of two scores: where their model, or the way it was read, differs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+
+def is_gguf(model: str | Path) -> bool:
+    """Whether a model's name is that of a GGUF file."""
+    return str(model).lower().endswith(".gguf")
 
 
 def told_apart(

@@ -47,11 +47,11 @@ def test_settings_are_frozen():
         TuneConfig().epochs = 9
 
 
-def test_file_of_settings_with_overrides_on_top(tmp_path):
+def test_file_of_settings(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("epochs: 3\nobjective: rcft\nlora: {rank: 4, targets: [q_proj, v_proj]}\n")
-    config = load_config(path, epochs=1.5, lam=None)
-    assert (config.epochs, config.objective, config.lam) == (1.5, "rcft", 1.0)
+    config = load_config(path)
+    assert (config.epochs, config.objective, config.lam) == (3.0, "rcft", 1.0)
     assert config.lora == LoraSettings(rank=4, targets=("q_proj", "v_proj"))
     path.write_text("lora: null\n")
     assert load_config(path).lora is None

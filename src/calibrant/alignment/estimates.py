@@ -63,10 +63,10 @@ def ratio(above_N: np.ndarray, below_N: np.ndarray, how: How, cluster_N: np.ndar
     return Estimate(value, low, high, n)
 
 
-def paired_mean(aligned_N: np.ndarray, tuned_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> Paired:
+def paired_mean(aligned_N: np.ndarray, tuned_N: np.ndarray, how: How) -> Paired:
     """Means of both and of the difference, each by :func:`mean`."""
     columns = (aligned_N, tuned_N, tuned_N - aligned_N)
-    return Paired(*(mean(np.asarray(x_N, dtype=np.float64), how, cluster_N) for x_N in columns))
+    return Paired(*(mean(np.asarray(x_N, dtype=np.float64), how) for x_N in columns))
 
 
 def share(hit_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> Estimate:

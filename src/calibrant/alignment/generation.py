@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from calibrant.alignment.forward import batches_of
 from calibrant.progress import track
 from calibrant.scoring.options import Tokens
-from calibrant.scoring.scorer import BATCH_TOKENS
+from calibrant.scoring.scorer import BATCH_TOKENS, padded
 
 CACHE_FACTOR = 8
 """Decoding keeps a cache, not activations, so a batch may hold this many times the tokens of a scoring pass."""
@@ -66,7 +66,7 @@ def generate(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for batch in track(batches, progress, total=len(prompts), size=len):
-            ids_BT, mask_BT = _left_padded([prompts[i] for i in batch], device)
+            ids_BT, mask_BT, _, _ = padded([prompts[i] for i in batch], device, "left")
             with _own_settings_aside(model, settings):
                 out_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings)
             for i, row in zip(batch, out_BT[:, ids_BT.shape[1] :].tolist(), strict=True):
@@ -107,16 +107,6 @@ def _settings(ends: list[int], max_new_tokens: int, temperature: float) -> Gener
         eos_token_id=ends or None,
         pad_token_id=ends[0] if ends else 0,
     )
-
-
-def _left_padded(prompts: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(p) for p in prompts)
-    ids_BT = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for b, p in enumerate(prompts):
-        ids_BT[b, width - len(p) :] = torch.tensor(p)
-        mask_BT[b, width - len(p) :] = 1
-    return ids_BT.to(device), mask_BT.to(device)
 
 
 def _response(tokenizer: Any, row: Sequence[int], ends: Sequence[int]) -> Response:

@@ -9,9 +9,10 @@ from typing import Any
 from calibrant.alignment.drift import DriftCheck
 from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.preferences import PreferenceCheck
-from calibrant.alignment.verdict import Check, Kept, Thresholds, number, overall, rounded
+from calibrant.alignment.verdict import Check, Kept, Thresholds, overall
 from calibrant.alignment.wins import WinRate
 from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.text import in_unit, rounded
 
 FORMAT, FORMAT_VERSION = "calibrant-alignment", 1
 HEADLINES = {
@@ -108,20 +109,17 @@ class AlignmentCheck:
         for c in self.checks:
             both = ""
             if c.aligned is not None:
-                both = f"{number(c.aligned, c.level_unit)} -> {number(c.tuned, c.level_unit)}, "
-            change = self._shown(c)
-            lines.append(f"  {c.label}: {both}{change}, n = {c.change.n} {c.of}: {c.verdict} ({c.rule})")
+                both = f"{in_unit(c.aligned, c.level_unit)} -> {in_unit(c.tuned, c.level_unit)}, "
+            value, low, high = (
+                in_unit(x, c.unit, sign=c.signed) for x in (c.change.value, c.change.low, c.change.high)
+            )
+            lines.append(f"  {c.label}: {both}{value} [{low}, {high}], n = {c.change.n} {c.of}: {c.verdict} ({c.rule})")
             if c.n_needed is not None:
                 lines.append(f"    about {rounded(c.n_needed)} {c.of} would settle it")
             if c.why:
                 lines.append(f"    {c.why}")
         lines += [f"  {line}" for line in self._more()]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)]) + "\n"
-
-    def _shown(self, c: Check) -> str:
-        signed = c.unit != "nats" and c.name != "win_rate"
-        low, high = (number(x, c.unit, sign=signed) for x in (c.change.low, c.change.high))
-        return f"{number(c.change.value, c.unit, sign=signed)} [{low}, {high}]"
 
     def _more(self) -> Sequence[str]:
         """Numbers beside the checks."""
@@ -156,9 +154,7 @@ def sentence(checks: Sequence[Check], level: float) -> str:
         return "Nothing was measured."
     by = {v: [c for c in checks if c.verdict == v] for v in ("kept", "not kept", "undecided")}
     if by["not kept"]:
-        moved = "; ".join(
-            f"“{c.label}” ({number(c.change.value, c.unit, sign=c.name != 'win_rate')})" for c in by["not kept"]
-        )
+        moved = "; ".join(f"“{c.label}” ({in_unit(c.change.value, c.unit, sign=c.signed)})" for c in by["not kept"])
         return f"Tuning moved the model away from the aligned one by more than is allowed: {moved}."
     if by["undecided"]:
         short, other = ([c for c in by["undecided"] if bool(c.why) is told] for told in (False, True))

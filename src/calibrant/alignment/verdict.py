@@ -15,7 +15,7 @@ from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.preferences import PreferenceCheck
 from calibrant.alignment.wins import WinRate
 from calibrant.errors import ConfigError
-from calibrant.metrics.measurement import Estimate, finite
+from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.planning import n_to_decide
 from calibrant.questions import did_you_mean
 
@@ -107,6 +107,11 @@ class Check:
     verdict: Kept
     n_needed: int | None
     why: str = ""
+
+    @property
+    def signed(self) -> bool:
+        """Whether ``change`` is a difference, shown with its sign; a divergence and a win rate are none."""
+        return self.unit != "nats" and self.name != "win_rate"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -270,28 +275,3 @@ def _rule(limit: Limit, unit: str) -> str:
         return f"at least {100 * (limit.centre - limit.size):g}%, by the whole interval"
     words = {"fall": "a fall", "rise": "a rise", "either": "a change"}
     return f"{words[limit.side]} of at most {size}, by the whole interval"
-
-
-def rounded(n: int) -> str:
-    """A number of items that would be needed, to two digits.
-
-    >>> rounded(30), rounded(12345)
-    ('30', '12,000')
-    """
-    return f"{int(float(f'{n:.2g}')):,}"
-
-
-def number(value: float | None, unit: str, *, sign: bool = False) -> str:
-    """A number of a check as text.
-
-    >>> number(-0.021, "share", sign=True), number(0.25, "share"), number(0.0123, "nats"), number(0.1, "relative", sign=True)
-    ('-2.1 pts', '25.0%', '0.0123', '+10.0%')
-    """
-    if value is None or finite(value) is None:
-        return "unknown"
-    plus = "+" if sign else ""
-    if unit in ("share", "relative"):
-        return f"{value * 100:{plus}.1f}{' pts' if sign and unit == 'share' else '%'}"
-    if unit == "tokens":
-        return f"{value:{plus}.1f}"
-    return f"{value:{plus}.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:{plus}.1e}"

@@ -92,15 +92,13 @@ def run(
         ),
         thresholds=Thresholds.of(o.mapping_of("--thresholds", thresholds) or {}),
         batch_tokens=batch_tokens,
-        progress=o.watching(quiet),
+        progress=not quiet,
         command=o.command_line(),
-        **o.loading_of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        ),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     if json:
         o.print_json(found.to_json())

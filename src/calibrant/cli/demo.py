@@ -18,5 +18,5 @@ def run(
     """Restore SmolLM2-135M-Instruct on world knowledge, in minutes on a laptop CPU; needs the extra [demo]."""
     from calibrant.demo.run import demo
 
-    demo(out=out, seed=seed, progress=o.watching(quiet), command=o.command_line())
+    demo(out=out, seed=seed, progress=not quiet, command=o.command_line())
     typer.echo(str(out / "report" / "index.html"))

@@ -11,6 +11,7 @@ from calibrant.cli import options as o
 from calibrant.cli.tables import drift_text
 from calibrant.errors import ModelError
 from calibrant.metrics import Drift
+from calibrant.provenance import is_gguf
 
 MODELS_ONLY = (
     "questions", "in_4bit", "columns", "limit", "reading", "format", "variant", "system", "dtype", "device",
@@ -44,7 +45,7 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """How far the probabilities of B are from those of A on the same questions; exit code 3 if B drifted."""
-    both = all(Path(side).is_file() and not side.lower().endswith(".gguf") for side in (a, b))
+    both = all(Path(side).is_file() and not is_gguf(side) for side in (a, b))
     if both:
         o.refuse_unused(context, MODELS_ONLY, "two scores files")
     styled = any(o.is_given(context, name) for name in ("reading", "format", "variant", "system"))
@@ -59,7 +60,7 @@ def run(
         style=asked,
         quantize_4bit=in_4bit,
         tolerance=tolerance,
-        progress=o.watching(quiet),
+        progress=not quiet,
         batch_tokens=batch_tokens,
         dtype=dtype,
         device=device,

@@ -78,14 +78,14 @@ def run(
             source = replace(source, loading={**source.loading, "device": device})
     else:
         assert model is not None
-        loading = o.loading_of(
-            revision=revision,
-            dtype="auto",
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        )
-        loading["adapter_revision"] = adapter_revision
+        loading = {
+            "revision": revision,
+            "adapter_revision": adapter_revision,
+            "dtype": "auto",
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+            "allow_pickle": allow_pickle,
+        }
         style = o.style_of(reading, format, variant, system)
         source = Source(model, adapter, style, loading, test=test)
     config = ServeConfig(
@@ -103,7 +103,7 @@ def run(
         out=out,
         config=config,
         check=questions,
-        progress=o.watching(quiet),
+        progress=not quiet,
         command=o.command_line(),
         batch_tokens=batch_tokens,
     )

@@ -93,13 +93,13 @@ def run(
             lambda source: o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit),
             questions, test, calibration, ood, seed=chosen.seed, drop=skip_bad, group=cluster,
         )  # fmt: skip
-        loading = o.loading_of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        )
+        loading = {
+            "revision": revision,
+            "dtype": dtype,
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+            "allow_pickle": allow_pickle,
+        }
         pairs = o.pairs_of(preferences, skip_bad=skip_bad, limit=limit_pairs)
         asked = o.prompts_of(prompts, skip_bad=skip_bad, limit=limit_prompts)
         align = AlignSettings(
@@ -109,7 +109,7 @@ def run(
             model, splits, out, ood=far, reference=reference, alignment_adapter=alignment_adapter,
             fixes=[name.strip() for name in fixes.split(",")] if fixes is not None else None, budget=budget,  # type: ignore[arg-type]
             seeds=seeds, settings=settings_named(settings), config=chosen,
-            style=o.style_of(reading, format, variant, system), progress=o.watching(quiet),
+            style=o.style_of(reading, format, variant, system), progress=not quiet,
             preferences=pairs, prompts=asked, align=align if pairs or asked else None,
             command=o.command_line(), batch_tokens=batch_tokens, loading=loading,
         )  # fmt: skip

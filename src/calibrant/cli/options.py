@@ -94,7 +94,7 @@ def questions_of(
     questions = load_questions(
         source, split=split, columns=mapping_of("--columns", columns), skip_bad=skip_bad, limit=limit
     )
-    _say_skipped(questions)
+    say_left_out(questions.name, questions.skipped)
     if unread := [name for name in unread_passages(questions) if f"{{{name}}}" not in templates]:
         typer.echo(
             f"warning: the column {unread[0]!r} of {questions.name!r} is not part of what is asked; where the questions are "
@@ -108,19 +108,6 @@ def questions_of(
             err=True,
         )
     return questions
-
-
-def loading_of(
-    *, revision: str | None, dtype: str, device: str, trust_remote_code: bool, allow_pickle: bool
-) -> dict[str, Any]:
-    """Keyword arguments of ``load_model``."""
-    return {
-        "revision": revision,
-        "dtype": dtype,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-        "allow_pickle": allow_pickle,
-    }
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -138,11 +125,6 @@ def refuse_unused(context: typer.Context, names: Iterable[str], beside: str) -> 
 def command_line() -> str:
     """What the user typed."""
     return printable(shlex.join(["calibrant", *sys.argv[1:]]))
-
-
-def watching(quiet: bool) -> bool:
-    """Whether to draw progress."""
-    return not quiet
 
 
 def print_json(value: Any) -> None:
@@ -205,12 +187,8 @@ def _told(source: str | None, load: Callable[..., Any], **settings: Any) -> Any:
     if source is None:
         return None
     found = load(source, **settings)
-    _say_skipped(found)
-    return found
-
-
-def _say_skipped(found: Any) -> None:
     say_left_out(found.name, found.skipped)
+    return found
 
 
 def say_left_out(name: str, rows: Sequence[Skipped]) -> None:

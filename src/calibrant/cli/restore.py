@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from calibrant.cli import tune as t
 from calibrant.errors import ConfigError
 from calibrant.objectives import OBJECTIVES
 from calibrant.questions import QuestionSet
+
+if TYPE_CHECKING:
+    from calibrant.tuning import TuneConfig
 
 
 def sets_of(
@@ -111,7 +114,6 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """Score, diagnose, tune by CFT or RCFT, score again in and out of domain, report. Run again to go on."""
-    objective = _objective(objective, config)
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
@@ -127,6 +129,7 @@ def run(
         seed=seed,
         report_to=report_to,
     )
+    objective = _objective(objective, chosen)
 
     def load(source: str) -> QuestionSet:
         return o.questions_of(source, columns=columns, skip_bad=skip_bad, limit=limit)
@@ -145,7 +148,7 @@ def run(
         budget=budget,  # type: ignore[arg-type]
         style=style,
         reference=reference,
-        progress=o.watching(quiet),
+        progress=not quiet,
         command=o.command_line(),
         batch_tokens=batch_tokens,
         cluster=cluster,
@@ -155,24 +158,19 @@ def run(
         align=AlignSettings(
             max_new_tokens=max_new_tokens, instructions=instructions and prompts is not None, seed=chosen.seed
         ),
-        **o.loading_of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        ),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     typer.echo(str(out / "report" / "index.html"))
 
 
-def _objective(typed: str | None, config: Path | None) -> str:
+def _objective(typed: str | None, chosen: TuneConfig) -> str:
     """What was typed, else what the file of settings names, else auto."""
     if typed is None:
-        from calibrant.tuning import load_config
-
-        chosen = None if config is None else load_config(config)
-        return chosen.objective if chosen is not None and "objective" in chosen.model_fields_set else "auto"
+        return chosen.objective if "objective" in chosen.model_fields_set else "auto"
     known = ("auto", *OBJECTIVES)
     if typed not in known:
         raise ConfigError(

@@ -93,17 +93,15 @@ def run(
             style=style,
             adapter=adapter,
             split=split or "",
-            progress=o.watching(quiet),
+            progress=not quiet,
             command=o.command_line(),
             batch_tokens=batch_tokens,
             adapter_revision=adapter_revision,
             chat_template=chat_template,
-            **o.loading_of(
-                revision=revision,
-                dtype=dtype,
-                device=device,
-                trust_remote_code=trust_remote_code,
-                allow_pickle=allow_pickle,
-            ),
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
         )
     o.save_scores(scores, out)

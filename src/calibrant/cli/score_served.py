@@ -54,7 +54,7 @@ def run(
         key_env=key_env,
         concurrency=concurrency,
         split=split or "",
-        progress=o.watching(quiet),
+        progress=not quiet,
         command=o.command_line(),
     )
     o.save_scores(scores, out)

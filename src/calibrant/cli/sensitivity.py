@@ -58,18 +58,16 @@ def run(
         formats=[name.strip() for name in formats.split(",")],
         variants=None if variants is None else [name.strip() for name in variants.split(",")],  # type: ignore[misc]
         batch_tokens=batch_tokens,
-        progress=o.watching(quiet),
+        progress=not quiet,
         command=o.command_line(),
         split=split or "",
         analysis={"n_bins": bins, "n_boot": draws, "level": level, "seed": seed},
         adapter=adapter,
-        **o.loading_of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        ),
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     if json:
         o.print_json(to_json(found))

@@ -43,8 +43,6 @@ TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same ad
 
 def settings(path: Path | None, *, rank: int | None = None, full: bool = False, **overrides: Any) -> Any:
     """The :class:`TuneConfig` of a YAML file with the command line's options on top; what neither names counts as not set."""
-    import yaml
-
     from calibrant.errors import ConfigError
     from calibrant.tuning import TuneConfig, load_config
 
@@ -58,7 +56,7 @@ def settings(path: Path | None, *, rank: int | None = None, full: bool = False, 
         lora = {} if base.lora is None else base.lora.model_dump()
         named = base.lora is not None and "alpha" in base.lora.model_fields_set
         values["lora"] = {**lora, "rank": rank, **({} if named else {"alpha": 2 * rank})}
-    return TuneConfig.make({**yaml.safe_load(base.model_dump_json(exclude_unset=True)), **values})
+    return TuneConfig.make({**base.model_dump(exclude_unset=True), **values})
 
 
 def run(
@@ -125,14 +123,12 @@ def run(
         budget=budget,  # type: ignore[arg-type]
         config=chosen,
         style=o.style_of(reading, format, variant, system),
-        progress=o.watching(quiet),
-        **o.loading_of(
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-        ),
+        progress=not quiet,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     best = f", {result.sweep['chosen']} of {len(result.sweep['tried'])} settings" if result.sweep else ""
     typer.echo(

@@ -16,6 +16,7 @@ from calibrant.importing.systemone import SOURCE
 from calibrant.metrics import Drift, drift
 from calibrant.metrics.drift import TOLERANCE
 from calibrant.prompts import PromptStyle
+from calibrant.provenance import is_gguf
 from calibrant.questions import QuestionSet
 from calibrant.scalers import at_temperature
 from calibrant.scores import Scores
@@ -168,4 +169,4 @@ def _refuse_two_templates(a: str | Path, b: str | Path, one: Scores, two: Scores
 
 
 def _is_scores(side: str | Path) -> bool:
-    return Path(side).is_file() and not str(side).lower().endswith(".gguf")
+    return Path(side).is_file() and not is_gguf(side)

@@ -31,6 +31,7 @@ from calibrant.exporting.settings import ServeConfig, already_there, asked_for, 
 from calibrant.exporting.source import Source
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics import Drift, drift
+from calibrant.provenance import is_gguf
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
@@ -131,7 +132,7 @@ class _Work:
         self.facts = {**self.loaded.facts, **chat_template_facts(self.loaded, [source.style.format])}
         self.slot = answer_slot(self.loaded.tokenizer)
         self.check = check
-        if not config.merge and (source.adapter is None or str(source.model).lower().endswith(".gguf")):
+        if not config.merge and (source.adapter is None or is_gguf(source.model)):
             found = "there is no adapter" if source.adapter is None else "its model is a GGUF file"
             raise ConfigError(asked="the adapter alone (--no-merge)", found=found, todo="leave --no-merge out")
         scored: dict[str, Scores] = {}
@@ -288,7 +289,7 @@ class _Work:
             "asked": self.asked,
             "model": {
                 "name": self._base_name(),
-                "on_hub": not local and not self.source.model.lower().endswith(".gguf"),
+                "on_hub": not local and not is_gguf(self.source.model),
                 "revision": facts["revision"],
                 "weights": facts["weights"],
             },

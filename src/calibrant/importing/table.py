@@ -22,7 +22,6 @@ from calibrant.sources.cells import blank, typed
 from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
 
 OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
-LOG_PREFIXES = ("logp", "logprob")
 WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; A, B, …; or natural logarithms as logp_0, logp_1, …"
 
 

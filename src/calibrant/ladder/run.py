@@ -222,14 +222,14 @@ class _Run:
                 self.bench.say(f"{place.fix.name}: not run: {reason}")
                 continue
             setting = self._choose(place)
-            for seed in place.seeds if setting is not None else ():
-                assert setting is not None
+            if setting is None:
+                continue
+            for seed in place.seeds:
                 with self._alone(place.cell(setting, seed)) as cell:
                     if self._fit(cell) is not None:
                         self._score(cell)
-            if setting is not None:
-                with self._alone(place.cell(setting, place.seeds[0])) as cell:
-                    self._align(cell)
+            with self._alone(place.cell(setting, place.seeds[0])) as cell:
+                self._align(cell)
         self.bench.release()
 
     def _choose(self, place: Place) -> Setting | None:

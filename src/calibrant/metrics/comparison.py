@@ -18,7 +18,16 @@ from calibrant.metrics.planning import enough_draws, holm, n_to_decide
 from calibrant.metrics.proportions import drawn_n, paired_change_interval
 from calibrant.metrics.rare import LOSSES, change_reaching
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
-from calibrant.metrics.text import LABELS, aligned, change_cells, in_clusters, labelled, questions_needed, with_interval
+from calibrant.metrics.text import (
+    LABELS,
+    aligned,
+    change_cells,
+    in_clusters,
+    labelled,
+    questions_needed,
+    rounded,
+    with_interval,
+)
 from calibrant.metrics.uncertainty import (
     cell_noise,
     cluster_factor,
@@ -100,7 +109,7 @@ class Comparison:
         if d.verdict != UNDECIDED:
             word = {"a": a, "b": b}[d.verdict[0]] + d.verdict[1:]
             return f"{change}; {word}, {share}"
-        needed = "" if d.n_needed is None else f"; would need about {d.n_needed:,} questions to settle"
+        needed = "" if d.n_needed is None else f"; would need about {rounded(d.n_needed)} questions to settle"
         return f"{change}; undecided, {share}{needed}"
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import numbers
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def slices(
     ]
     corrected = holm([part.p_value for part in parts])
     done = [
-        Slice(**{**part.__dict__, "p_holm": p, "verdict": DISTINGUISHABLE if p <= 1 - level else INDISTINGUISHABLE})
+        replace(part, p_holm=p, verdict=DISTINGUISHABLE if p <= 1 - level else INDISTINGUISHABLE)
         for part, p in zip(parts, corrected, strict=True)
     ]
     return tuple(sorted(done, key=lambda s: (s.p_holm, (s.conf_ece.floor_mean or 0.0) - s.conf_ece.value, s.name)))

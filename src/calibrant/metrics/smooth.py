@@ -53,7 +53,7 @@ def smooth_ece_at(confidence_N: ArrayLike, correct_N: ArrayLike, sigma: float) -
     """
     if not sigma > 0:
         raise ConfigError(asked="a bandwidth", found=f"{sigma}", todo="give a positive sigma, e.g. 0.05")
-    return float(_error(grid_of(exact_profile(confidence_N, correct_N)).residual_G, np.asarray(sigma)))
+    return _error(grid_of(exact_profile(confidence_N, correct_N)).residual_G, sigma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +82,9 @@ def smooth_error_of(grid: Grid) -> SmoothError:
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        enough = middle >= MIN_SIGMA and middle >= float(_error(grid.residual_G, np.asarray(middle)))
+        enough = middle >= MIN_SIGMA and middle >= _error(grid.residual_G, middle)
         low, high = (low, middle) if enough else (middle, high)
-    return SmoothError(float(_error(grid.residual_G, np.asarray(high))), high)
+    return SmoothError(_error(grid.residual_G, high), high)
 
 
 def smoothed(coefficient_G: np.ndarray, sigma: float) -> np.ndarray:
@@ -117,12 +117,11 @@ def _forward(mass_G: np.ndarray) -> np.ndarray:
     """
     doubled = mass_G.copy()
     doubled[..., [0, -1]] *= 2
-    out = dct(doubled, type=1, axis=-1)
-    return np.asarray(out)
+    return np.asarray(dct(doubled, type=1, axis=-1))
 
 
-def _error(coefficient_G: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    return np.asarray(np.abs(smooth_cells(coefficient_G, float(sigma))).sum(-1))
+def _error(coefficient_G: np.ndarray, sigma: float) -> float:
+    return float(np.abs(smooth_cells(coefficient_G, sigma)).sum())
 
 
 def reliability_curve(confidence_N: ArrayLike, correct_N: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -54,6 +54,31 @@ def with_interval(e: Estimate | Difference, form: str = ".3f") -> str:
     return f"{e.value:{form}}{between}"
 
 
+def in_unit(value: float | None, unit: str, *, sign: bool = False) -> str:
+    """A number in its unit: ``share``, ``relative``, ``tokens``, or one with four decimals such as nats.
+
+    >>> in_unit(-0.021, "share", sign=True), in_unit(0.25, "share"), in_unit(0.0123, "nats"), in_unit(0.1, "relative")
+    ('-2.1 pts', '25.0%', '0.0123', '10.0%')
+    """
+    if value is None or not math.isfinite(value):
+        return "unknown"
+    plus = "+" if sign else ""
+    if unit in ("share", "relative"):
+        return f"{value * 100:{plus}.1f}{' pts' if sign and unit == 'share' else '%'}"
+    if unit == "tokens":
+        return f"{value:{plus}.1f} tokens"
+    return f"{value:{plus}.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:{plus}.1e}"
+
+
+def rounded(n: int) -> str:
+    """A number of items that would be needed, to two digits.
+
+    >>> rounded(30), rounded(12345)
+    ('30', '12,000')
+    """
+    return f"{int(float(f'{n:.2g}')):,}"
+
+
 def in_clusters(n_clusters: int | None) -> str:
     """What was resampled, where it was not questions."""
     return "" if n_clusters is None else f" in {n_clusters} clusters"
@@ -68,4 +93,4 @@ def change_cells(d: Difference) -> tuple[str, str]:
 
 def questions_needed(d: Difference) -> str:
     """How many questions would settle an undecided difference, where that is known."""
-    return "" if d.n_needed is None else f"; about {d.n_needed:,} questions would settle it"
+    return "" if d.n_needed is None else f"; about {rounded(d.n_needed)} questions would settle it"

@@ -10,6 +10,7 @@ import yaml
 
 from calibrant._version import __version__
 from calibrant.errors import ConfigError
+from calibrant.provenance import is_gguf
 from calibrant.reporting import content
 from calibrant.reporting.kept import alignment_words
 from calibrant.reporting.results import Assessed, Domain, Plain, assess, plain
@@ -103,5 +104,5 @@ def _front_matter(base: str, objective: str, adapter: bool) -> str:
 
 
 def _is_hub_id(name: str) -> bool:
-    local = PurePath(name).is_absolute() or name.startswith((".", "~")) or name.endswith(".gguf") or Path(name).exists()
+    local = PurePath(name).is_absolute() or name.startswith((".", "~")) or is_gguf(name) or Path(name).exists()
     return name.count("/") == 1 and not local and " " not in name

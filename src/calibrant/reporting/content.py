@@ -10,6 +10,7 @@ from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.path import checkpoints, signs_of_leaving
 from calibrant.diagnosis.result import LABELS, NEEDS_PAIRS
 from calibrant.objectives import OBJECTIVES, settings_of
+from calibrant.provenance import is_gguf
 from calibrant.reporting.results import Assessed
 
 ACTIONS = {
@@ -338,7 +339,7 @@ def model_name(asked: Mapping[str, Any]) -> str:
     """The model's name for a title: a hub id as it is, a local path by its last part."""
     model = str(asked.get("model") or "")
     absolute = PurePath(model).is_absolute() or model.startswith((".", "~"))
-    return PurePath(model).name if absolute or model.endswith(".gguf") else model
+    return PurePath(model).name if absolute or is_gguf(model) else model
 
 
 def usage_code(base: str, tuning: Mapping[str, Any], revision: str | None = None) -> str:
@@ -356,7 +357,7 @@ def usage_code(base: str, tuning: Mapping[str, Any], revision: str | None = None
     if adapter is None:
         base, revision = str(tuning.get("weights")), None
     names, arguments, dense = "AutoModelForCausalLM, AutoTokenizer", repr(base), ""
-    if base.endswith(".gguf"):
+    if is_gguf(base):
         folder, _, name = base.replace("\\", "/").rpartition("/")
         arguments = f"{folder or '.'!r}, gguf_file={name!r}"
         names, dense = f"{names}, GgufConfig", ", quantization_config=GgufConfig(dequantize=True)"

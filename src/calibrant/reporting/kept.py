@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from calibrant.errors import ConfigError
+from calibrant.metrics.text import in_unit, rounded
 from calibrant.reporting.words import BAD, GOOD, NEUTRAL
 
 FORMAT = "calibrant-alignment"
@@ -50,14 +51,14 @@ def check_row(check: Mapping[str, Any]) -> dict[str, str]:
     """One number of a check (the JSON of ``calibrant.alignment.Check``) as text."""
     change, unit = check["change"], check["unit"]
     signed = check["aligned"] is not None or unit == "β nats"
-    low, high = (_number(change[end], unit, signed=signed) for end in ("low", "high"))
+    value, low, high = (_number(change[end], unit, sign=signed) for end in ("value", "low", "high"))
     needed = check.get("n_needed")
-    more = f"about {int(float(f'{needed:.2g}')):,} {check['of']} would settle it" if needed else check.get("why", "")
+    more = f"about {rounded(needed)} {check['of']} would settle it" if needed else check.get("why", "")
     return {
         "label": check["label"],
         "aligned": _number(check["aligned"], check["level_unit"]) if check["aligned"] is not None else "",
         "tuned": _number(check["tuned"], check["level_unit"]) if check["tuned"] is not None else "",
-        "change": _number(change["value"], unit, signed=signed),
+        "change": value,
         "interval": f"{low} to {high}" if change["low"] is not None else "",
         "n": f"{change['n']:,} {check['of']}",
         "rule": check["rule"],
@@ -66,14 +67,6 @@ def check_row(check: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _number(value: float | None, unit: str, *, signed: bool = False) -> str:
-    """``−2.1 pts``, ``25.0%``, ``0.0123``, ``12.0 tokens``; ``unknown`` where there is none."""
-    if value is None:
-        return "unknown"
-    plus = "+" if signed else ""
-    if unit in ("share", "relative"):
-        text = f"{value * 100:{plus}.1f}{' pts' if signed and unit == 'share' else '%'}"
-    else:
-        small = value != 0 and abs(value) < 0.001
-        text = f"{value:.1f} tokens" if unit == "tokens" else f"{value:{plus}.1e}" if small else f"{value:{plus}.4f}"
-    return text.replace("-", "−")
+def _number(value: float | None, unit: str, *, sign: bool = False) -> str:
+    """As on a terminal, with a true minus: ``−2.1 pts``."""
+    return in_unit(value, unit, sign=sign).replace("-", "−")

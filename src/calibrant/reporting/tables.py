@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from calibrant.metrics import Difference, Estimate
 from calibrant.metrics.measurement import DISTINGUISHABLE
+from calibrant.metrics.text import rounded
 from calibrant.reporting.results import Assessed
 
 
@@ -125,7 +126,7 @@ def difference_cell(d: Difference, metric: Metric, path: str = "") -> Cell:
             "", "", "", "became infinite" if before else "no longer infinite" if after else "not comparable", path
         )
     interval = span(d.low, d.high, metric, sign=True)
-    needed = "" if d.n_needed is None else f"about {int(float(f'{d.n_needed:.2g}')):,} questions would settle it"
+    needed = "" if d.n_needed is None else f"about {rounded(d.n_needed)} questions would settle it"
     return Cell(number(d.value, metric, sign=True), interval, needed, CHANGE_WORDS[d.verdict], path)
 
 

@@ -19,6 +19,7 @@ from transformers.utils.hub import resolve_revision
 
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
 from calibrant.prompts import PromptStyle
+from calibrant.provenance import is_gguf
 from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
@@ -68,7 +69,6 @@ def load_model(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     quantize_4bit: bool = False,
-    trainable_adapter: bool = False,
     chat_template: str | Path | None = None,
 ) -> LoadedModel:
     """Load a causal language model for scoring or tuning.
@@ -85,7 +85,6 @@ def load_model(
     trust_remote_code : run code that comes with the model. Off unless asked.
     allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.
     quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]``; CUDA, or slowly the CPU).
-    trainable_adapter : load the adapter for further training.
     chat_template : of another model, for one that is to be asked exactly as that is: a reference as the aligned model. Its hub
         id (``owner/name``, ``owner/name@revision``), folder or GGUF file, or a ``.jinja`` file. Default: the model's own.
 
@@ -141,7 +140,7 @@ def load_model(
             folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
             refuse_pickled_adapter(folder, asked, allow_pickle)
             with quiet_peft(), whole_adapter(asked):
-                model = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable_adapter)
+                model = PeftModel.from_pretrained(model, str(folder))
             refuse_virtual_tokens(model, asked)
             facts["adapter_weights"] = fingerprint(folder)
     except LOADING_ERRORS as error:
@@ -297,7 +296,7 @@ def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _split_gguf(name: str) -> tuple[str, str | None]:
-    if not name.lower().endswith(".gguf"):
+    if not is_gguf(name):
         return name, None
     path = Path(name)
     if path.is_file():
@@ -345,9 +344,9 @@ def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": where}}
 
 
-def _first_lines(error: BaseException, limit: int = 400) -> str:
+def _first_lines(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[:limit] + " …"
+    return text if len(text) <= 400 else text[:400] + " …"
 
 
 def _has_pickles(path: Path) -> bool:

@@ -80,5 +80,6 @@ def template_digest(tokenizer: Any) -> str | None:
         return None
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     text += DAY.date().isoformat() if DATE.search(text) else ""
-    text += f"slot {answer_slot(tokenizer)!r}" if answer_slot(tokenizer) else ""
+    if slot := answer_slot(tokenizer):
+        text += f"slot {slot!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -194,8 +194,8 @@ class TuneConfig(Strict):
         return self.make(kept)
 
 
-def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
-    """A :class:`TuneConfig` from a YAML file, with ``overrides`` (those that are not ``None``) on top."""
+def load_config(path: str | Path) -> TuneConfig:
+    """A :class:`TuneConfig` from a YAML file."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -204,7 +204,7 @@ def load_config(path: str | Path, **overrides: Any) -> TuneConfig:
         raise ConfigError(
             asked=f"settings from {path}", found=f"a {type(values).__name__}", todo="give `name: value` lines"
         )
-    return TuneConfig.make({**values, **{k: v for k, v in overrides.items() if v is not None}})
+    return TuneConfig.make(values)
 
 
 def _named(config: TuneConfig, names: list[str]) -> str:

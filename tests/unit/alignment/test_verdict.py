@@ -10,10 +10,11 @@ from calibrant.alignment.drift import Answer, drift_check
 from calibrant.alignment.estimates import How, paired_share
 from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.result import AlignmentCheck, sentence
-from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall, rounded
+from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall
 from calibrant.alignment.wins import WinRate
 from calibrant.errors import ConfigError
 from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.text import rounded
 
 
 def e(value, low, high, n=400):
@@ -97,6 +98,12 @@ def test_text_and_json_say_the_same():
     assert "note: a note" in text
     assert value["checks"][0]["n_needed"] is not None
     assert f"about {rounded(value['checks'][0]['n_needed'])} instructions would settle it" in text
+
+
+def test_a_divergence_has_no_sign_in_the_sentence_nor_below():
+    lost = checks_of(Thresholds(), 0.95, divergence=[("tuned", e(0.2, 0.15, 0.25))])
+    assert "answers” (0.2000)" in sentence(lost, 0.95)
+    assert "answers: 0.2000 [0.1500, 0.2500], n = 400 prompts: not kept" in result(lost).to_text()
 
 
 def wins(consistent, value=0.5, identical=0, n=200):
