@@ -52,7 +52,7 @@ def side_by_side(model: Any, tokenizer: Any, questions: Iterable[Question], n: i
     """Ratios over ``n`` batches of ``size`` questions."""
     four = [q for q in questions if len(q.choices) == 4][: size * (n + 1)]
     encoded = encode(tokenizer, four, PromptStyle(reading="continuation"))
-    # an E-step is no part of a step: any targets do
+    # an E-step is not part of a step: any targets do
     examples = [Example(e, q.answer, smoothed(q.answer, 4, 0.3)) for e, q in zip(encoded, four, strict=True)]
     head, plain = Head.of(model), Collator(letters=False, all_options=True, prompt_tokens=True)
     packed, facts = choose_rows(model, head, plain, examples)

@@ -26,7 +26,7 @@ contest             train, calibration                  test                 out
 ==================  ==================================  ===================  =========================
 
 FOLDER holds these as JSONL (or .jsonl.gz). Each size takes questions by SHA-256, so a smaller one is part of a larger one.
-Questions that stand in two sets are taken out of training by name. ``mixture`` is the paper's domain as far as these files
+Questions that are in two sets are taken out of training by name. ``mixture`` is the paper's domain as far as these files
 have it. Without --model it is SmolLM2-135M-Instruct, which comes with the extra [demo]. With preference pairs or prompts,
 each chosen model is compared with the aligned one. Writes the table to OUT/CONTEST/table and its numbers to
 ``recipes/ladder-<contest>.json``.

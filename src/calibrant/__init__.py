@@ -1,7 +1,7 @@
 """Measure, explain and restore the calibration of aligned language models.
 
 The main job is :func:`restore`; each of its steps is a function of its own. What needs a model (``load_model``, ``score``,
-``tune``, ``restore``) imports torch when it is first asked for; everything else is numpy.
+``tune``, ``restore``) imports torch when it is first asked for; the rest needs no torch.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Endpoint:
     ----------
     base_url : address without ``route``; route : what follows it, e.g. ``"/chat/completions"``.
     asked : what an error says was asked, e.g. ``"a verdict of the judge 'm' at https://host/v1"``.
-    reads : what is kept (JSON-able) of a reply's JSON to a request body; ``None`` where it is no answer of the kind ``reply``.
+    reads : what is kept (JSON-able) of a reply's JSON to a request body; ``None`` where it is none of the kind ``reply``.
     key_env : environment variable that holds the key; without it no key is sent. The key itself is never written.
     timeout : seconds for one request. retries : further tries after a busy or broken answer. backoff : seconds before
         the first further try, doubled each time; a server's ``Retry-After`` is heeded, up to a minute.
@@ -61,7 +61,7 @@ def ask_all(
     names: Sequence[str] = (),
     progress: str | None = None,
 ) -> list[Any]:
-    """The reply to each request body, in order; one that stands in ``cache`` is not asked for again.
+    """The reply to each request body, in order; one that is in ``cache`` is not asked for again.
 
     ``names`` are what an error calls the requests, e.g. ``"for question 'q7'"``.
 
@@ -81,7 +81,7 @@ def ask_all(
 
 
 def kept_replies(endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]], cache: Path) -> dict[Path, Any]:
-    """The replies that stand in ``cache`` and can be read, by file."""
+    """The replies in ``cache`` that can be read, by file."""
     found = {}
     for path in _paths(endpoint, bodies, cache):
         try:

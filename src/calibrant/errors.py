@@ -4,7 +4,7 @@
 
     CalibrantError                 three parts: what was asked, what was found, what to do
     ├── QuestionError  (ValueError)   a question or a file of questions is not usable
-    │   └── LeakageError              the same question stands in two splits, or twice in one
+    │   └── LeakageError              the same question is in two splits, or twice in one
     ├── ScoresError    (ValueError)   scores that are not a distribution over the options, or a damaged file
     ├── ConfigError    (ValueError)   a setting that does not exist or has no meaning
     ├── ModelError     (ValueError)   a model or tokenizer that cannot do what was asked
@@ -35,7 +35,7 @@ class QuestionError(CalibrantError, ValueError):
 
 
 class LeakageError(QuestionError):
-    """The same question stands in two splits, or twice in one."""
+    """The same question is in two splits, or twice in one."""
 
 
 class ScoresError(CalibrantError, ValueError):

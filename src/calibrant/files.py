@@ -44,7 +44,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
 
 
 def printable(text: str) -> str:
-    """The text with a question mark for what is no character, as in a file name that is not UTF-8."""
+    """The text with a question mark for what is not a character, as in a file name that is not UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -71,7 +71,7 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
 
     Raises
     ------
-    ConfigError : the folder holds a run with other settings, or files that are no run.
+    ConfigError : the folder holds a run with other settings, or files of something else.
     """
     folder = Path(folder)
     known, wanted = folder / RUN_FILE, json.loads(json.dumps(identity))
@@ -88,7 +88,7 @@ def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> 
     elif (folder.exists() and not folder.is_dir()) or any(not name.startswith(f".{RUN_FILE}.") for name in names):
         raise ConfigError(
             asked=f"a {kind} in {folder}",
-            found="something that is no run stands there",
+            found="it holds something that is not a run",
             todo="choose a new or empty folder",
         )
     else:
@@ -103,7 +103,7 @@ def _run_in(path: Path, kind: str) -> dict[str, Any]:
     if not isinstance(before, dict):
         raise ConfigError(
             asked=f"a {kind} in {path.parent}",
-            found=f"something that is no run stands there: its {path.name} holds none of ours",
+            found=f"it holds something that is not a run: its {path.name} holds none of ours",
             todo="choose a new or empty folder",
         )
     return before
@@ -118,7 +118,7 @@ def refuse_unwritable(path: str | Path) -> None:
     except OSError as error:  # a name that is too long
         raise OutputError(asked=f"write {path}", found=str(error), todo="choose another name") from error
     if fault is None and not (above.is_dir() and os.access(above, os.W_OK)):
-        fault = f"no permission to write in {above}" if above.is_dir() else f"{above} is no folder"
+        fault = f"no permission to write in {above}" if above.is_dir() else f"{above} is not a folder"
     if fault is not None:
         raise OutputError(asked=f"write {path}", found=fault, todo="choose another place")
 
@@ -127,8 +127,8 @@ def refuse_unwritable(path: str | Path) -> None:
 def alone(folder: str | Path, kind: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Work in a folder that no other process works in as long as the block lasts; a process that dies lets go.
 
-    Where another one does: ``waiting`` is called and its end awaited; without ``waiting`` that is an error. On a file system
-    that knows no locks nothing is held.
+    Where another process holds the folder, ``waiting`` is called and the end of that process awaited; without ``waiting`` that
+    is an error. On a file system without locks nothing is held.
 
     Raises
     ------

@@ -63,7 +63,7 @@ def load_questions(
 
     Returns
     -------
-    QuestionSet : before ``limit``, ``len(questions) + len(skipped)`` is the number of rows (blank lines are no rows).
+    QuestionSet : before ``limit``, ``len(questions) + len(skipped)`` is the number of rows (blank lines are not rows).
 
     Raises
     ------
@@ -112,7 +112,7 @@ def _with_typed_columns(questions: QuestionSet) -> QuestionSet:
 
 
 def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
-    """The name and the rows of a source that :func:`load_questions` takes, as they stand there."""
+    """The name and the rows of a source that :func:`load_questions` takes, as they are there."""
     if not isinstance(source, (str, Path)):
         _refuse(split, revision, "a list in memory")
         return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)

@@ -1,6 +1,6 @@
 """``PromptStyle``: how a question becomes text, decided before any tokenizer is asked.
 
-Two readings, both first class (method.md section 1). **letters**: the options are listed under letters and the model is
+Two readings, both first class. **letters**: the options are listed under letters and the model is
 read at the one token after the prompt. **continuation**: the options are not shown; each option's text is scored as a
 continuation of the prompt.
 
@@ -68,7 +68,7 @@ class PromptStyle:
     reading : ``"letters"`` or ``"continuation"``.
     format : ``"raw"`` (plain text ending in ``Answer:``), ``"chat"`` (the tokenizer's chat template, answer slot right after
         the assistant's header), ``"chat-prefix"`` (the same, with ``Answer:`` as the start of the assistant's turn), or
-        ``"release"`` (letters only: the prompt of the paper's authors, method.md section 6).
+        ``"release"`` (letters only: the prompt in the release of the paper's authors).
     variant : how a continuation's token log-probabilities become one score: ``"sum"``; ``"per_token"`` and ``"per_char"``
         (divided by the number of tokens, or of characters of the option); ``"pmi"`` (sum, minus the sum without the question).
     system : system message for the chat formats.

@@ -1,4 +1,4 @@
-"""``Question`` and ``QuestionSet``: what is asked, and which questions may stand in one split.
+"""``Question`` and ``QuestionSet``: what is asked, and which questions may be in one split.
 
 Reading files and data sets is in :mod:`calibrant.intake`; here are the validated objects, splits and leakage checks.
 """
@@ -83,7 +83,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that is no question: ``where`` it stands (``"file.jsonl line 12"``) and the ``reason``."""
+    """A row that is not a question: ``where`` it stands (``"file.jsonl line 12"``) and the ``reason``."""
 
     where: str
     reason: str
@@ -235,7 +235,7 @@ def split_questions(
 
 
 def refuse_leakage(**splits: QuestionSet) -> None:
-    """Raise :class:`LeakageError`, naming the pairs, when the same content stands in two splits.
+    """Raise :class:`LeakageError`, naming the pairs, when the same content is in two splits.
 
     Two questions are the same when their :attr:`Question.content_hash` is; repeats within one split are not looked at.
 
@@ -258,7 +258,7 @@ def refuse_leakage(**splits: QuestionSet) -> None:
 
 
 def drop_leaked(keep: QuestionSet, drop_from: QuestionSet) -> QuestionSet:
-    """``drop_from`` without the questions that also stand in ``keep``; they are listed in its ``skipped``."""
+    """``drop_from`` without the questions that are also in ``keep``; they are listed in its ``skipped``."""
     kept_ids = {q.content_hash: q.id for q in keep}
     leaked = [q for q in drop_from if q.content_hash in kept_ids]
     reasons = tuple(
@@ -368,7 +368,7 @@ def _fault(q: Any) -> tuple[str, str] | None:
     if any(
         "\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "", beside) for c in str(text)
     ):
-        return "half of a surrogate pair, which is no character", "correct the text's encoding, or leave the row out"
+        return "half of a surrogate pair, which is not a character", "correct the text's encoding, or leave the row out"
     if isinstance(q.answer, bool) or not isinstance(q.answer, int | np.integer):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"
     if not 0 <= q.answer < len(q.choices):

@@ -18,7 +18,7 @@ from calibrant.questions import (
 )
 
 MADE_BY = {"train": "training", "calibration": "calibration"}
-"""The sets that a fix is made by, and how they are called."""
+"""Splits that fixes are fitted on, and what they are called in messages."""
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 
 
@@ -35,7 +35,7 @@ def assemble(
     """The splits and out-of-domain sets that :func:`restore` takes, from what is at hand.
 
     What is not given is held out of ``questions``: a fifth each for calibration and test, three fifths to train, in these
-    proportions. With ``drop``, a question that stands in two sets stays in the first of test, out-of-domain sets,
+    proportions. With ``drop``, a question that is in two sets stays in the first of test, out-of-domain sets,
     calibration, training, and the others list it as skipped; without, :func:`restore` refuses it. Questions of one
     ``group`` (a column, or ``"subject"``) are held out together, so that the sizes are approximate.
     """
@@ -71,7 +71,7 @@ def checked_sets(
 
     Raises
     ------
-    QuestionError : a split without questions, or fewer than two where something is measured; what is no set of questions.
+    QuestionError : a split without questions, or fewer than two where something is measured; what is not a set of questions.
     ConfigError : a split of another name, or an out-of-domain set with a split's name.
     LeakageError : a question in two of them.
     """

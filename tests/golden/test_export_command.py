@@ -174,7 +174,7 @@ def test_drift_between_exports_and_scores(call, served):
     out, _ = call("drift", "served", "half", *asked, "--tolerance", "0.3", "--json")
     found = json.loads(out)
     assert 0 < found["movement"] < 0.3
-    out, err = call("drift", "model", "served", *asked, code=3)  # the untuned model is no copy of it
+    out, err = call("drift", "model", "served", *asked, code=3)  # the untuned model is not a copy of it
     assert "drifted, on 84 questions" in out
     assert err.startswith("asked: served within 0.02 of model")
     out, _ = call("drift", "served/check/before.safetensors", "served/check/after.safetensors")

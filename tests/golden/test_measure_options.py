@@ -106,7 +106,7 @@ def test_a_page_on_scores_of_two_models_says_so(folder):
         scores = Scores.load(folder / "sharp")
         replace(scores, provenance={**scores.provenance, "model": model}).save(folder / name)
         made += ["--before", name]
-    os.symlink(os.fsencode(folder / "two"), os.fsencode(folder / "caf") + b"\xe9")  # a name that is no UTF-8
+    os.symlink(os.fsencode(folder / "two"), os.fsencode(folder / "caf") + b"\xe9")  # a name that is not UTF-8
     run("report", *made, "--before", os.fsdecode(b"caf\xe9"), "--draws", "60", "--out", "page", cwd=folder)
     text = (folder / "page" / "report.md").read_text()
     assert "not all of one model, asked in one way: model X/one on 'one', Y/two on 'two'" in text

@@ -121,7 +121,7 @@ def test_a_folded_temperature_is_the_temperature_on_the_options_where_each_has_o
     card = (found.folder / "README.md").read_text()
     assert "every prompt" in card
     assert "Greedy decoding" in card
-    d = check_drift(tmp_path / "model", found.folder, questions, device="cpu")  # the fold is no drift
+    d = check_drift(tmp_path / "model", found.folder, questions, device="cpu")  # the fold is not a drift
     assert d.max_dlogp < 2e-4
     copied = Path(shutil.copytree(found.folder, tmp_path / "copy"))
     (copied / "serving.json").unlink()  # what a GGUF file of it is: the weights, and no word of the temperature in them
@@ -142,7 +142,7 @@ def test_a_folded_temperature_is_the_temperature_on_the_options_where_each_has_o
 
 
 def test_scores_of_an_exports_check_say_that_they_hold_its_temperature(source, check, before, temperature, tmp_path):
-    """Beside weights that do not hold it they are brought to them; they are no source of another temperature."""
+    """Beside weights that do not hold it they are brought to them; they are not a source of another temperature."""
     found = export(source, out=tmp_path / "out", config=ServeConfig(scaler=temperature(3.0)), check=check)
     held = found.folder / "check" / "before.safetensors"
     assert Scores.load(held).provenance["served_temperature"] == 3.0

@@ -84,7 +84,7 @@ def test_again_it_returns_what_is_finished_and_something_else_is_not_overwritten
     assert interpolate(base, aligned, 0.5, out) == out
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     for other in ((base, aligned, 0.6, out), (base, aligned, 0.5, aligned)):
-        with pytest.raises(ConfigError, match="something else stands there"):
+        with pytest.raises(ConfigError, match="it holds something else"):
             interpolate(*other)
 
 

@@ -144,11 +144,11 @@ def test_a_check_that_fails_is_recorded_and_the_others_go_on(make_ladder):
     made.run()
     table = read_table(made.out, n_boot=50)
     assert (table.alignment("sft").verdict, table.alignment("cft").of) == ("failed", "cft")
-    assert "something that is no run" in table.alignment("sft").reason
+    assert "something that is not a run" in table.alignment("sft").reason
     assert {s.state for s in table.fixes} == {"complete"}
     error = json.loads((strange.parent / "error.json").read_text())["alignment check"]
     assert set(error) == {"asked", "found", "todo"}
-    assert "something that is no run" in write_table(table, made.out).read_text()
+    assert "something that is not a run" in write_table(table, made.out).read_text()
     (strange / "notes.txt").unlink()
     made.run()
     assert read_table(made.out, n_boot=50).alignment("sft").of == "sft"

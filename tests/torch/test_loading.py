@@ -221,7 +221,7 @@ def test_adapter_with_virtual_tokens_is_refused_because_answers_would_be_read_to
 
 
 def test_prefix_tuning_is_read_at_the_answer(model_folder, make_questions, tmp_path):
-    """Keys and values in front are no rows: the letters have the probabilities of the model's own forward."""
+    """Keys and values in front are not rows: the letters have the probabilities of the model's own forward."""
     settings = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
     model = with_adapter(model_folder, settings, tmp_path).model
     with torch.no_grad():

@@ -144,7 +144,7 @@ def test_a_budget_tries_several_settings_and_the_report_says_so(tmp_path, model_
 
 
 def test_groups_that_were_named_since_a_run_are_those_of_its_report(tmp_path, model_folder, make_questions):
-    """Ids, subjects and columns are no part of what was scored: a run goes on, with those that the questions have now."""
+    """Ids, subjects and columns are not part of what was scored: a run goes on, with those that the questions have now."""
     splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 20), ("test", 12))}
     config = TuneConfig(epochs=1, batch_size=8, lora=LoraSettings(rank=4, alpha=8))
     settings = {"objective": "cft", "config": config, "device": "cpu", "out": tmp_path / "run"}

@@ -336,7 +336,7 @@ def test_greedy_marks_of_every_spelling(tmp_path, greedy):
 
 
 def test_pairs_of_log_likelihoods_are_not_taken_for_one_with_its_mark(tmp_path):
-    """Whole texts, scored twice each: [[-50.1, -50.1]]; the second number is no mark."""
+    """Whole texts, scored twice each: [[-50.1, -50.1]]; the second number is not a mark."""
     assert "log-likelihoods of whole texts" in refusal(
         changed(tmp_path, resps=[["-50.1", "-50.1"], ["-40.1", "-40.1"]])
     )

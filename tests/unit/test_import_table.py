@@ -306,7 +306,7 @@ def test_rows_that_were_rounded_are_divided_by_their_sum_and_counted(tmp_path):
     assert s.provenance["rows_rounded"] == 2
     assert import_table({f"p_{i}": np.array([0.33], np.float32) for i in range(3)} | {"answer": [0]}).n == 1
     assert "a sum of 1.03" in refusal(csv(tmp_path, "p_0,p_1,p_2,answer\n.34,.35,.34,0\n"))
-    assert "a sum of 1.1" in refusal(csv(tmp_path, "p_0,p_1,answer\n.9,.2,0\n"))  # one digit is no rounding
+    assert "a sum of 1.1" in refusal(csv(tmp_path, "p_0,p_1,answer\n.9,.2,0\n"))  # one digit is not a rounding
     assert "a sum of 1.002" in refusal({"p_0": [0.5011], "p_1": [0.5009], "answer": [0]})
 
 

@@ -272,7 +272,7 @@ def test_a_folder_used_before_keeps_no_old_picture_and_loses_nothing_else(tmp_pa
     }  # fmt: skip
     for old in ('{"format": "calibrant-report", "figures": [', '{"format": "calibrant-report", "figures": null}'):
         (tmp_path / "report.json").write_text(old)
-        report([Domain("new", True, sick)], out=tmp_path, n_boot=BOOT)  # what cannot be read is no report
+        report([Domain("new", True, sick)], out=tmp_path, n_boot=BOOT)  # what cannot be read is not a report
 
 
 def test_before_and_after_without_a_tuning_run_does_not_speak_of_tuning(tmp_path):

@@ -124,7 +124,7 @@ def read_vote(reply: str) -> Vote | None:
 def ask(
     judge: Judge, comparisons: Sequence[Comparison], *, cache: str | Path, progress: str | None = None
 ) -> list[Judged]:
-    """The judge's vote on each comparison, in order; a reply that stands in ``cache`` is not asked for again.
+    """The judge's vote on each comparison, in order; a reply that is in ``cache`` is not asked for again.
 
     Raises
     ------

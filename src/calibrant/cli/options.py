@@ -212,7 +212,7 @@ def say_import(scores: Any) -> None:
         )
     if repeats := told.get("questions_that_repeat", 0):
         typer.echo(
-            f"{repeats} of {scores.n} questions stand in several tasks and count each time, which makes intervals too narrow; "
+            f"{repeats} of {scores.n} questions are in several tasks and count each time, which makes intervals too narrow; "
             "--tasks chooses",
             err=True,
         )
@@ -244,7 +244,7 @@ def judge_of(
 
 
 def mapping_of(option: str, value: str | None) -> dict[str, Any] | None:
-    """A mapping that stands in an option as YAML or JSON."""
+    """A mapping given in an option as YAML or JSON."""
     if value is None:
         return None
     try:

@@ -133,7 +133,7 @@ def _questions(facts: list[Fact]) -> Iterator[Question]:
 
 
 def _choices(text: str, answer: str, candidates: Iterable[str]) -> list[str]:
-    """The answer and the first candidates that are no prefix of another option and are not named by the question."""
+    """The answer and the first candidates that are not a prefix of another option and are not named by the question."""
     choices = [answer]
     for candidate in candidates:
         clash = any(fold(a).startswith(fold(b)) for c in choices for a, b in ((c, candidate), (candidate, c)))

@@ -130,7 +130,7 @@ def checkpoints(path: Sequence[Scores | Mapping[str, Any]], how: Sampling) -> tu
 
     Raises
     ------
-    ConfigError : a point without the three, or a value that is no number.
+    ConfigError : a point without the three, or a value that is not a number.
     """
     return tuple(_checkpoint(point, i, how) for i, point in enumerate(path))
 

@@ -1,4 +1,4 @@
-"""What the positions of options get, whatever stands there. Shape suffixes: N questions, K options, S orders."""
+"""What the positions of options get, whatever is there. Shape suffixes: N questions, K options, S orders."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Diagnosis:
     ----------
     verdict : regime, relative to the target of ``target_name``. action : what to do, by the rule of docs/regimes.md.
     reasons, warnings : plain sentences.
-    target_kind, target_name : what stood for the target distribution: ``given``, ``reference``, ``path`` or ``self``.
+    target_kind, target_name : what served as the target distribution: ``given``, ``reference``, ``path`` or ``self``.
     n, chance : questions, and the mean of 1/K over them.
     at_chance : whether the interval of accuracy holds ``chance``.
     collapsed : whether alignment raised confidence and left the model overconfident; ``None`` without a reference.

@@ -36,7 +36,7 @@ def diagnose(
     tolerance: float = TOLERANCE,
     cluster: str | Sequence[Any] | None = None,
 ) -> Diagnosis:
-    """Explain the calibration of ``scores`` and recommend an action; the rule stands in docs/regimes.md.
+    """Explain the calibration of ``scores`` and recommend an action; the rule is in docs/regimes.md.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def diagnose(
     preferences
         What :func:`preference_drift` found on preference pairs under the aligned and the reference model.
     seed, n_boot, n_bins, level, cluster
-        As for ``measure``; the checkpoints of ``path`` and the preference pairs are no part of the clusters.
+        As for ``measure``; the checkpoints of ``path`` and the preference pairs are not part of the clusters.
     tolerance
         Excess of accuracy over the critical accuracy, in shares, that is taken as none.
 

@@ -1,7 +1,7 @@
 """Does the order of the options decide the answer? Shape suffixes: N questions, K options, S orders.
 
 The same questions are scored in S cyclic orders: order s moves option j of a question with K_i options to position
-``(j + s) mod K_i`` (method.md section 3, controls). A question has K_i such orders; ``s >= K_i`` repeats one that it had,
+``(j + s) mod K_i`` (docs/sensitivity.md). A question has K_i such orders; ``s >= K_i`` repeats one that it had,
 and such repeats count in no average over orders. In a *complete* design, ``S >= K_i`` for all, each option stood at each
 position once, so that a model which reads only what the options say gives each position 1/K_i.
 """
@@ -153,7 +153,7 @@ def order_sensitivity(
     Averages of confidences are less extreme than what they average, whether or not positions matter: where the orders
     disagree at random, the average is less confident too. Its gain is thus what averaging does, not positions alone.
 
-    >>> letters = [[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]  # always the first, whatever stands there
+    >>> letters = [[0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]  # always the first, whatever is there
     >>> found = order_sensitivity([Scores.from_probs(letters, a) for a in ([0, 1, 0, 1], [1, 0, 1, 0])])
     >>> found.consistency.value, found.picks.share_K, found.averaged.p_NK.round(3).tolist()[0]
     (0.0, (1.0, 0.0), [0.5, 0.5])

@@ -86,7 +86,7 @@ def check_drift(
         if questions is None:
             raise ConfigError(
                 asked=f"the drift from {a} to {b}",
-                found=f"{side} is no scores file that is here, so a model; and no questions",
+                found=f"{side} is not a scores file that is here, so a model; and no questions",
                 todo="give --questions, or correct the name of the scores file",
             )
         options = {**loading, "quantize_4bit": quantize_4bit and name == "b"}

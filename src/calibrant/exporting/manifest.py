@@ -46,7 +46,7 @@ class Export:
         Raises
         ------
         ModelError : no export, one of a newer format, a file that is missing or changed, or weights or an adapter beside them
-            that are not of this export (a GGUF file made from it may lie there: nothing loads that unasked).
+            that are not of this export (a GGUF file made from it may be there: nothing loads that unasked).
         """
         folder = Path(folder)
         asked = f"the export in {folder}"

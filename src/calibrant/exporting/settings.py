@@ -1,4 +1,4 @@
-"""What an export is asked for: its settings, those that contradict each other, and one that stands there already."""
+"""What an export is asked for: its settings, those that contradict each other, and one that is there already."""
 
 from __future__ import annotations
 
@@ -124,10 +124,10 @@ def asked_for(source: Source, config: ServeConfig, check: QuestionSet | None) ->
 
 
 def already_there(out: Path, asked: Mapping[str, Any]) -> Export | None:
-    """The export that stands in ``out`` if it is this very one; nothing if the place is free."""
+    """The export in ``out`` if it is this very one; nothing if the place is free."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    found, todo = "something that is no export stands there", "choose a new or empty folder"
+    found, todo = "it holds something that is not an export", "choose a new or empty folder"
     if (out / MANIFEST).is_file():
         known = Export.open(out)
         differs = [name for name in asked if known.facts["asked"].get(name) != asked[name]]

@@ -60,7 +60,7 @@ class Source:
         if not {"model", "loading", "prompt", "questions"} <= identity.keys():
             raise ConfigError(
                 asked=asked,
-                found="no restore run stands there",
+                found="it holds no restore run",
                 todo="give the folder that `calibrant restore --out` named, or --model and --adapter",
             )
         if not (folder / "report" / "report.json").exists():

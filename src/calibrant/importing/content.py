@@ -19,7 +19,7 @@ class Content(NamedTuple):
 
 
 def content_of(row: Mapping[str, Any], k: int) -> Content:
-    """The content of a row whose columns are of a layout that :func:`calibrant.questions.load_questions` knows.
+    """The content of a row whose columns are of a layout that :func:`calibrant.load_questions` knows.
 
     Nothing is known (an empty ``Content``) where no layout fits, or where it has another number of options than k.
 

@@ -37,7 +37,7 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
 
     Raises
     ------
-    ScoresError : no such column, or a cell in it that is no list.
+    ScoresError : no such column, or a cell in it that is not a list.
     """
     columns = names_of(rows)
     if column not in columns:
@@ -65,7 +65,7 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
 
 def _items(cell: Any) -> list[Any] | None:
     """The items of a list, of an array, or of the text of one, ``None`` where one is nan or left out; none of a blank cell,
-    ``None`` for what is no list.
+    ``None`` for what is not a list.
     """
     if blank(cell) or missing(cell):
         return []

@@ -132,7 +132,7 @@ def read_task(file: SampleFile) -> list[Sample] | str:
 
     Raises
     ------
-    ScoresError : a file that cannot be read, a row that is no sample or unlike the others, a document twice with other
+    ScoresError : a file that cannot be read, a row that is not a sample or unlike the others, a document twice with other
         numbers, fewer documents than the results beside the file count.
     """
     samples: list[Sample] = []
@@ -241,7 +241,7 @@ def _checked(where: str, row: Any) -> Mapping[str, Any]:
 
 
 def _sample(where: str, row: Mapping[str, Any], release: tuple[int, ...] | None) -> Sample | str:
-    """The row as a sample, or why it is no question with one correct option."""
+    """The row as a sample, or why it is not a question with one correct option."""
     responses = row.get("resps", row.get("filtered_resps"))
     values = [_log_likelihood(r) for r in responses] if isinstance(responses, list) else []
     logp = [value for value in values if value is not None]
@@ -334,7 +334,7 @@ def _halves(
 
 
 def _single(target: Any, options: Sequence[str]) -> Any:
-    """A list of targets as a list, a list of one as its only member, anything else unchanged, as what is itself an option."""
+    """A list of targets as a list, or as its only member. Anything else, or a text that is itself an option, is left alone."""
     written = isinstance(target, str) and target[:1] == "[" and target[-1:] == "]"
     if written and clean(target) not in map(clean, options):
         try:

@@ -54,7 +54,7 @@ def import_systemone(
     questions : two or more, with unique ids.
     base_url : address without ``/systemone``, e.g. ``https://host/v1``.
     model : its name there.
-    cache : folder of the replies, for a run that is broken off: what stands there is not asked for again, whatever the
+    cache : folder of the replies, for a run that is broken off: what is there is not asked for again, whatever the
         endpoint has become since. ``provenance["replies_kept_before"]`` counts these.
     state, instructions : templates of the request's two texts: ``{question}``, ``{subject}`` or a column of the questions.
     key_env, concurrency, timeout, retries, backoff : as :class:`calibrant.endpoint.Endpoint`.
@@ -189,7 +189,7 @@ def _filled(template: str, question: Question) -> str:
 
 
 def _kept(reply: Any, body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The distribution of an answer, and who gave it; ``None`` where it is no answer to the choice that was asked."""
+    """The distribution of an answer, and who gave it; ``None`` where it is not an answer to the choice that was asked."""
     given = reply["answers"][NAME]["probabilities"]
     kept = {str(option): float(p) for option, p in given.items()} if isinstance(given, dict) else {}
     fault = _fault(kept, list(body["questions"][NAME]["criteria"]))
@@ -197,7 +197,7 @@ def _kept(reply: Any, body: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _fault(given: Mapping[str, float], choices: Sequence[str]) -> str | None:
-    """Why probabilities by option are no distribution over these options."""
+    """Why probabilities by option are not a distribution over these options."""
     if set(given) != set(choices):
         odd = sorted(set(given) ^ set(choices))[:3]
         return f"other options than were asked, such as {', '.join(map(repr, odd))}"

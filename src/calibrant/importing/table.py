@@ -60,7 +60,7 @@ def import_table(
 
     Raises
     ------
-    ScoresError : no such file or columns, cells that are no numbers, rows that are no distribution, an answer that fits no
+    ScoresError : no such file or columns, cells that are not numbers, rows that are not a distribution, an answer that fits no
         option or seems to count from 1, ids that repeat.
 
     >>> table = {"p_a": [0.7, 0.5], "p_b": [0.2, 0.5], "p_c": [0.1, float("nan")], "answer": ["A", "b"]}

@@ -112,7 +112,7 @@ class Bench:
         return None if setting is None else place.cell(setting, seed)
 
     def model_scores(self, name: str, split: str) -> Scores:
-        """Scores of the aligned or the pre-alignment model on train or calibration questions, made where they lack."""
+        """Scores of the aligned or the pre-alignment model on train or calibration questions, computed if missing."""
         assert name in (ALIGNED, REFERENCE)
         fix = by_name(name)
         cell = Place(self.root, fix).cell(fix.candidates[0], self.seed)

@@ -79,7 +79,7 @@ class Cell:
         return self.folder / "scores" / f"{name}.safetensors"
 
     def scores(self, name: str) -> Scores | None:
-        """They themselves, where there are any."""
+        """The stored scores, or ``None``."""
         return Scores.load(self.path(name)) if self.path(name).exists() else None
 
     def fail(self, error: CalibrantError, what: str = "fit") -> None:

@@ -268,7 +268,7 @@ def settings_named(text: str | None) -> dict[str, str]:
 
     Raises
     ------
-    ConfigError : a part that is no pair, or a fix named twice.
+    ConfigError : a part that is not a pair, or a fix named twice.
     """
     out: dict[str, str] = {}
     for part in text.split(",") if text else ():

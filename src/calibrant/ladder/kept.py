@@ -73,7 +73,7 @@ def how(asked: Mapping[str, Any]) -> str:
 
 
 def decided(found: Alignment) -> str:
-    """By what a verdict came about."""
+    """What decided the verdict."""
     if found.verdict in (FAILED, NOT_CHECKED, UNCHANGED):
         return found.reason
     n = len(found.checks)

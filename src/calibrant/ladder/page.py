@@ -105,7 +105,7 @@ def _pictures(table: Table) -> dict[str, Picture]:
 
 
 def _key(table: Table, one: Standings) -> str:
-    """Of a set's section and file: its name, with a number where an earlier set's comes out alike."""
+    """Name of a set's section and file: the set's own, numbered where an earlier one has the same."""
     slugs = ["".join(c if c.isalnum() else "-" for c in other.name.lower())[:40] for other in table.sets]
     at = next(i for i, other in enumerate(table.sets) if other is one)
     return f"set-{slugs[at]}" + (f"-{at + 1}" if slugs[at] in slugs[:at] else "")

@@ -37,7 +37,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do: ``what`` is sweep, fit, score or align; ``passes`` its size; ``done`` whether it lies there already."""
+    """One thing to do: ``what`` is sweep, fit, score or align; ``passes`` its size; ``done`` whether it is there already."""
 
     cell: str
     what: str

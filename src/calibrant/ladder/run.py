@@ -75,7 +75,7 @@ class Ladder:
 
     Raises
     ------
-    LeakageError : a question stands in two splits. QuestionError : a set without questions.
+    LeakageError : a question is in two splits. QuestionError : a set without questions.
     ConfigError : an unknown fix, setting or budget, a set with the name of a split, or alignment settings with nothing to
     check on.
     """

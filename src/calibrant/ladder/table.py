@@ -33,7 +33,7 @@ class Contrast:
 
     ``difference`` is this fix minus the other, ``z`` how far it is from 0 in standard errors; ``verdict`` is ``better``,
     ``worse`` or ``undecided``, decided where ``p_corrected <= 1 - level`` and the interval leaves out 0. ``p_corrected``
-    is ``None`` where the row is no fix and so in no family of comparisons.
+    is ``None`` where the row is not a fix and so in no family of comparisons.
     """
 
     other: str
@@ -176,7 +176,7 @@ def read_table(
     with the best other one, corrected by Tukey for all pairs of fixes (:func:`~calibrant.metrics.tukey`), since which one
     is best is seen on the same questions; Holm alone would call a fix worse than the best in a quarter of the contests
     of 28 equal fixes (``benchmarks/best_other_errors.py``). The pre-alignment model, where there is one, is shown beside
-    them and is no rival.
+    them and is not a rival.
 
     Parameters
     ----------

@@ -173,7 +173,7 @@ def protocol(table: Table) -> list[str]:
     named = [s.fix.name for s in table.fixes if (s.choice or {}).get("criterion") == NAMED]
     fit = f"{sets['train']['n']:,} training and {sets['calibration']['n']:,} calibration questions"
     out = [
-        f"All fixes saw the same {fit}; none saw a test question. No question stands in two sets (checked by content hash).",
+        f"All fixes saw the same {fit}; none saw a test question. No question is in two sets (checked by content hash).",
         "Post-hoc maps are fitted on the aligned model's scores of the calibration questions (temperature-all: of the training "
         "questions too); trained fixes learn from the training questions and use the calibration questions for choosing "
         "the evaluation that is kept, and for the E-step.",

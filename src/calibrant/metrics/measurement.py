@@ -301,7 +301,7 @@ def _notes(scores: Scores, estimates: Mapping[str, Estimate], n_clusters: int | 
     repeats = scores.provenance.get("questions_that_repeat")
     if isinstance(repeats, int) and repeats:
         notes.append(
-            f"{repeats} questions stand in several tasks and count each time: intervals and floors are too narrow"
+            f"{repeats} questions are in several tasks and count each time: intervals and floors are too narrow"
         )
     gap, ece = estimates["signed_gap"], estimates["conf_ece"]
     if ece.verdict == INDISTINGUISHABLE and (gap.low > 0 or gap.high < 0):

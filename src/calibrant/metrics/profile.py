@@ -101,7 +101,7 @@ def redraw_labels(profile: Profile, n_draws: int, seed: int) -> Profile:
 def thin_hits(profile: Profile, n_boot: int, n_bins: int, seed: int) -> np.ndarray:
     """Normal noise on the hits of each group that resampling cannot see, (B, G): of variance
     :func:`~calibrant.metrics.bins.thin_variance` in each of M bins, shared by its groups as they share its questions. The
-    normals are those of :func:`~calibrant.metrics.uncertainty.cell_noise`. Added to draws it makes hits that are no counts:
+    normals are those of :func:`~calibrant.metrics.uncertainty.cell_noise`. Added to draws it makes hits that are not counts:
     for residuals only.
     """
     bin_G = bin_index(profile.c_G, n_bins)

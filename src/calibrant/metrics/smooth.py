@@ -100,8 +100,8 @@ def smooth_cells(coefficient_G: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def thinned(cell_G: np.ndarray, sigma: float, least: int = 1) -> tuple[slice, float]:
-    """Some of the smoothed residual's points, which needs no more for its width, and the factor that makes their 1-norm that
-    of all.
+    """Fewer points of the smoothed residual, which is smooth at the scale of sigma, and the factor that restores its
+    1-norm.
 
     >>> thinned(np.zeros(2001), 0.02)
     (slice(None, None, 5), 4.9900249376558605)

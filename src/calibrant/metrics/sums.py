@@ -156,7 +156,7 @@ def bootstrap_sums(
 
 
 def bootstrap_weights(n: int, n_boot: int, seed: int, cluster_N: np.ndarray | None = None) -> np.ndarray:
-    """The weights of :func:`bootstrap_sums`, question by question, (B, N) of small integers: for what is no function of
+    """The weights of :func:`bootstrap_sums`, question by question, (B, N) of small integers: for what is not a function of
     sums. A draw in which every weight is 0 is the sample: weights 1.
     """
     units = n if cluster_N is None else int(cluster_N.max()) + 1

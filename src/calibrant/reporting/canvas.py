@@ -85,7 +85,7 @@ def png_bytes(figure: Figure) -> bytes:
 
 
 def _saved(figure: Figure, **how: Any) -> bytes:
-    """Rendered in our style; a letter that the font lacks is no warning (a browser finds it in another font)."""
+    """Rendered in our style; a letter that the font lacks is not a warning (a browser finds it in another font)."""
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -23,7 +23,7 @@ def alignment_words(alignment: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Raises
     ------
-    ConfigError : a mapping that is no alignment check.
+    ConfigError : a mapping that is not an alignment check.
     """
     if not alignment:
         return None

@@ -116,7 +116,7 @@ def restore(
 
     Raises
     ------
-    LeakageError : a question stands in two splits.
+    LeakageError : a question is in two splits.
     ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
     """
     style, out = style or PromptStyle(), Path(out)

@@ -1,6 +1,6 @@
 """Post-hoc scalers: maps ``Scores -> Scores`` that are fitted on some questions and applied to others. numpy and scipy only.
 
-A scaler remembers the questions that it was fitted on and refuses to rescale them: what it makes of them is no evidence.
+A scaler remembers the questions that it was fitted on and refuses to rescale them, as results on them would be optimistic.
 Which one when: ``docs/rescaling.md``.
 """
 
@@ -43,7 +43,7 @@ def scaler_named(name: str) -> type[Scaler]:
 
 
 def load_scaler(path: str | Path) -> Scaler:
-    """The scaler whose ``to_json()`` stands in a file, as ``calibrant rescale`` writes it.
+    """The scaler whose ``to_json()`` is in a file, as ``calibrant rescale`` writes it.
 
     Raises
     ------

@@ -17,8 +17,8 @@ from calibrant.scores import Scores
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FEATURES = ("entropy", "margin", "logmass", "options", "question_length")
 MARGIN_CAP = 50.0
-MOST_LOG_BETA = 30.0
 """Log-odds of the top against the second option, in nats, above which all count as this."""
+MOST_LOG_BETA = 30.0
 
 
 class AdaptiveTemperature(Scaler):

@@ -20,7 +20,7 @@ from calibrant.scores import Scores
 
 
 class Scaler(ABC):
-    """A map ``Scores -> Scores`` that remembers its fit questions and refuses them: what it makes of them is no evidence.
+    """A map ``Scores -> Scores`` that remembers its fit questions and refuses them, as results on them would be optimistic.
 
     Attributes
     ----------
@@ -102,8 +102,8 @@ class Scaler(ABC):
         return replace(scores, logp_NK=self._rescaled(scores), provenance=provenance)
 
     def _unlike(self, provenance: Mapping[str, Any]) -> list[str]:
-        """In words, what else these scores are than those fitted on, as far as both tell; what a model's scores need not tell
-        is that it is not quantised and that they hold no temperature of an export.
+        """In words, how these scores differ from those fitted on, where both record it. Of a model's scores, no word on
+        quantisation means that it is not quantised, and none on a temperature of an export that there is none.
         """
         fitted, here = (
             {"quantized": None, "served_temperature": 1.0, **facts} if "adapter_weights" in facts else facts
@@ -181,7 +181,7 @@ class Scaler(ABC):
             scaler.n_fit_ = int(number(values["n_fit"], 1, np.inf))
             scaler.fitted_on_ = dict(values.get("fitted_on") or {})
             if not isinstance(scaler.fitted_on_.get("scaler", {}), Mapping):
-                raise TypeError(f"{scaler.fitted_on_['scaler']!r} is no scaler")
+                raise TypeError(f"{scaler.fitted_on_['scaler']!r} is not a scaler")
             scaler._fit_keys = frozenset(str(key) for key in values["fit_keys"])
         except (KeyError, TypeError, ValueError) as error:
             missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -216,7 +216,7 @@ HOLDS_FOR = (
 )
 """Facts of scores that a scaler holds for."""
 FACTS = (*HOLDS_FOR, "prompt_digest", "source", "url", "scaler")
-"""What of a provenance says whose scores they are, how they were read, and whether they were rescaled before."""
+"""Keys of a provenance that name the model, how it was read, and an earlier rescaling."""
 SURE = 0.001
 """Chance below which answers that agree under the same ids are taken for the same questions: ten of two even options."""
 HASH_DIGITS = 16  # of a content hash; the digests made here have more
@@ -276,7 +276,7 @@ def normalised(logit_NK: np.ndarray) -> np.ndarray:
 def number(value: Any, low: float, high: float) -> float:
     """A number from JSON, ``low <= value <= high``; else TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     if not low <= value <= high:
         raise ValueError(f"{value!r} is outside [{low:g}, {high:g}]")
     return float(value)
@@ -294,5 +294,5 @@ def array(values: Any, *shape: int) -> np.ndarray:
 def strings(values: Any) -> tuple[str, ...]:
     """A list of strings from JSON; else TypeError."""
     if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"{values!r} is no list of strings")
+        raise TypeError(f"{values!r} is not a list of strings")
     return tuple(values)

@@ -16,7 +16,7 @@ def fingerprint(path: Path) -> str:
     Of each file it sees the name, the size, 64 evenly spaced blocks of 64 KiB, and of a safetensors file the header and every
     tensor of at most 64 KiB whole: normalisations, biases, a temperature folded into one of them. It does not see a change
     that lies inside larger tensors between the blocks alone (in a file above 4 MiB), such as a single edited row; training,
-    merging and quantisation change nearly all of a tensor and are seen. Configuration and tokenizer are no part of it.
+    merging and quantisation change nearly all of a tensor and are seen. Configuration and tokenizer are not part of it.
     """
     files = (
         [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"})

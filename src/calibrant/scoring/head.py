@@ -86,7 +86,7 @@ class Head:
     def logits(self, h_SD: Tensor, *, exact: bool = True) -> Tensor:
         """Float32 logits (S, V). ``exact``: the product too is in float32; else in the model's own precision.
 
-        A head that is no plain linear layer (an adapter lies on it, or a saved copy) runs with float32 copies of its weights;
+        A head that is not a plain linear layer (an adapter is on it, or a saved copy) runs with float32 copies of its weights;
         one whose weights are quantised runs as it is.
         """
         if not exact:

@@ -161,7 +161,7 @@ def chat_template_facts(
     revision: str | None = None,
     trust_remote_code: bool = False,
     chat_template: str | Path | None = None,
-    **_loading: Any,
+    **loading: Any,
 ) -> dict[str, str | None]:
     """``{"chat_template": digest}`` for the identity of a run, where it asks in a chat format; else nothing.
 

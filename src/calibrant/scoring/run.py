@@ -35,7 +35,7 @@ def score(
     seed: int | None = None,
     **loading: Any,
 ) -> Scores:
-    """Option log-probabilities of a causal language model (method.md section 1).
+    """Option log-probabilities of a causal language model (docs/decisions/001-option-probabilities.md).
 
     Letters: ``logp_k = log Σ_{alias of letter k} p(alias | prompt)``. Continuation: ``Σ_t log p(token_t of option k | …)``,
     or its variant. Both are then normalised over the options; ``logmass`` keeps what they had together before that.

@@ -218,7 +218,7 @@ class _Scorer:
         return FormatScores(scores, left_out)
 
     def can_ask(self, style: PromptStyle) -> bool:
-        """Whether the scores lie there, or the tokenizer has what the format needs."""
+        """Whether the scores are there, or the tokenizer has what the format needs."""
         known = self.folder is not None and self._path(style, 0).exists()
         return known or not style.format.startswith("chat") or self._has_template()
 

@@ -104,7 +104,7 @@ def readings_of(
     *,
     is_label: bool = False,
 ) -> dict[str, int]:
-    """Every reading of an answer that fits an option, in words, with that option's index; none of what is no answer."""
+    """Every reading of an answer that fits an option, in words, with that option's index; none for what is not an answer."""
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         return {}
     if not labels or base == "text":
@@ -162,7 +162,7 @@ def _no_fit(
     answer: Any, choices: Sequence[str], labels: Sequence[str], base: int | Literal["text"] | None
 ) -> QuestionError:
     if base == "text":
-        todo = "give the text of an option, as it stands there"
+        todo = "give the text of an option, as it is written there"
     elif labels:
         todo = f"give one of the labels {', '.join(labels)}"
     else:

@@ -18,7 +18,7 @@ from calibrant.sources.cells import blank
 TEXT_NAMES = ("question", "question_stem")
 CHOICES_NAMES = ("choices", "options")
 ANSWER_NAMES = ("answer", "answerKey", "answer_idx", "answer_index", "label")
-"""The first that is filled is read; what all but the last say as well must not contradict it."""
+"""The first filled column is read; the others, except ``label``, must agree with it."""
 MAPPING_KEYS = ("question", "choices", "answer", "id", "subject", "answer_base")
 WANTED = (
     "question, choices, answer; question, A, B, …, answer; question, option_1, option_2, …, answer; "
@@ -185,7 +185,7 @@ def _option_columns(row: Row) -> list[str]:
         match = OPTION_COLUMN.fullmatch(str(name).strip())
         if match and (match[1] or match[2].isalpha()):
             place = ord(match[2].lower()) - ord("a") if match[2].isalpha() else int(match[2])
-            bare_small = not match[1] and match[2].islower()  # beside A, B, C a column n is no option
+            bare_small = not match[1] and match[2].islower()  # beside A, B, C a column n is not an option
             families.setdefault(((match[1] or "").lower(), match[2].isalpha(), bare_small), {})[place] = name
     runs = []
     for by_place in families.values():

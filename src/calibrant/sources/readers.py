@@ -144,7 +144,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _row(value: Any) -> Any:
-    """The row itself, or the error that it is no row."""
+    """The row itself, or the error that it is not a row."""
     if isinstance(value, (Mapping, Question)):
         return value
     return QuestionError(

@@ -1,4 +1,4 @@
-"""Questions in, adapter out: CFT, RCFT and their control; and models between base and aligned. Needs torch."""
+"""Questions in, adapter out, by CFT, RCFT or another objective; and models between base and aligned. Needs torch."""
 
 from calibrant.tuning.callback import CalibrationCallback
 from calibrant.tuning.config import LoraSettings, TuneConfig, load_config

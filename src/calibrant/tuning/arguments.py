@@ -34,7 +34,7 @@ def refuse_where(loaded: LoadedModel, config: TuneConfig) -> None:
 
 
 def training_arguments(config: TuneConfig, folder: Path, n_questions: int, loaded: LoadedModel) -> TrainingArguments:
-    """The library's settings that ours stand for."""
+    """The :class:`TrainingArguments` of a :class:`TuneConfig`."""
     device = loaded.device.type
     steps_an_epoch = math.ceil(n_questions / config.batch_size)
     every = max(1, math.ceil(steps_an_epoch / config.evaluations_per_epoch))

@@ -41,7 +41,7 @@ class CalibrationCallback(TrainerCallback):
         trainer.train()
         calibrant.diagnose(scores, path=watch.history)
 
-    The numbers of :func:`calibrant.diagnosis.checkpoint_point` go through the trainer's own ``log``, so they stand in
+    The numbers of :func:`calibrant.diagnosis.checkpoint_point` go through the trainer's own ``log``, so they are in
     its ``log_history``, on the console and in whatever ``report_to`` names: accuracy, conf_ece with floor_mean and
     floor_p95, nll, entropy, mean_confidence, signed_gap with its interval, option_mass, n. Beside them ``seconds``, what
     this evaluation took, ``seconds_spent``, what all so far took, and ``share``, their part of all the time so far. With
@@ -262,7 +262,7 @@ def _calling_trainer(callback: TrainerCallback) -> Trainer | None:
 
 
 def _logged(log: Sequence[Mapping[str, Any]], prefix: str) -> list[dict[str, Any]]:
-    """The points that stand in a trainer's log."""
+    """The points in a trainer's log."""
     return [
         {"step": entry["step"], "epoch": entry.get("epoch", 0.0)}
         | {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}

@@ -17,7 +17,7 @@ from calibrant.tuning.trainer import EmState
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: the trainer writes its state file last. ``state`` is what stands in it."""
+    """A whole checkpoint: the trainer writes its state file last. ``state`` is its content."""
 
     path: Path
     state: dict[str, Any]

@@ -25,8 +25,8 @@ from calibrant.scoring.options import Encoded, Tokens, padded_lengths
 class Example:
     """One training question: its tokens, the index of its correct option, and what some objectives need besides.
 
-    ``target`` is the answer distribution to teach, over the question's own options; ``index`` its place
-    among the training questions.
+    ``encoded`` holds its tokens, ``answer`` the index of the correct option, ``target`` the answer distribution to teach, over
+    the question's own options; ``index`` is its place among the training questions.
     """
 
     encoded: Encoded
@@ -124,7 +124,7 @@ class Collator:
     def passes(self, examples: Sequence[Example], tokens: int) -> list[list[Example]]:
         """The examples cut into forward passes of at most so many padded tokens, or of one question that has more.
 
-        As they are where one pass holds them all; else by length, longest first, so that little is padded.
+        In the given order where one pass holds them all; else by length, longest first, so that little is padded.
         """
         shaped = sorted(((*self._shape(e), e) for e in examples), key=lambda found: -found[1])
         parts: list[list[Example]] = []

@@ -36,7 +36,7 @@ class Strict(BaseModel):
 
 
 class LoraSettings(Strict):
-    """Low-rank adaptation (peft). The paper uses rank 128, alpha 64, dropout .05, all linear layers (method.md section 6)."""
+    """Low-rank adaptation (peft). The paper uses rank 128, alpha 64, dropout .05, all linear layers."""
 
     rank: int = Field(16, ge=1, description="rank r of the update")
     alpha: float = Field(32, gt=0, description="scaling; the update is multiplied by alpha / rank")
@@ -125,7 +125,9 @@ class TuneConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.batch_size % self.accumulation_unit:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         if self.quantize_4bit and self.lora is None:
             raise ValueError("quantize_4bit needs lora: 4-bit weights cannot be tuned themselves")
         if self.objective in BATCH_STATISTICS and self.accumulation_unit != self.batch_size:

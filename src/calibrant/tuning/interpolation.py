@@ -56,7 +56,7 @@ def interpolate(
     ----------
     base, aligned : local folder or hub id, with safetensors weights, of one architecture and vocabulary.
     alpha : α in [0, 1].
-    out : folder to make. It stands there whole or not at all.
+    out : folder to make. It is made whole or not at all.
     revision : branch, tag or commit of the aligned model on the hub.
 
     Raises
@@ -98,7 +98,7 @@ def scale_adapter(adapter: str | Path, factor: float, out: str | Path) -> Path:
     ----------
     adapter : local folder of a peft LoRA adapter.
     factor : 0 or more; above 1 the alignment is exaggerated.
-    out : folder to make. It stands there whole or not at all.
+    out : folder to make. It is made whole or not at all.
 
     Raises
     ------
@@ -235,7 +235,7 @@ def _adapter_config(source: Path, asked: str) -> dict[str, Any]:
     with _readable(source / "adapter_model.safetensors") as file:
         other = [name for name in file.keys() if not LORA_PART.search(name)]  # noqa: SIM118 (not a dict)
     if other:
-        faults.append(f"{len(other)} tensors that are no LoRA matrices, first {other[0]!r}")
+        faults.append(f"{len(other)} tensors that are not LoRA matrices, first {other[0]!r}")
     if faults:
         raise ModelError(
             asked=asked,
@@ -305,7 +305,7 @@ def _made(out: Path, note: dict[str, Any], asked: str, write: Callable[[Path], N
         known = out / NOTE
         if known.is_file() and json.loads(known.read_text(encoding="utf-8")) == note:
             return out
-        raise ConfigError(asked=f"{asked} in {out}", found="something else stands there", todo="choose a new folder")
+        raise ConfigError(asked=f"{asked} in {out}", found="it holds something else", todo="choose a new folder")
     partial = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""The losses of method.md sections 4 and 7, as pure functions of tensors to ``(loss, metrics)``. They know no trainer.
+"""The losses of docs/objectives.md as pure functions of tensors to ``(loss, metrics)``. They know no trainer.
 
 All are *sums over the questions of the batch*; the caller divides by the number of questions in the optimiser step, so that
 accumulation and data parallelism change nothing. The two that are no such sums, :func:`mmce` and :func:`soft_ece`, say what

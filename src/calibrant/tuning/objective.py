@@ -29,8 +29,9 @@ def batch_loss(model: Any, head: Head, batch: Mapping[str, Any], config: TuneCon
     """The objective's loss, summed over the batch's questions, and the options' joint log-probabilities (B, K).
 
     One forward pass (a second one without the questions for ``pmi``), through ``model`` as it is wrapped, so that data
-    parallelism sees it; logits only for the rows that are read. What is over the options is read as the batch's variant has it.
-    ``target_BK`` of the batch is what soft-target objectives teach and rcft's calibration term draws to.
+    parallelism sees it; logits only for the rows that are read. Losses over the options use the batch's
+    variant (sum, per token …). ``target_BK`` of the batch is what soft-target objectives teach and rcft's calibration term
+    draws to.
     """
     h_RTD = forward(model, head, batch)
     joint_BK = joint_logp(h_RTD, head, batch)

@@ -116,7 +116,7 @@ def target_distribution(
 ) -> Tensor:
     """The top option gets its bin's accuracy ``a``, the others share ``1 − a`` and keep their order.
 
-    With the non-top probabilities ``q_2 >= … >= q_K`` (method.md section 4, the release's map generalised to any K)::
+    With the non-top probabilities ``q_2 >= … >= q_K`` (docs/decisions/002-rcft.md; the release's map generalised to any K)::
 
         γ = ln(K−1) / (q_2·(1−a));   t_j = (1−a)·w_j,   w_j = (1 + tanh(γ q_j)) / (K−1 + Σ_j tanh(γ q_j))
 

@@ -100,7 +100,7 @@ def tune(
     callbacks: Sequence[TrainerCallback] = (),
     **loading: Any,
 ) -> TuneResult:
-    """Fine-tune a model on ``train`` by the objective of ``config``, watched on ``calibration`` (method.md section 4).
+    """Fine-tune a model on ``train`` by the objective of ``config``, watched on ``calibration`` (docs/objectives.md).
 
     Writes ``out/adapter`` (or ``out/model``), ``out/result.json`` and, while it runs, ``out/checkpoints``. Called again with
     the same arguments it goes on from the last whole checkpoint, or returns the result if the run was finished; a loaded model
@@ -121,7 +121,7 @@ def tune(
 
     Raises
     ------
-    LeakageError : a question stands in both sets.
+    LeakageError : a question is in both sets.
     ConfigError : ``out`` holds a run with other settings, or another process is at work there; a setting that the objective has
         no use for.
     ModelError : the model cannot be tuned so, or its loss is not finite.
@@ -275,7 +275,7 @@ class _Run:
             relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}
             write_json(self.out / RESULT, {**result.to_json(), **relative})
             shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()  # no process returns before the adapter stands there
+        trainer.accelerator.wait_for_everyone()  # no process returns before the adapter is there
         _rename(self.loaded, result)
         return result
 

@@ -84,7 +84,7 @@ def judging(server, folder):
     [
         (longer, "short", 1.0, 0.839),  # Wilson, 20 of 20
         (longer, "a rejected answer that is longer", 0.0, 0.0),
-        (always_first, "short", 0.5, 0.299),  # Wilson, 10 of 20: whichever stands first is no opinion
+        (always_first, "short", 0.5, 0.299),  # Wilson, 10 of 20: whichever stands first is not an opinion
     ],
 )
 def test_a_judge_is_checked_on_what_people_preferred(judge_server, tmp_path, rule, rejected, agrees, low):

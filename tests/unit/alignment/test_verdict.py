@@ -31,7 +31,7 @@ FIXED = Limit(0.1, "rise", fixed=True)
         (e(0.0, 0.0, 0.0), FALL, "kept"),
         (e(-0.02, -0.049, 0.01), FALL, "kept"),
         (e(-0.02, -0.03, -0.01), FALL, "kept"),  # it fell, by less than is allowed
-        (e(0.2, 0.1, 0.3), FALL, "kept"),  # a rise is no fall
+        (e(0.2, 0.1, 0.3), FALL, "kept"),  # a rise is not a fall
         (e(-0.08, -0.12, -0.04), FALL, "not kept"),
         (e(-0.08, -0.17, 0.01), FALL, "undecided"),
         (e(-0.03, -0.07, -0.01), FALL, "undecided"),

@@ -383,7 +383,7 @@ def test_formats_of_other_questions_are_refused(three_formats):
 def test_choices_that_always_or_never_agree_have_no_interval_of_width_0(n_orders):
     logit = np.log([[0.8, 0.1, 0.1]] * 24)
     orders = [Scores.from_logp(logit, [(0 + shift) % 3] * 24) for shift in range(n_orders)]
-    found = order_sensitivity(orders, n_boot=100)  # always the first, whatever stands there
+    found = order_sensitivity(orders, n_boot=100)  # always the first, whatever is there
     assert (found.consistency.value, found.agreement.value) == (0, 0)
     assert found.agreement == found.consistency
     assert found.agreement.high == pytest.approx(1.96**2 / (24 + 1.96**2), rel=1e-3)  # Wilson's for 0 of 24

@@ -268,7 +268,7 @@ def test_an_unknown_estimate_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_a_model_that_is_all_right_and_all_but_sure_is_at_its_floor(k):
-    """Value and floor are the same sum, made in two ways: their last bits are no evidence."""
+    """Value and floor are the same sum, made in two ways: their last bits are not evidence."""
     for seed in range(40):
         c_N = 1 - 1e-4 * np.random.default_rng(seed).random(100)
         p_NK = np.column_stack([c_N, *[(1 - c_N) / (k - 1)] * (k - 1)])

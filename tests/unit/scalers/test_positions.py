@@ -62,7 +62,7 @@ W, B = np.array([0.5, 0.7, 0.6, 0.4]), np.array([0.4, 0.0, -0.2, -0.2])
 def test_vector_recovers_the_distortion_that_was_put_in(draw, mixed):
     """The model says z = (log p - b) / w, so w and b (to a constant) undo it. n = 40,000: standard errors of about 1 %."""
     fit = draw(40_000, mixed=mixed, name="fit", distort=lambda logp: (logp - B) / W)
-    # normalising moved each question by a constant c: w c is no constant over k, so recovery is up to that
+    # normalising moved each question by a constant c: w c is not a constant over k, so recovery is up to that
     scaler = Vector().fit(fit)
     other = draw(2_000, seed=1, mixed=mixed, distort=lambda logp: (logp - B) / W)
     truth = draw(2_000, seed=1, mixed=mixed)
