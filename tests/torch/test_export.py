@@ -365,7 +365,7 @@ def test_an_adapter_that_was_trained_again_in_its_place_is_not_the_one_exported(
 def test_a_folder_with_something_else_is_refused_and_an_empty_one_is_used(source, check, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="no export"):
+    with pytest.raises(ConfigError, match="not an export"):
         export(source, out=tmp_path / "full", check=check)
     assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()

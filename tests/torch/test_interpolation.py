@@ -231,7 +231,7 @@ def test_the_scaled_adapter_keeps_its_weights_and_says_what_it_is(two, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, "no LoRA matrices"),
+        ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, "not LoRA matrices"),
         ({"use_dora": True}, "use_dora"),
         ({"init_lora_weights": "pissa"}, "changed the base weights"),
     ],

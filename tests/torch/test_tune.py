@@ -330,7 +330,7 @@ def test_other_settings_or_questions_in_the_same_folder_are_refused(run, train):
 def test_folder_with_something_else_in_it_is_refused_and_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ConfigError, match="no run stands there"):
+    with pytest.raises(ConfigError, match="not a run"):
         run("mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

@@ -1,6 +1,5 @@
 """What tuning teaches over the options is what scoring reads, in every variant of a continuation's score."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from calibrant.errors import ConfigError
 from calibrant.metrics import nll
 from calibrant.prompts import PromptStyle
 from calibrant.scoring import LoadedModel, load_model, score
@@ -177,23 +175,6 @@ def test_a_runs_first_step_is_the_loss_of_its_reading(tmp_path, model_folder, ma
         target_NK = [smoothed(q.answer, len(q.choices), config.epsilon) for q in train]
         wanted = -np.mean([np.dot(t, joint_K[: len(t)]) for t, joint_K in zip(target_NK, joint_NK, strict=True)])
     assert first.loss == pytest.approx(wanted, abs=2e-3)
-
-
-def test_a_run_of_before_variants_were_taught_is_not_gone_on_with(tmp_path, model_folder, make_questions):
-    asked = {
-        "config": TuneConfig(objective="cft", over="options", epochs=1, batch_size=8, train_sample=0),
-        "style": styled("per_char"),
-        "out": tmp_path / "run",
-        "device": "cpu",
-    }
-    sets = make_questions("train", 8, ks=(4, 3)), make_questions("calibration", 6, ks=(4,))
-    tune(model_folder(), *sets, **asked)
-    known = tmp_path / "run" / "run.json"
-    before = json.loads(known.read_text())
-    del before["taught"]
-    known.write_text(json.dumps(before))
-    with pytest.raises(ConfigError, match="different taught"):
-        tune(model_folder(), *sets, **asked)
 
 
 def test_pmi_gradient_flows_through_both_passes(double, questions):

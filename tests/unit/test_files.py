@@ -42,7 +42,7 @@ def test_a_folder_goes_on_with_the_same_run_only(tmp_path):
 
 def test_a_folder_of_other_things_is_not_taken(tmp_path):
     (tmp_path / "photo").write_text("x")
-    with pytest.raises(ConfigError, match="no run"):
+    with pytest.raises(ConfigError, match="not a run"):
         claim_folder(tmp_path, {"seed": 0}, "run")
 
 
@@ -67,6 +67,6 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
     refuse_unwritable(tmp_path / "new" / "deep" / "scores")
     refuse_unwritable(tmp_path / "file")
-    for place, fault in ((tmp_path, "a folder of that name"), (tmp_path / "file" / "x", "is no folder")):
+    for place, fault in ((tmp_path, "a folder of that name"), (tmp_path / "file" / "x", "is not a folder")):
         with pytest.raises(OutputError, match=fault):
             refuse_unwritable(place)

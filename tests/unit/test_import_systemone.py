@@ -193,7 +193,7 @@ def test_a_reply_that_was_kept_empty_is_asked_for_again(json_server, tmp_path):
 
 def test_a_probability_that_no_float_holds_is_no_answer(json_server, tmp_path):
     given = {"Lyon": 10**400, "Paris": 0, "Nice": 0}
-    with pytest.raises(ModelError, match="a reply that is not a System One answer"):
+    with pytest.raises(ModelError, match="a reply that is no System One answer"):
         asked(json_server(lambda _body: {"answers": {"answer": {"probabilities": given}}}), tmp_path, QUESTIONS[:1])
 
 

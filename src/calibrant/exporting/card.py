@@ -107,7 +107,7 @@ def drift_words(facts: Mapping[str, Any]) -> str:
 
 def decision_words(facts: Mapping[str, Any]) -> str:
     """Whether transformers can serve the folder as a decision model, and how near that is to what was measured."""
-    made = facts.get("decision_model") or {"why_not": "the export was made by an older version"}
+    made = facts["decision_model"]
     if "why_not" in made:
         return f"Not as a decision model: {made['why_not']}."
     words = ["Not checked: no questions were given." if made["drift"] is None else _checked(made["drift"])]

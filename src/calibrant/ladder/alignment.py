@@ -19,7 +19,7 @@ from calibrant.alignment.instructions import instruction_set
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
-from calibrant.ladder.cells import CELLS, Cell, Place, read_json
+from calibrant.ladder.cells import CELLS, Cell, Place, json_if_any
 from calibrant.ladder.fixes import ALIGNED, Fix
 from calibrant.scoring.models import chat_template_facts, precision
 
@@ -127,7 +127,7 @@ def check(bench: Bench, cell: Cell, asked: Asked, model: Mapping[str, Any]) -> N
     bench.release()
     wanted = (precision(bench.scoring) | chat_template_facts(bench.model, ["chat"], **bench.scoring)).items()
     found = sorted((bench.root / CELLS).glob(f"*/*/seed-*/{asked.folder}/{RESULT}"))
-    others = [path for path in found if wanted <= (read_json(path.parent / RUN_FILE) or {}).items()]
+    others = [path for path in found if wanted <= (json_if_any(path.parent / RUN_FILE) or {}).items()]
     align_check(
         bench.model,
         adapter=model.get("adapter"),
@@ -181,7 +181,7 @@ class Alignment:
 
 def asked_in(root: Path) -> dict[str, Any] | None:
     """What the checks of a ladder's folder are about, or ``None`` where nothing was asked."""
-    return read_json(root / ASKED)
+    return json_if_any(root / ASKED)
 
 
 def alignment_of(place: Place, found: Sequence[Place], asked: Mapping[str, Any] | None) -> Alignment:
@@ -199,7 +199,7 @@ def alignment_of(place: Place, found: Sequence[Place], asked: Mapping[str, Any] 
     if setting is None:
         return Alignment(NOT_CHECKED, place.not_run or "")
     cell = place.cell(setting, place.seeds[0])
-    result = read_json(cell.folder / asked["folder"] / RESULT)
+    result = json_if_any(cell.folder / asked["folder"] / RESULT)
     if result is not None:
         return Alignment(
             result["verdict"], result["sentence"], fix.name, cell.seed, result["level"], tuple(result["checks"])

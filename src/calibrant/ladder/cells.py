@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import CalibrantError, ConfigError
-from calibrant.files import RUN_FILE, alone, claim_folder, write_json
-from calibrant.files import read_json as json_in
+from calibrant.files import RUN_FILE, alone, claim_folder, read_json, write_json
 from calibrant.ladder.fixes import FIXES, Fix
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
@@ -67,7 +66,7 @@ class Cell:
     @property
     def result(self) -> dict[str, Any] | None:
         """What fitting left, or ``None`` before."""
-        return read_json(self.folder / RESULT)
+        return json_if_any(self.folder / RESULT)
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Keep the result of fitting."""
@@ -90,7 +89,7 @@ class Cell:
     @property
     def errors(self) -> dict[str, dict[str, str]]:
         """Errors by what failed."""
-        return read_json(self.folder / ERROR) or {}
+        return json_if_any(self.folder / ERROR) or {}
 
     def note(self, what: str, text: str) -> None:
         """Keep what a reader must know of one set of questions."""
@@ -99,7 +98,7 @@ class Cell:
     @property
     def notes(self) -> dict[str, str]:
         """Notes by set of questions."""
-        return read_json(self.folder / NOTES) or {}
+        return json_if_any(self.folder / NOTES) or {}
 
     def forget_errors(self, *, check: str | None = None, but: str | None = None) -> None:
         """Before another attempt: at all ``but`` one thing, or at one ``check`` alone."""
@@ -143,7 +142,7 @@ class Place:
             )
         identity = {name: plain[name] for name in ("family", "values", "candidates", "of", "fit_on")}
         claim_folder(self.folder, identity, f"fix {self.fix.name!r}")
-        earlier = (read_json(self.folder / FIX) or {"seeds": []})["seeds"]
+        earlier = (json_if_any(self.folder / FIX) or {"seeds": []})["seeds"]
         write_json(self.folder / FIX, {"fix": plain, "seeds": sorted({*earlier, *self.seeds})})
         if reason is None or choice is not None:
             (self.folder / NOT_RUN).unlink(missing_ok=True)
@@ -153,12 +152,12 @@ class Place:
     @property
     def not_run(self) -> str | None:
         """Why it cannot be run."""
-        return (read_json(self.folder / NOT_RUN) or {}).get("reason")
+        return (json_if_any(self.folder / NOT_RUN) or {}).get("reason")
 
     @property
     def choice(self) -> dict[str, Any] | None:
         """What the sweep chose, or ``None`` before."""
-        return read_json(self.folder / CHOICE)
+        return json_if_any(self.folder / CHOICE)
 
     def choose(self, choice: Mapping[str, Any]) -> None:
         """Keep the choice, unless another process was first: from now on test questions may be scored."""
@@ -189,17 +188,17 @@ class Place:
 def places(root: Path) -> list[Place]:
     """The fixes that a ladder's folder holds, as they were when it was last run."""
     order = {fix.name: i for i, fix in enumerate(FIXES)}
-    found = [read_json(path) for path in (root / CELLS).glob(f"*/{FIX}")]
+    found = [json_if_any(path) for path in (root / CELLS).glob(f"*/{FIX}")]
     known = [Place(root, Fix.from_json(values["fix"]), tuple(values["seeds"])) for values in found if values]
     return sorted(known, key=lambda place: (order.get(place.fix.name, len(order)), place.fix.name))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def json_if_any(path: Path) -> dict[str, Any] | None:
     """A JSON object, or ``None`` where there is no such file.
 
     Raises
     ------
     ConfigError : a damaged file.
     """
-    value: dict[str, Any] | None = json_in(path) if path.exists() else None
+    value: dict[str, Any] | None = read_json(path) if path.exists() else None
     return value

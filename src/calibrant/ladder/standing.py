@@ -10,7 +10,7 @@ import numpy as np
 
 from calibrant.files import RUN_FILE
 from calibrant.ladder.alignment import Alignment, alignment_of
-from calibrant.ladder.cells import Place, read_json
+from calibrant.ladder.cells import Place, json_if_any
 from calibrant.ladder.fixes import ALIGNED, Fix
 
 COMPLETE, WAITING = "complete", "waiting"
@@ -94,7 +94,7 @@ def _state(place: Place) -> tuple[str, str]:
     cells = [cell for cell in place.cells() if chosen is None or cell.setting == chosen]
     errors = [f"{cell.name}, {what}: {error['found']}" for cell in cells for what, error in cell.errors.items()]
     reason = "; ".join(errors)
-    run = read_json(place.root / RUN_FILE) or {"questions": {}}
+    run = json_if_any(place.root / RUN_FILE) or {"questions": {}}
     wanted = [name for name in run["questions"] if name not in ("train", "calibration")]
     if chosen is None:
         return ("failed" if errors else WAITING), reason

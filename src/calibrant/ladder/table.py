@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE
 from calibrant.ladder.alignment import Alignment, asked_in
-from calibrant.ladder.cells import Place, places, read_json
+from calibrant.ladder.cells import Place, json_if_any, places
 from calibrant.ladder.fixes import ALIGNED
 from calibrant.ladder.standing import Standing, standing_of
 from calibrant.metrics import CONTEST_METRICS, Contest, Difference, Estimate, holm, tukey
@@ -188,7 +188,7 @@ def read_table(
     ConfigError : no ladder there, or ``cluster`` names no column.
     """
     out = Path(out)
-    run, found = read_json(out / RUN_FILE), places(out)
+    run, found = json_if_any(out / RUN_FILE), places(out)
     if run is None or "budget" not in run or not found:
         raise ConfigError(asked=f"the table of {out}", found="no ladder there", todo="give the folder of --out")
     settings = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}

@@ -72,8 +72,7 @@ def template_digest(tokenizer: Any) -> str | None:
     """First 16 hex digits of sha256 over a tokenizer's chat template as it is written; ``None`` where it has none.
 
     A chat prompt is the style's text within the template: :attr:`calibrant.PromptStyle.digest` knows the first alone. Where
-    the template asks for the date, or writes a space before an answer, what is put there belongs to it (before 2026-11-27 the
-    day of scoring, and no space).
+    the template asks for the date, or writes a space before an answer, what is put there belongs to it.
     """
     template = getattr(tokenizer, "chat_template", None)
     if not template:

@@ -21,7 +21,7 @@ from calibrant.questions import QuestionSet
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import LoadedModel, chat_template_facts
 from calibrant.tuning.config import TuneConfig
-from calibrant.tuning.tune import RESULT, TuneResult, made_as, tune
+from calibrant.tuning.tune import RESULT, TuneResult, tune
 
 Budget = Literal["quick", "standard", "thorough"]
 SETTINGS: dict[str, int] = {"quick": 1, "standard": 3, "thorough": 5}
@@ -185,7 +185,6 @@ def _identity(
     loading: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
-        **made_as(style, config),
         **chat_template_facts(model, [style.format], **loading),
         "model": str(model),
         "weights": fingerprints(model=model),

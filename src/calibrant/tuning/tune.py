@@ -369,19 +369,10 @@ def _lora_advice(error: str) -> str:
     return "name modules that the model has under `lora: targets:` in --config, or 'all-linear'"
 
 
-def made_as(style: PromptStyle, config: TuneConfig) -> dict[str, str]:
-    """What tells runs of today from those of older versions, which are not gone on with: once options were taught as sums
-    whatever the variant, and rcft's targets followed each step's confidence.
-    """
-    read = {"taught": style.variant} if style.variant != "sum" and config.sees_all_options else {}
-    return {**read, **({"targets": "of the E-step"} if config.objective == "rcft" else {})}
-
-
 def _identity(
     model: LoadedModel, style: PromptStyle, config: TuneConfig, train: QuestionSet, calibration: QuestionSet
 ) -> dict[str, Any]:
     return {
-        **made_as(style, config),
         **chat_template_facts(model, [style.format]),
         "model": {name: model.facts[name] for name in ("model", "revision", "weights", "dtype")},
         "prompt": asdict(style),
