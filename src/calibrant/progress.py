@@ -12,6 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(40), duration(600), duration(9000)
+    ('40 s', '10 min', '2 h 30 min')
+    """
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def bar() -> Progress:
     """A progress display: description, bar, count, elapsed time, time left."""
     return Progress(

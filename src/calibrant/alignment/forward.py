@@ -16,7 +16,7 @@ from calibrant.progress import track
 from calibrant.prompts import PromptStyle
 from calibrant.scoring.head import Head
 from calibrant.scoring.options import Encoded, Tokens
-from calibrant.scoring.scorer import BATCH_TOKENS, OptionScorer, padded
+from calibrant.scoring.scorer import OptionScorer, default_batch_tokens, padded
 
 TEXTS = PromptStyle(reading="continuation")
 ROWS = 128
@@ -76,7 +76,7 @@ def token_divergence(
     ModelError : numbers that are not finite, or vocabularies of different size.
     """
     device = models.device
-    budget = batch_tokens or BATCH_TOKENS.get(device.type, 16384)
+    budget = batch_tokens or default_batch_tokens(device)
     heads: dict[Which, Head] = {}
     for which in WHICH:
         with models.using(which) as model:

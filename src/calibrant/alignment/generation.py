@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from calibrant.alignment.forward import batches_of
 from calibrant.progress import track
 from calibrant.scoring.options import Tokens
-from calibrant.scoring.scorer import BATCH_TOKENS, padded
+from calibrant.scoring.scorer import default_batch_tokens, padded
 
 CACHE_FACTOR = 8
 """Decoding keeps a cache, not activations, so a batch may hold this many times the tokens of a scoring pass."""
@@ -58,7 +58,7 @@ def generate(
     model's generation settings say; its end tokens are kept.
     """
     device = next(model.parameters()).device
-    budget = CACHE_FACTOR * (batch_tokens or BATCH_TOKENS.get(device.type, 16384))
+    budget = CACHE_FACTOR * (batch_tokens or default_batch_tokens(device))
     ends = end_tokens(model, tokenizer)
     settings = _settings(ends, max_new_tokens, temperature)
     responses: list[Response | None] = [None] * len(prompts)

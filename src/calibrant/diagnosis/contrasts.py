@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from calibrant.metrics.comparison import Difference, compare
-from calibrant.metrics.measurement import Estimate, Measurement, finite
+from calibrant.metrics.measurement import Measurement, finite
 from calibrant.metrics.planning import enough_draws, holm
+from calibrant.metrics.text import with_interval
 from calibrant.scores import Scores
 
 CONTRASTED = {"accuracy": "accuracy", "mean_confidence": "mean confidence", "conf_ece": "conf-ECE"}
@@ -49,17 +50,12 @@ def contrasts(scores: Mapping[str, Scores], pairs: Sequence[tuple[str, str]], **
     )
 
 
-def estimate_text(e: Estimate) -> str:
-    """A value with its interval."""
-    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
-
-
 def numbers_lines(named: Mapping[str, Measurement]) -> Iterator[str]:
     """A table of some measurements, one line each, for a terminal."""
     width = max(len(name) for name in named)
     heads = "  ".join(f"{label:<20}" for label in CONTRASTED.values())
     yield f"  {'':<{width}}  {heads}  floor p95  option mass"
     for name, m in named.items():
-        cells = "  ".join(f"{estimate_text(m[metric]):<20}" for metric in CONTRASTED)
+        cells = "  ".join(f"{with_interval(m[metric]):<20}" for metric in CONTRASTED)
         mass = f"{m['option_mass'].value:.3f}" if "option_mass" in m.estimates else "unknown"
         yield f"  {name:<{width}}  {cells}  {m['conf_ece'].floor_p95:<9.3f}  {mass}"

@@ -11,11 +11,12 @@ from itertools import combinations
 from typing import Any, Literal
 
 from calibrant.diagnosis.calibrator import Tempered, tempered
-from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, estimate_text, numbers_lines
+from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, numbers_lines
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError
 from calibrant.metrics.comparison import Difference, align, compare_many
 from calibrant.metrics.measurement import Estimate, Measurement, finite, measure
+from calibrant.metrics.text import with_interval
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scalers.base import question_keys
 from calibrant.scores import Scores
@@ -95,7 +96,7 @@ class FormatSensitivity:
         """What the command prints."""
         lines = [f"{HEADS[self.aspect]}: {self.n} questions", *numbers_lines(self.numbers)]
         for contrast, same in zip(self.contrasts, self.agreement, strict=True):
-            lines.append(f"  {contrast.b} against {contrast.a}: same choice {estimate_text(same)}")
+            lines.append(f"  {contrast.b} against {contrast.a}: same choice {with_interval(same)}")
             for name, label in CONTRASTED.items():
                 d, p = contrast.differences[name], contrast.p_corrected[name]
                 change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
@@ -115,8 +116,8 @@ class FormatSensitivity:
         for name, one in self.tempered.items():
             ece, loss = one.measured["conf_ece"], one.measured["nll"]
             yield (
-                f"  {name:<{width}}  {one.fitted.temperature_:<11.3g}  {estimate_text(ece):<20}  {ece.floor_p95:<9.3f}  "
-                f"{estimate_text(loss)}"
+                f"  {name:<{width}}  {one.fitted.temperature_:<11.3g}  {with_interval(ece):<20}  {ece.floor_p95:<9.3f}  "
+                f"{with_interval(loss)}"
             )
         for name, (d, p) in self.losses.items():
             change = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}], corrected p = {p:.2g}"

@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import fdtrc
 
-from calibrant.metrics.measurement import finite
+from calibrant.metrics.measurement import LOW_MASS, finite
 from calibrant.scores import Scores
-
-LOW_MASS = 0.5
-"""Below this mean option mass a model that reads letters hardly wanted to answer with one."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, estimate_text, numbers_lines
+from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, numbers_lines
 from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.diagnosis.positions import PositionEffect, position_effect, turned
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.comparison import Comparison, align, compare
 from calibrant.metrics.measurement import Estimate, Measurement, measure
+from calibrant.metrics.text import with_interval
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
@@ -89,8 +90,8 @@ class OrderSensitivity:
         lines = [
             f"Order of the options: {self.n} questions in {self.n_orders} orders"
             + ("" if self.complete else ", not all orders of all questions"),
-            f"  same choice in all orders   {estimate_text(self.consistency)}",
-            f"  same choice in two orders   {estimate_text(self.agreement)}",
+            f"  same choice in all orders   {with_interval(self.consistency)}",
+            f"  same choice in two orders   {with_interval(self.agreement)}",
             "  position  probability, without a preference  chosen, without one",
         ]
         for k in range(len(self.probability.share_K)):

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from calibrant.diagnosis.collapse import NEAR_ONE, Collapse, TemperatureEffect
-from calibrant.diagnosis.options import LOW_MASS, LetterPrior, OptionMass
+from calibrant.diagnosis.options import LetterPrior, OptionMass
 from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target
 from calibrant.diagnosis.result import Action, Verdict
-from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate
+from calibrant.metrics.measurement import INDISTINGUISHABLE, LOW_MASS, Estimate
 from calibrant.metrics.planning import n_to_decide
+from calibrant.metrics.text import with_interval
 
 TOLERANCE = 0.05
 """An excess of accuracy over A* up to this bounds ECE by no more than the noise floor of some thousand questions."""
@@ -164,7 +165,7 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
     target_ece = None if f.target.measured is None else f.target.measured["conf_ece"]
     if target_ece is not None and target_ece.verdict != INDISTINGUISHABLE:
         out.append(
-            f"The target is itself not calibrated on these questions: conf-ECE {_with(target_ece)}, floor "
+            f"The target is itself not calibrated on these questions: conf-ECE {with_interval(target_ece)}, floor "
             f"{target_ece.floor_p95:.3f}; A* carries that error."
         )
     if f.target.kind == "path" and not f.path_is_paired and f.numbers["critical_accuracy"].n != f.n:
@@ -188,9 +189,13 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
     elif f.n < 100:
         out.append(f"{f.n} questions: the intervals are wide, and approximate under 100.")
     if f.at_chance:
-        out.append(f"The model cannot be told from chance: accuracy {_with(accuracy)} holds {f.chance:.3f}, n = {f.n}.")
+        out.append(
+            f"The model cannot be told from chance: accuracy {with_interval(accuracy)} holds {f.chance:.3f}, n = {f.n}."
+        )
     if f.below_chance:
-        out.append(f"Accuracy {_with(accuracy)} is below chance, {f.chance:.3f}: check the answers and their order.")
+        out.append(
+            f"Accuracy {with_interval(accuracy)} is below chance, {f.chance:.3f}: check the answers and their order."
+        )
     out += _mass_warning(f)
     p = f.prior.p_value
     if f.prior.distance >= PRIOR_DISTANCE and p is not None and p < PRIOR_P:
@@ -216,8 +221,8 @@ def _miscalibration(f: Facts) -> str:
     word = "overconfident" if gap.low > 0 else "underconfident" if gap.high < 0 else "neither over- nor underconfident"
     return (
         f"Mean confidence {f.numbers['mean_confidence'].value:.3f} against accuracy {f.numbers['accuracy'].value:.3f} "
-        f"(n = {f.n}): {word} on average, gap {_with(gap, sign=True)}; conf-ECE {_with(ece)}, where noise alone gives "
-        f"up to {ece.floor_p95:.3f}: {ece.verdict}."
+        f"(n = {f.n}): {word} on average, gap {with_interval(gap, '+.3f')}; conf-ECE {with_interval(ece)}, where noise "
+        f"alone gives up to {ece.floor_p95:.3f}: {ece.verdict}."
     )
 
 
@@ -226,13 +231,13 @@ def _collapse(f: Facts) -> str:
     if s is None:
         return ""
     change = (
-        f"confidence {_with(s.confidence, sign=True)}, entropy {_with(s.entropy, sign=True)} nats, the same prediction "
-        f"on {s.agreement.value:.1%} of the questions"
+        f"confidence {with_interval(s.confidence, '+.3f')}, entropy {with_interval(s.entropy, '+.3f')} nats, the same "
+        f"prediction on {s.agreement.value:.1%} of the questions"
     )
     if math.isfinite(s.slope.value):
         change += (
-            f", log-odds raised to the power {_with(s.slope)} and pushed by {_with(s.intercept, sign=True)} nats to the "
-            f"reference's own choice, with a scatter of {s.scatter:.3f} nats"
+            f", log-odds raised to the power {with_interval(s.slope)} and pushed by "
+            f"{with_interval(s.intercept, '+.3f')} nats to the reference's own choice, with a scatter of {s.scatter:.3f} nats"
         )
     if f.collapsed:
         return f"Preference collapse: against the reference, {change}, and the model is overconfident."
@@ -244,8 +249,8 @@ def _drift(d: PreferenceDrift | None) -> str:
         return ""
     text = (
         f"On {d.n} preference pairs alignment moved the log-probability of the chosen response by "
-        f"{_with(d.chosen, sign=True)} nats, of the rejected one by {_with(d.rejected, sign=True)}, and their margin by "
-        f"{_with(d.margin, sign=True)}"
+        f"{with_interval(d.chosen, '+.3f')} nats, of the rejected one by {with_interval(d.rejected, '+.3f')}, and "
+        f"their margin by {with_interval(d.margin, '+.3f')}"
     )
     if d.chosen.high < 0 and d.rejected.high < 0:
         return (
@@ -260,8 +265,8 @@ def _near_one(f: Facts) -> str:
     if right is None or right.high >= NEAR_ONE:
         return ""
     return (
-        f"{share.value:.1%} of the questions get a confidence of {NEAR_ONE} or more, and are right {_with(right)} of the "
-        f"time (n = {right.n})."
+        f"{share.value:.1%} of the questions get a confidence of {NEAR_ONE} or more, and are right "
+        f"{with_interval(right)} of the time (n = {right.n})."
     )
 
 
@@ -270,12 +275,12 @@ def _target(f: Facts) -> str:
     if f.target.kind == "path":
         paired = "on the same questions" if f.path_is_paired else "taken as of other questions"
         return (
-            f"Critical accuracy by {f.target.name}: A* = {_with(critical)}, n = {critical.n}, {paired}; "
-            f"A - A* = {_with(excess, sign=True)}. The best of several checkpoints is a little flattered."
+            f"Critical accuracy by {f.target.name}: A* = {with_interval(critical)}, n = {critical.n}, {paired}; "
+            f"A - A* = {with_interval(excess, '+.3f')}. The best of several checkpoints is a little flattered."
         )
     text = (
-        f"Were answers drawn from {f.target.name}, these predictions would be right A* = {_with(critical)} of the time; "
-        f"A - A* = {_with(excess, sign=True)}."
+        f"Were answers drawn from {f.target.name}, these predictions would be right A* = {with_interval(critical)} of "
+        f"the time; A - A* = {with_interval(excess, '+.3f')}."
     )
     if f.target.kind == "self":
         text += (
@@ -301,9 +306,8 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
     if f.target.kind == "self" and exceeds:
         return "Undecided: that A exceeds A* shows that the calibrator does not fit, not that the accuracy is too high."
     if f.within_floor and exceeds:
-        bound = (
-            f"a model that matches this target has an ECE of at least {_with(f.numbers['distance'])} at this accuracy"
-        )
+        least = with_interval(f.numbers["distance"])
+        bound = f"a model that matches this target has an ECE of at least {least} at this accuracy"
         if verdict == "calibratable":
             return f"Calibratable: {bound}, but this one is calibrated as it is: it knows more than the target."
         return (
@@ -313,7 +317,7 @@ def _verdict(f: Facts, verdict: Verdict) -> str:
     if verdict == "non-calibratable":
         return (
             f"Non-calibratable: accuracy exceeds A* by more than {tolerance:g} and beyond its interval, so a model that "
-            f"matched this target would have an ECE of at least {_with(f.numbers['distance'])}."
+            f"matched this target would have an ECE of at least {with_interval(f.numbers['distance'])}."
         )
     if verdict == "calibratable":
         return (
@@ -339,7 +343,7 @@ def _temperature(t: TemperatureEffect | None) -> str:
     bound = ", an end of the range tried" if t.at_bound else ""
     text = (
         f"One temperature (T = {t.temperature:.3f}{bound}, cross-validated) takes conf-ECE from {before.value:.3f} to "
-        f"{_with(after)}"
+        f"{with_interval(after)}"
     )
     if all(math.isfinite(nll.value) for nll in t.nll):
         text += f" and NLL from {t.nll[0].value:.3f} to {t.nll[1].value:.3f}"
@@ -357,7 +361,7 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
             return f"Score at least {LEAST_N} questions, better 1,000, before deciding."
         return (
             "conf-ECE is within what noise alone gives, yet confidence differs from accuracy by "
-            f"{_with(f.numbers['signed_gap'], sign=True)} on average: a small error, or chance, which does this to a "
+            f"{with_interval(f.numbers['signed_gap'], '+.3f')} on average: a small error, or chance, which does this to a "
             "calibrated model now and then. Score other questions before mending anything."
         )
     if action == "other-reading":
@@ -370,7 +374,8 @@ def _action(f: Facts, verdict: Verdict, action: Action) -> str:
         assert f.collapse.shift is not None
         return (
             "A temperature is enough: alignment did nothing to the reference's log-odds but multiply them by "
-            f"{_with(f.collapse.shift.slope)} (intercept and scatter within {PURE_RESCALING} nats and {PURE_RESCALING} of "
+            f"{with_interval(f.collapse.shift.slope)} (intercept and scatter within {PURE_RESCALING} nats and "
+            f"{PURE_RESCALING} of "
             "their standard deviation), and dividing by one temperature mends what is left."
         )
     t = f.collapse.temperature
@@ -392,8 +397,3 @@ def _mass_warning(f: Facts) -> list[str]:
     if f.reading == "letters":
         return [f"The model hardly wanted to answer with a letter: {told}. Try another prompt format or reading."]
     return [f"The scores do not say how options were read. If as letters, the model hardly wanted them: {told}."]
-
-
-def _with(e: Estimate, *, sign: bool = False) -> str:
-    spec = "+.3f" if sign else ".3f"
-    return f"{e.value:{spec}} [{e.low:{spec}}, {e.high:{spec}}]"

@@ -16,6 +16,7 @@ from calibrant.ladder.alignment import Asked, reason_against
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import Place
 from calibrant.ladder.fixes import Fix, missing
+from calibrant.progress import duration
 from calibrant.questions import QuestionSet
 from calibrant.tuning.sweep import Budget
 
@@ -176,18 +177,6 @@ def score_passes(fix: Fix, bench: Bench, exam: Mapping[str, QuestionSet]) -> flo
         return 0.0
     calibration = len(bench.calibration) if fix.family == "tuning" else 0
     return float(calibration + sum(map(len, exam.values())))
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(40), duration(600), duration(9000)
-    ('40 s', '10 min', '2 h 30 min')
-    """
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _turn(fix: Fix, by_name: Mapping[str, Fix]) -> int:

@@ -28,9 +28,10 @@ from calibrant.ladder.cells import NAMED, Cell, Place
 from calibrant.ladder.families import DOERS, Changed, Doer
 from calibrant.ladder.fixes import select
 from calibrant.ladder.page import write_table
-from calibrant.ladder.plan import Plan, duration, fit_passes, plan_of, score_passes, timed
+from calibrant.ladder.plan import Plan, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
 from calibrant.metrics.bins import check_settings
+from calibrant.progress import duration
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores

@@ -9,12 +9,12 @@ from typing import Any
 from calibrant.ladder import kept
 from calibrant.ladder.cells import NAMED
 from calibrant.ladder.fixes import ALIGNED
-from calibrant.ladder.plan import duration
 from calibrant.ladder.standing import COMPLETE, Standing
 from calibrant.ladder.table import Contrast, Entry, Standings, Table
 from calibrant.metrics import Estimate
 from calibrant.metrics.comparison import HIGHER_IS_BETTER
 from calibrant.metrics.measurement import INDISTINGUISHABLE
+from calibrant.progress import duration
 from calibrant.reporting.tables import Metric, number, span
 from calibrant.reporting.words import BAD, GOOD, MIXED, NEUTRAL, Verdict
 
@@ -227,11 +227,6 @@ def unfinished(table: Table) -> list[str]:
     ]
 
 
-def total_time(table: Table) -> str:
-    """Time of all fits together."""
-    return duration(sum(s.seconds_own for s in table.fixes))
-
-
 def facts(table: Table) -> list[tuple[str, str]]:
     """What was asked, and with what."""
     run: Mapping[str, Any] = table.run
@@ -242,7 +237,7 @@ def facts(table: Table) -> list[tuple[str, str]]:
         ("reading", f"{prompt['reading']} ({prompt['format']}, {prompt['variant']})"),
         ("precision, device", f"{known.get('dtype')}, {known.get('device')}"),
         ("weights fingerprint", known.get("weights") or known.get("revision")),
-        ("time of all fits", total_time(table)),
+        ("time of all fits", duration(sum(s.seconds_own for s in table.fixes))),
         ("versions", ", ".join(f"{name} {version}" for name, version in (known.get("versions") or {}).items())),
         ("command", known.get("command")),
     ]

@@ -33,6 +33,7 @@ from calibrant.scores import Scores
 DISTINGUISHABLE = "distinguishable from calibrated"
 INDISTINGUISHABLE = "not distinguishable from calibrated"
 LOW_MASS = 0.5
+"""Below this mean option mass a model that reads letters hardly wanted to answer with one."""
 MOST = {"mean_confidence": 1.0, "nll": math.inf, "brier": 2.0, "option_mass": 1.0}
 """The largest that each mean can be; the least is 0."""
 ROUNDING = 1e-9

@@ -10,6 +10,7 @@ from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.path import checkpoints, signs_of_leaving
 from calibrant.diagnosis.result import LABELS, NEEDS_PAIRS
 from calibrant.objectives import OBJECTIVES, settings_of
+from calibrant.progress import duration
 from calibrant.provenance import is_gguf
 from calibrant.reporting.results import Assessed
 
@@ -320,19 +321,6 @@ def _own_settings(objective: str, config: Mapping[str, Any]) -> dict[str, Any]:
         if name in own and value is not None:
             shown[label] = SETTING_VALUES.get(value, value.replace("_", " ")) if isinstance(value, str) else value
     return shown
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(42.4), duration(200), duration(7300)
-    ('42 s', '3 min 20 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def model_name(asked: Mapping[str, Any]) -> str:

@@ -24,8 +24,12 @@ from calibrant.scoring.options import Encoded, padded_lengths
 from calibrant.scoring.refusals import refuse_virtual_tokens
 
 Route = Literal["shared", "plain", "single"]
-BATCH_TOKENS = {"cpu": 1024}
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Padded tokens of one forward pass where nobody says how many."""
+    return 1024 if device.type == "cpu" else 16384
 
 
 @contextmanager
@@ -51,7 +55,7 @@ class OptionScorer:
         self.route: Route = route
         self.head = Head.of(model)
         self.device = next(model.parameters()).device
-        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(self.device.type, 16384)
+        self.batch_tokens = batch_tokens or default_batch_tokens(self.device)
 
     @torch.inference_mode()
     def run(self, encoded: Sequence[Encoded], *, progress: str | None = None) -> tuple[np.ndarray, np.ndarray]:
