@@ -25,6 +25,8 @@ WANTED = (
     "question, opa, …, opd, cop (MedMCQA); goal, sol1, sol2, label (PIQA)"
 )
 OPTION_COLUMN = re.compile(r"(?:(choice|option|opt)s?[ _]?)?([a-z]|\d{1,2})", re.IGNORECASE)
+LIST = re.compile(r"""\s*\[(\s*['"].*['"]\s*|[-+.,\d\s]*)\]\s*""", re.DOTALL)
+"""A list of texts or of numbers, as JSON, Python or numpy writes it."""
 
 Row = Mapping[str, Any]
 
@@ -72,6 +74,10 @@ def fields_of(row: Row) -> Fields:
 def rename(row: Row, columns: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """The row with the user's column names turned into ours, and the names of theirs that were taken.
 
+    Raises
+    ------
+    QuestionError : no such column, or a list in one of several columns that hold an option each.
+
     >>> rename({"stem": "2+2?", "x": "4", "y": "5"}, {"question": "stem", "choices": ["x", "y"]})[0]["choices"]
     ['4', '5']
     """
@@ -92,11 +98,27 @@ def rename(row: Row, columns: Mapping[str, Any]) -> tuple[dict[str, Any], set[st
         elif ours == "question":
             mapped[ours] = "\n\n".join(filter(None, (_text(row[name]).strip() for name in names)))
         else:
+            _refuse_lists(row, names)
             mapped[ours] = [row[name] for name in _present(row, names)]
         taken.update(names)
     further = set(ANSWER_NAMES) if "answer" in columns else set()  # one that is named is the one to read
     kept = {name: value for name, value in row.items() if name not in taken and name not in further}
     return kept | mapped, taken
+
+
+def _refuse_lists(row: Row, names: Sequence[str]) -> None:
+    """Refuse a list in one of several columns of the options; one as text only where another column holds no such text, since
+    all options of a question may read like lists.
+    """
+    filled = [name for name in names if not (blank(row[name]) or missing(row[name]))]
+    as_text = [name for name in filled if isinstance(row[name], str) and LIST.fullmatch(row[name])]
+    lists = [name for name in filled if isinstance(_as_list(row[name]), (list, tuple))]
+    if found := lists or (as_text if len(as_text) < len(filled) else []):
+        raise QuestionError(
+            asked=f"one option in each of the columns {', '.join(names)}",
+            found=f"a list in {found[0]!r}: {str(row[found[0]])[:80]}",
+            todo="give each option its own column, or all options of a question as one list in one column",
+        )
 
 
 def listed(row: Row) -> Fields | None:
