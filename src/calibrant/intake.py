@@ -24,8 +24,9 @@ from calibrant.sources import (
     rename,
 )
 from calibrant.sources.cells import blank, typed
+from calibrant.sources.frames import splits_of
 from calibrant.sources.layouts import MAPPING_KEYS
-from calibrant.sources.readers import Rows, is_text_table, read_file, read_folder, read_hub, read_list
+from calibrant.sources.readers import Rows, is_text_table, one_split, read_file, read_folder, read_hub, read_list
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(:[\w.-]+)?")
 WITH_SPLIT = re.compile(r"(.+)\[([^\[\]]+)\]")
@@ -35,7 +36,7 @@ SKIP_HINT = "or leave such rows out by name with skip_bad=True (--skip-bad)"
 
 
 def load_questions(
-    source: str | Path | Iterable[Question | Mapping[str, Any]],
+    source: str | Path | Iterable[Question | Mapping[str, Any]] | Mapping[str, Any],
     *,
     split: str | None = None,
     name: str | None = None,
@@ -49,7 +50,8 @@ def load_questions(
     Parameters
     ----------
     source : a file (.jsonl, .ndjson, .json, .csv, .tsv, each also with .gz; .parquet), a folder that ``datasets``
-        saved, a hub data set ``"owner/name"`` or ``"owner/name:config"``, or an iterable of mappings or questions.
+        saved, a hub data set ``"owner/name"`` or ``"owner/name:config"``, an iterable of mappings or questions, a data frame
+        of pandas, polars or pyarrow (an index that has a name is a column), or a mapping of split names to such.
     split : which split of a data set; needed when it has several, and may stand behind its name: ``"owner/name[test]"``.
     name : name of the set, by default the file's; rows without an id are called ``<name>-<row>``, counted from 1.
     skip_bad : list bad and repeated rows in ``skipped`` and go on, instead of refusing the whole.
@@ -113,6 +115,8 @@ def _with_typed_columns(questions: QuestionSet) -> QuestionSet:
 
 def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str, Rows]:
     """The name and the rows of a source that :func:`load_questions` takes, as they are there."""
+    if isinstance(source, Mapping):
+        return _split_in_memory(source, split, revision)
     if not isinstance(source, (str, Path)):
         _refuse(split, revision, "a list in memory")
         return source.name if isinstance(source, QuestionSet) else "questions", read_list(source)
@@ -145,6 +149,19 @@ def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str
         found=f"no such file or folder{did_you_mean(path.name, near)}",
         todo="give a file, a saved data set, or a hub id such as owner/name or owner/name:config",
     )
+
+
+def _split_in_memory(source: Mapping[Any, Any], split: str | None, revision: str | None) -> tuple[str, Rows]:
+    """The name and the rows of one data set of a mapping of such."""
+    _refuse(None, revision, "a mapping in memory")
+    if not (splits := splits_of(source)):
+        raise QuestionError(
+            asked="questions from a mapping",
+            found=f"the keys {', '.join(map(str, source)) or 'none'}, with no data set under each",
+            todo='give a list of mappings, one a question, a data frame, or {"train": …, "test": …} of these',
+        )
+    chosen = one_split("a mapping", splits, split, in_memory=True)
+    return f"questions-{chosen}", read_list(source[chosen])
 
 
 def _refuse(split: str | None, revision: str | None, source: str) -> None:

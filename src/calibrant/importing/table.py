@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibrant.errors import QuestionError, ScoresError
+from calibrant.errors import ScoresError
 from calibrant.importing.content import content_of
 from calibrant.importing.lists import Rows, list_column, names_of, spread
+from calibrant.importing.rows import rows_of
 from calibrant.questions import did_you_mean, folded, shown
 from calibrant.scores import SUM_TOLERANCE, Scores
 from calibrant.sources import missing, numeral
 from calibrant.sources.cells import blank, typed
-from calibrant.sources.readers import SUFFIXES, is_text_table, read_file
+from calibrant.sources.readers import is_text_table
 
 OPTION_COLUMN = re.compile(r"(p|prob|probability|logp|logprob)_?([a-z]|\d{1,2})", re.IGNORECASE)
 WANTED = "p_0, p_1, …; p_a, p_b, …; prob_A, prob_B, …; A, B, …; or natural logarithms as logp_0, logp_1, …"
 
 
 def import_table(
-    table: str | Path | Mapping[str, Any],
+    table: str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]],
     *,
     answer: str = "answer",
     probabilities: str | Sequence[str] | None = None,
@@ -38,8 +39,8 @@ def import_table(
 
     Parameters
     ----------
-    table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), a mapping of column name to values, or a data
-        frame of pandas, polars or pyarrow.
+    table : a file (.csv, .tsv, .parquet, .jsonl, .json; text also with .gz), a mapping of column name to values, a data frame
+        of pandas, polars or pyarrow (an index that has a name is a column), or a list of mappings, one a question.
     answer : the column of the correct option: a 0-based index, a letter, or the name of the option's column.
     probabilities : the columns of the options in order, or the one column that holds a list of them; by default those named
         ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``, ``logp_0``, …), else a column of lists named ``probs``,
@@ -68,7 +69,7 @@ def import_table(
     >>> s.k_N.tolist(), s.answer_N.tolist(), s.confidence_N.round(2).tolist()
     ([3, 2], [0, 1], [0.7, 0.5])
     """
-    title, rows = _rows(table)
+    title, rows = rows_of(table)
     asked = f"scores from {title}"
     rows, names = _options(rows, probabilities, asked)
     columns = names_of(rows)
@@ -154,66 +155,6 @@ def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) 
             "holds lists, on the command line --columns 'probabilities: [first, second]'" + _alone(columns),
         )
     return rows, whole[0]
-
-
-def _rows(table: Any) -> tuple[str, Rows]:
-    """Name of the table and its rows with where they stand; at least one."""
-    named = getattr(table, "column_names", getattr(table, "columns", None))
-    if named is not None and not isinstance(table, (Mapping, str, Path)):
-        table = {str(name): _values(table[name]) for name in named}
-    if isinstance(table, Mapping):
-        single = [
-            str(name) for name, values in table.items() if isinstance(values, str) or not hasattr(values, "__len__")
-        ]
-        lengths = {name: len(values) for name, values in table.items() if str(name) not in single}
-        if single or len(set(lengths.values())) != 1:
-            raise ScoresError(
-                asked="columns of one length",
-                found=", ".join(
-                    [f"{n} in {name}" for name, n in lengths.items()] + [f"no list in {name}" for name in single]
-                )
-                or "no columns",
-                todo="give one value a question in every column",
-            )
-        plain = {name: _values(values) for name, values in table.items()}
-        cells = zip(*plain.values(), strict=True)
-        name = "a mapping"
-        rows: Rows = [(f"row {i}", dict(zip(plain, row, strict=True))) for i, row in enumerate(cells, 1)]
-    else:
-        name, rows = Path(table).name, _file_rows(Path(table))
-    if not rows:
-        raise ScoresError(asked=f"scores from {name}", found="no rows", todo="give at least one question")
-    return name, rows
-
-
-def _values(column: Any) -> list[Any]:
-    """A column of numpy, pandas, polars or pyarrow, or any other, as plain values."""
-    for method in ("to_pylist", "tolist", "to_list"):
-        if hasattr(column, method):
-            return list(getattr(column, method)())
-    return list(column)
-
-
-def _file_rows(path: Path) -> Rows:
-    asked = f"scores from {path}"
-    if path.is_dir():
-        raise ScoresError(asked=asked, found="a folder", todo="name the file in it")
-    if not path.is_file():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ScoresError(
-            asked=asked,
-            found="a pipe or device" if path.exists() else f"no such file{did_you_mean(path.name, near)}",
-            todo=f"give a table, one of {', '.join(SUFFIXES)}",
-        )
-    rows = []
-    try:
-        for where, row in read_file(path):
-            if isinstance(row, QuestionError):
-                raise QuestionError(asked=row.asked, found=f"{row.found} in {where}", todo=row.todo)
-            rows.append((where, row))
-    except QuestionError as error:
-        raise ScoresError(asked=asked, found=error.found, todo=error.todo) from error
-    return rows
 
 
 def _families(columns: Sequence[str]) -> list[list[str]]:

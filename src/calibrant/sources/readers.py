@@ -13,6 +13,7 @@ from typing import Any
 
 from calibrant.errors import QuestionError
 from calibrant.questions import Question
+from calibrant.sources.frames import is_frame, rows_of_frame
 
 Rows = Iterator[tuple[str, Any]]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -44,7 +45,8 @@ def is_text_table(path: Path) -> bool:
 
 
 def read_list(items: Iterable[Any]) -> Rows:
-    """Rows of a list of mappings or questions."""
+    """Rows of a data frame, or of a list of mappings or questions."""
+    items = rows_of_frame(items) if is_frame(items) else items
     return ((f"row {i}", _row(item)) for i, item in enumerate(items, 1))
 
 
@@ -64,7 +66,7 @@ def read_folder(path: Path, split: str | None) -> Rows:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise _unreadable(path, error) from error
     if isinstance(loaded, datasets.DatasetDict):
-        loaded = loaded[_one_split(str(path), list(loaded), split)]
+        loaded = loaded[one_split(str(path), list(loaded), split)]
     elif split is not None:
         raise QuestionError(
             asked=f"split {split!r} of {path}", found="a data set without splits", todo="leave the split out"
@@ -80,7 +82,7 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
     asked = f"questions from the hub data set {name!r}" + (f", config {config!r}" if config else "")
     try:
         splits = datasets.get_dataset_split_names(name, config, revision=revision)
-        split = _one_split(f"{name}:{config}" if config else name, splits, split)
+        split = one_split(f"{name}:{config}" if config else name, splits, split)
         loaded = datasets.load_dataset(name, config, split=split, revision=revision)
     except QuestionError:
         raise
@@ -99,16 +101,16 @@ def read_hub(name: str, config: str | None, split: str | None, revision: str | N
     return _data_set(f"{name}[{split}]", loaded)
 
 
-def _one_split(name: str, splits: list[str], split: str | None) -> str:
+def one_split(name: str, splits: list[str], split: str | None, *, in_memory: bool = False) -> str:
+    """The split that is asked for, or the only one."""
     if split is None and len(splits) == 1:
         return splits[0]
     if split is None or split not in splits:
+        bracketed = f"'{name}[{splits[0]}]' or " if splits and not in_memory else ""
         raise QuestionError(
             asked=f"one split of {name}" if split is None else f"split {split!r} of {name}",
             found=f"the splits {', '.join(splits)}",
-            todo=f"choose one, e.g. '{name}[{splits[0]}]' or split={splits[0]!r}"
-            if splits
-            else "give another data set",
+            todo=f"choose one, e.g. {bracketed}split={splits[0]!r}" if splits else "give another data set",
         )
     return split
 
