@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -17,6 +18,7 @@ from calibrant.sources.frames import is_frame, rows_of_frame
 
 Rows = Iterator[tuple[str, Any]]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SEPARATED = "separate cells by commas in .csv and by tabs in .tsv; in Python give pandas.read_csv(…, sep=';')"
 CELL_LIMIT = 2**24  # characters; the csv module's own limit of 131,072 is too short for long passages
 
 
@@ -175,8 +177,11 @@ def _table(name: str, content: bytes, delimiter: str) -> Rows:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         raise QuestionError(
-            asked=f"text in UTF-8 from {name}", found=f"another encoding in line {line}", todo="save as UTF-8"
+            asked=f"text in UTF-8 from {name}",
+            found="UTF-16" if utf_16 else f"another encoding in line {line}",
+            todo="save as UTF-8 (in Excel the type 'CSV UTF-8')",
         ) from error
     header: list[str] | None = None
     for line, cells in _cells(name, text, delimiter):
@@ -212,11 +217,24 @@ def _cells(name: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
 
 def _header(name: str, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
+    asked = f"column names from {name}, each once"
+    if cells[0].startswith("sep=") and not any(header[1:]):
+        raise QuestionError(
+            asked=asked,
+            found=f"{','.join(cells)!r} in the first line",
+            todo=f"delete that line; {SEPARATED}",
+        )
+    if len(header) == 1 and (mark := next((mark for mark in ";\t," if mark in header[0]), None)):
+        raise QuestionError(asked=asked, found=f"the cells are separated by {mark!r}: {header[0]!r}", todo=SEPARATED)
+    if (unnamed := header.count("")) > 1:
+        raise QuestionError(
+            asked=asked,
+            found=f"{unnamed} columns without a name",
+            todo="delete what is there: empty columns, or a title above the column names",
+        )
     if len(set(header)) < len(header):
         twice = next(cell for cell in header if header.count(cell) > 1)
-        raise QuestionError(
-            asked=f"column names from {name}, each once", found=f"{twice!r} twice", todo="rename one of the columns"
-        )
+        raise QuestionError(asked=asked, found=f"{twice!r} twice", todo="rename one of the columns")
     return header
 
 
