@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from calibrant.errors import ScoresError
@@ -12,7 +13,9 @@ from calibrant.sources import missing
 from calibrant.sources.cells import blank
 
 Rows = list[tuple[str, Mapping[str, Any]]]
-NAME = re.compile(r"p|probs?|probabilit(y|ies)|logps?|logprobs?", re.IGNORECASE)
+NAME = re.compile(r"p|probs?|probabilit(y|ies)|logps?|(top_)?logprobs?", re.IGNORECASE)
+TOP = re.compile("top_", re.IGNORECASE)
+"""A list of that name is one of an API's candidates, not of options."""
 
 
 def names_of(rows: Rows) -> list[str]:
@@ -21,10 +24,12 @@ def names_of(rows: Rows) -> list[str]:
 
 
 def list_column(rows: Rows) -> str | None:
-    """The one column that, by its name and its first cell that is not blank, holds lists; ``None`` without one."""
+    """The one column that, by its name and its first cell that is not blank, holds lists, else mappings; ``None`` without."""
     named = filter(NAME.fullmatch, names_of(rows))
     first = {name: next((row[name] for _, row in rows if not blank(row.get(name))), None) for name in named}
-    found = [name for name, cell in first.items() if _items(cell)]
+    mappings = [name for name, cell in first.items() if isinstance(cell, Mapping)]
+    lists = [name for name, cell in first.items() if name not in mappings and not TOP.match(name) and _items(cell)]
+    found = lists or mappings
     return found[0] if len(found) == 1 else None
 
 
@@ -34,10 +39,12 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
     >>> rows, names = spread([("row 1", {"probs": [0.7, 0.3], "answer": 0})], "probs", "scores")
     >>> names, rows[0][1]
     (['probs[0]', 'probs[1]'], {'answer': 0, 'probs[0]': 0.7, 'probs[1]': 0.3})
+    >>> spread([("row 1", {"probs": {"B": 0.3, "A": 0.7}})], "probs", "scores")[0]
+    [('row 1', {'probs[0]': 0.7, 'probs[1]': 0.3})]
 
     Raises
     ------
-    ScoresError : no such column, or a cell in it that is not a list.
+    ScoresError : no such column, or a cell in it that is neither a list nor a mapping of all letters from A on.
     """
     columns = names_of(rows)
     if column not in columns:
@@ -52,7 +59,8 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
             raise ScoresError(
                 asked=f"{asked}: a list of probabilities in column {column!r}",
                 found=f"{str(row.get(column))[:80]!r} in {where}",
-                todo="write a list, [0.7, 0.3], or name one column an option",
+                todo="write a list, [0.7, 0.3], a mapping of the options' letters, {'A': 0.7, 'B': 0.3}, with all from A on, "
+                "or name one column an option",
             )
     lists = [items or [] for items in cells]
     names = [f"{column}[{place}]" for place in range(max(map(len, lists)))]
@@ -64,11 +72,15 @@ def spread(rows: Rows, column: str, asked: str) -> tuple[Rows, list[str]]:
 
 
 def _items(cell: Any) -> list[Any] | None:
-    """The items of a list, of an array, or of the text of one, ``None`` where one is nan or left out; none of a blank cell,
-    ``None`` for what is not a list.
+    """The items of a list, of an array, or of the text of one, or of a mapping of letters in their order, ``None`` where one
+    is nan or left out; none of a blank cell, ``None`` for what is none of these.
     """
     if blank(cell) or missing(cell):
         return []
+    if isinstance(cell, Mapping):
+        by_letter = {str(letter).strip().upper(): value for letter, value in cell.items()}
+        letters = ascii_uppercase[: len(cell)]
+        cell = [by_letter[letter] for letter in letters] if by_letter.keys() == set(letters) else None
     if isinstance(cell, str):
         inside = re.fullmatch(r"\s*(?:\[(.*)\]|\((.*)\))\s*", cell, re.DOTALL)
         if inside is None:

@@ -44,7 +44,8 @@ def import_table(
     answer : the column of the correct option: a 0-based index, a letter, or the name of the option's column.
     probabilities : the columns of the options in order, or the one column that holds a list of them; by default those named
         ``p_0``, ``p_1``, … (or ``p_a``, ``prob_A``, ``logp_0``, …), else a column of lists named ``probs``,
-        ``probabilities``, ``logprobs`` or the like, else ``A``, ``B``, …. Names that begin with ``logp`` hold natural
+        ``probabilities``, ``logprobs`` or the like, or of mappings by letter, ``{"A": 0.7, "B": 0.3}``
+        (``top_logprobs`` too), else ``A``, ``B``, …. Names that begin with ``logp`` hold natural
         logarithms, which are normalised over the options; probabilities must sum to 1 within 1e-3, or as nearly as
         rounding to two digits or more explains: such rows are divided by their sum and counted in
         ``provenance["rows_rounded"]``. A blank cell (nan in a mapping, a data frame or a list), or a shorter list, is an option
@@ -73,12 +74,13 @@ def import_table(
     asked = f"scores from {title}"
     rows, names = _options(rows, probabilities, asked)
     columns = names_of(rows)
-    for column in (answer, *names, *filter(None, (id, subject))):
-        if column not in columns:
+    for key, column in [("answer", answer), *(("probabilities", n) for n in names), ("id", id), ("subject", subject)]:
+        if column is not None and column not in columns:
+            named = "[FIRST, SECOND]" if key == "probabilities" else "NAME"
             raise ScoresError(
                 asked=f"column {column!r} of {title}",
                 found=f"columns {', '.join(columns)}{did_you_mean(column, columns)}",
-                todo="name a column that is there",
+                todo=f"name one that is there: {key}=…, on the command line --columns '{key}: {named}'",
             )
     blank_is_nan = not isinstance(table, (str, Path))
     p = [[_cell(where, row, column, blank_is_nan) for column in names] for where, row in rows]
@@ -101,7 +103,7 @@ def import_table(
         "split": split,
         "provenance": {"source": "table", "file": title, "columns": names},
     }
-    logarithms = all(column.lower().startswith("logp") for column in names)
+    logarithms = all(column.lower().removeprefix("top_").startswith("logp") for column in names)
     rounded = 0
     for i, ((where, row), p_K) in enumerate(zip(rows, p, strict=True)):
         cells = [row.get(name) for name in names]
@@ -152,7 +154,7 @@ def _options(rows: Rows, probabilities: str | Sequence[str] | None, asked: str) 
             asked=f"{asked}: one column of probabilities an option",
             found=f"columns {', '.join(columns)}" + (" (several sets of options)" if whole else ""),
             todo=f"name them {WANTED}; or say which they are with probabilities=['first', 'second'], or 'name' for one that "
-            "holds lists, on the command line --columns 'probabilities: [first, second]'" + _alone(columns),
+            "holds lists, on the command line --columns 'probabilities: [first, second]'" + _alone(rows),
         )
     return rows, whole[0]
 
@@ -178,9 +180,13 @@ def _whole(families: Mapping[tuple[str, bool], Mapping[int, str]]) -> list[list[
     ]
 
 
-def _alone(columns: Sequence[str]) -> str:
-    """What can be done with confidences alone, where that is what a table has."""
-    if not any(re.search("conf|prob", column, re.IGNORECASE) for column in columns):
+def _alone(rows: Rows) -> str:
+    """What can be done with confidences alone, where that is what a table has, and with logits."""
+    columns = names_of(rows)
+    if any(re.search("logit", column, re.IGNORECASE) for column in columns):
+        return "; logits must go through a softmax first"
+    named = [column for column in columns if re.search("conf|prob", column, re.IGNORECASE)]
+    if not any(_is_number(row.get(column)) for column in named for _, row in rows):
         return ""
     return (
         "; the confidence of one answer alone makes no scores: in Python calibrant.metrics has conf_ece, smooth_ece, auroc, "
@@ -202,7 +208,8 @@ def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -
         raise ScoresError(
             asked=f"a number in column {column!r}",
             found=f"{value!r} in {where}",
-            todo="write a number, or leave the cell blank where the question has no such option",
+            todo="write a number, or leave the cell blank where the question has no such option"
+            + ("; divide percentages by 100" if "%" in str(value) else ""),
         )
     return number
 
@@ -218,7 +225,8 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
     elif not logarithms and not all(-1e-6 <= x <= 1 + 1e-6 for x in known):
         fault = (
             "a number outside [0, 1]",
-            "give probabilities, or natural logarithms in columns named logp_0, logp_1, …",
+            "give probabilities (percentages divided by 100, logits after a softmax), or natural logarithms in columns named "
+            "logp_0, logp_1, …",
         )
     elif not logarithms and abs(sum(known) - 1) > max(SUM_TOLERANCE, _rounding(cells)):
         todo = (
