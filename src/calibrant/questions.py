@@ -350,25 +350,25 @@ def _fault(q: Any) -> tuple[str, str] | None:
     if not isinstance(q.id, str) or not q.id:
         return f"the id {q.id!r}", "give each question a non-empty id of its own"
     if not isinstance(q.text, str) or not q.text.strip():
-        return "an empty question text", "write the question, or leave the row out"
+        return "an empty question text", "write the question"
     if not isinstance(q.choices, tuple) or not all(isinstance(c, str) for c in q.choices):
         return f"options {q.choices!r}", "give the options as a tuple of strings"
     if not MIN_OPTIONS <= len(q.choices) <= MAX_OPTIONS:
         return f"{len(q.choices)} options", f"give between {MIN_OPTIONS} and {MAX_OPTIONS} options"
     if blank := [i for i, c in enumerate(q.choices) if not c.strip()]:
-        return f"option {blank[0]} (0-based) is empty", "write every option, or leave the row out"
+        return f"option {blank[0]} (0-based) is empty", "write every option"
     first: dict[str, int] = {}
     for i, choice in enumerate(q.choices):
         if (j := first.setdefault(clean(choice), i)) != i:
             return (
                 f"options {j} and {i} (0-based) are both {choice!r}",
-                "correct the repeated option, or leave the row out",
+                "correct the repeated option",
             )
     beside = json.dumps(dict(q.columns), ensure_ascii=False, skipkeys=True, default=str) if q.columns else ""
     if any(
         "\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "", beside) for c in str(text)
     ):
-        return "half of a surrogate pair, which is not a character", "correct the text's encoding, or leave the row out"
+        return "half of a surrogate pair, which is not a character", "correct the text's encoding"
     if isinstance(q.answer, bool) or not isinstance(q.answer, int | np.integer):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"
     if not 0 <= q.answer < len(q.choices):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibrant.alignment.data import load_preferences
 from calibrant.errors import QuestionError
 from calibrant.intake import load_questions
 
@@ -40,3 +41,16 @@ def test_options_that_all_read_like_lists_or_only_begin_like_one_are_texts() -> 
         assert load_questions([row], columns=columns)[0].choices == tuple(filter(None, options))
     listed = {"question": "x?", "choices": json.dumps(["[0, 1]", "(0, 1)"]), "answer": "A"}
     assert load_questions([listed])[0].choices == ("[0, 1]", "(0, 1)")  # what the error advises
+
+
+@pytest.mark.parametrize(
+    "changes", [{"choices": ["a", "a"]}, {"choices": ["a", ""]}, {"question": ""}, {"question": "\ud800"}]
+)
+def test_to_leave_rows_out_is_advised_once(changes: dict[str, Any]) -> None:
+    with pytest.raises(QuestionError) as caught:
+        load_questions([{"question": "x?", "choices": ["a", "b"], "answer": 0} | changes])
+    assert caught.value.todo.count("out") == 1
+    for chosen in ("yes", " "):
+        with pytest.raises(QuestionError) as caught:
+            load_preferences([{"prompt": "x?", "chosen": chosen, "rejected": "yes"}])
+        assert caught.value.todo.count("out") == 1

@@ -228,9 +228,9 @@ def _pair(row: Mapping[str, Any], default_id: str) -> PreferencePair:
     turns, text = _conversation(row, given)
     for name, response in (("chosen", chosen), ("rejected", rejected)):
         if not response.strip():
-            raise QuestionError(asked="", found=f"an empty {name} response", todo="write it, or leave the row out")
+            raise QuestionError(asked="", found=f"an empty {name} response", todo="write it")
     if chosen.strip() == rejected.strip():
-        raise QuestionError(asked="", found="chosen and rejected are the same", todo="leave the row out")
+        raise QuestionError(asked="", found="chosen and rejected are the same", todo="correct one of them")
     return PreferencePair(Prompt(_id_of(row, default_id), turns, text), chosen, rejected)
 
 
