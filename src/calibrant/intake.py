@@ -26,7 +26,17 @@ from calibrant.sources import (
 from calibrant.sources.cells import blank, typed
 from calibrant.sources.frames import splits_of
 from calibrant.sources.layouts import MAPPING_KEYS
-from calibrant.sources.readers import Rows, is_text_table, one_split, read_file, read_folder, read_hub, read_list
+from calibrant.sources.readers import (
+    Rows,
+    is_of_system,
+    is_pipe,
+    is_text_table,
+    one_split,
+    read_file,
+    read_folder,
+    read_hub,
+    read_list,
+)
 
 HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(:[\w.-]+)?")
 WITH_SPLIT = re.compile(r"(.+)\[([^\[\]]+)\]")
@@ -136,6 +146,12 @@ def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str
     if path.is_dir():
         _refuse(None, revision, str(path))
         return path.name if split is None else f"{path.name}-{split}", read_folder(path, split)
+    if is_pipe(path):
+        raise QuestionError(
+            asked=f"questions from {str(source)!r}",
+            found="a pipe or device",
+            todo="save its content to a file, and give that",
+        )
     if path.is_file():
         _refuse(split, revision, str(path))
         return re.sub(r"(\.\w+?)(\.gz)?$", "", path.name), read_file(path)
@@ -143,7 +159,7 @@ def open_rows(source: Any, split: str | None, revision: str | None) -> tuple[str
         owned, _, config = source.partition(":")
         title = "-".join(filter(None, (owned.split("/")[1], config, split)))
         return title, read_hub(owned, config or None, split, revision)
-    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() and not is_of_system(path) else []
     raise QuestionError(
         asked=f"questions from {str(source)!r}",
         found=f"no such file or folder{did_you_mean(path.name, near)}",

@@ -10,7 +10,7 @@ from calibrant.errors import QuestionError, ScoresError
 from calibrant.importing.lists import Rows
 from calibrant.questions import did_you_mean
 from calibrant.sources.frames import columns_of, is_frame, plain_values
-from calibrant.sources.readers import SUFFIXES, read_file
+from calibrant.sources.readers import SUFFIXES, is_of_system, is_pipe, read_file
 
 
 def rows_of(table: Any) -> tuple[str, Rows]:
@@ -69,11 +69,13 @@ def _file_rows(path: Path) -> Rows:
     asked = f"scores from {path}"
     if path.is_dir():
         raise ScoresError(asked=asked, found="a folder", todo="name the file in it")
+    if is_pipe(path):
+        raise ScoresError(asked=asked, found="a pipe or device", todo="save its content to a file, and give that")
     if not path.is_file():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() and not is_of_system(path) else []
         raise ScoresError(
             asked=asked,
-            found="a pipe or device" if path.exists() else f"no such file{did_you_mean(path.name, near)}",
+            found=f"no such file{did_you_mean(path.name, near)}",
             todo=f"give a table, one of {', '.join(SUFFIXES)}",
         )
     rows = []

@@ -41,6 +41,18 @@ def read_file(path: Path) -> Rows:
     return _lines(path.name, content)
 
 
+def is_pipe(path: Path) -> bool:
+    """Whether a path is a pipe or a device, such as /dev/stdin, into which a shell may put a file too."""
+    if not path.exists() or path.is_dir():
+        return False
+    return not path.is_file() or (is_of_system(path) and not path.suffix)
+
+
+def is_of_system(path: Path) -> bool:
+    """Whether a path is one of those that the system makes up, such as /dev/fd/63."""
+    return path.parts[:2] in (("/", "dev"), ("/", "proc"))
+
+
 def is_text_table(path: Path) -> bool:
     """Whether all cells of a file are text: .csv and .tsv, also with .gz."""
     return Path(path.name.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv")
