@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,33 @@ from filelock import FileLock, Timeout
 from calibrant.errors import ConfigError, OutputError
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
+SPECIAL = "a device or a pipe, and it would be replaced by a file"
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """Write to a temporary name in the same folder, flush to disk, rename. Text is UTF-8.
 
+    A file that is there keeps its permissions; of a link the file that it points to is written.
+
     Raises
     ------
-    OutputError : no space, no permission, a folder in the way; the old file, if any, is untouched.
+    OutputError : no space, no permission, a folder, device or pipe in the way; the old file, if any, is untouched.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(os.path.realpath(path))
+        if _is_special(place):
+            raise OSError(SPECIAL)
+        temporary = place.parent / f".{place.name}.{secrets.token_hex(4)}"
+        place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            if place.exists():
+                os.chmod(temporary, stat.S_IMODE(place.stat().st_mode))
+            os.replace(temporary, place)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -109,11 +118,13 @@ def _run_in(path: Path, kind: str) -> dict[str, Any]:
     return before
 
 
-def refuse_unwritable(path: str | Path) -> None:
-    """Before hours are spent: raise :class:`OutputError` where a file cannot be written to ``path``."""
+def refuse_unwritable(path: str | Path, *, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Before hours are spent: raise :class:`OutputError` where ``path`` cannot be written, or is one of ``inputs``."""
     path = Path(path)
     try:
-        fault = "a folder of that name" if path.is_dir() else None
+        fault = "a folder of that name" if path.is_dir() else SPECIAL if _is_special(path) else None
+        if any(path.exists() and Path(one).exists() and path.samefile(one) for one in inputs if one is not None):
+            fault = "it is what this reads, and would be lost"
         above = next((folder for folder in path.absolute().parents if folder.exists()), path.absolute())
     except OSError as error:  # a name that is too long
         raise OutputError(asked=f"write {path}", found=str(error), todo="choose another name") from error
@@ -121,6 +132,10 @@ def refuse_unwritable(path: str | Path) -> None:
         fault = f"no permission to write in {above}" if above.is_dir() else f"{above} is not a folder"
     if fault is not None:
         raise OutputError(asked=f"write {path}", found=fault, todo="choose another place")
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager

@@ -253,7 +253,7 @@ def refuse_leakage(**splits: QuestionSet) -> None:
         raise LeakageError(
             asked=f"splits without a common question ({', '.join(splits)})",
             found=shown(pairs),
-            todo="take them out of one split by name with drop_leaked(keep, drop_from), or split again",
+            todo="take them out of one split by name (drop_leaked(keep, drop_from), --skip-bad), or split again",
         )
 
 

@@ -136,8 +136,20 @@ def test_folder_without_a_tokenizer_is_an_error(copy):
 
 
 def test_adapter_that_is_none_is_an_error_naming_it(copy, tmp_path):
-    with pytest.raises(ModelError, match=r"the adapter '.*nothing'"):
+    with pytest.raises(ModelError, match=r"the adapter '.*nothing'") as raised:
         load_model(copy, adapter=tmp_path / "nothing", device="cpu")
+    assert "config.json" not in raised.value.todo
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ModelError, match=r"no adapter_config\.json in it") as raised:
+        load_model(copy, adapter=tmp_path / "run", device="cpu")
+    assert "tuning/adapter of a restore run" in raised.value.todo
+
+
+def test_an_adapter_alone_in_the_place_of_a_model_asks_for_its_model(model_folder, tmp_path):
+    with_adapter(model_folder, LORA, tmp_path)
+    with pytest.raises(ModelError, match="would be put on the model unsaid") as raised:
+        load_model(tmp_path, device="cpu")
+    assert raised.value.todo == "give the model that the adapter is for, and this folder as --adapter"
 
 
 @pytest.mark.parametrize("device", ["teapot", "cuda:99", "mps"])

@@ -286,3 +286,12 @@ def test_single_question_is_scored(loaded, questions):
     one = score(loaded(), questions[:1])
     many = score(loaded(), questions)
     np.testing.assert_allclose(one.logp_NK[0], many.logp_NK[0, :4], atol=1e-4)
+
+
+def test_a_column_of_the_users_own_is_never_replaced(loaded):
+    asked = [
+        Question(str(i), "Of cities?", ("a", "b"), 0, columns={"question_length": x})
+        for i, x in enumerate(("long", "short"))
+    ]
+    assert score(loaded(), asked).columns["question_length"] == ("long", "short")
+    assert score(loaded(), [replace(q, columns={}) for q in asked]).columns["question_length"] == (10, 10)

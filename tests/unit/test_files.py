@@ -1,6 +1,7 @@
 """Files appear whole or not at all, and a folder belongs to one run."""
 
 import os
+import stat
 
 import pytest
 
@@ -67,6 +68,34 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
     (tmp_path / "file").write_text("x")
     refuse_unwritable(tmp_path / "new" / "deep" / "scores")
     refuse_unwritable(tmp_path / "file")
-    for place, fault in ((tmp_path, "a folder of that name"), (tmp_path / "file" / "x", "is not a folder")):
+    os.mkfifo(tmp_path / "pipe")
+    faults = {
+        tmp_path: "a folder of that name",
+        tmp_path / "file" / "x": "is not a folder",
+        tmp_path / "pipe": "a pipe",
+    }
+    for place, fault in faults.items():
         with pytest.raises(OutputError, match=fault):
             refuse_unwritable(place)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(OutputError, match="would be lost"):
+        refuse_unwritable(tmp_path / "link", inputs=(None, tmp_path / "nowhere", tmp_path / "file"))
+
+
+def test_a_device_or_pipe_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="a device or a pipe"):
+        write_atomically(tmp_path / "pipe", "text")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_one_and_a_file_keeps_its_permissions(tmp_path):
+    kept, link = tmp_path / "store" / "kept", tmp_path / "link"
+    write_atomically(kept, "old")
+    kept.chmod(0o600)
+    link.symlink_to(kept)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == ("new", 0o600)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["kept", "link", "store"]

@@ -27,6 +27,7 @@ from calibrant.cli import (
     tune,
 )
 from calibrant.cli.interrupts import firm
+from calibrant.cli.verb import Verb
 from calibrant.errors import CalibrantError, OutputError, memory_full
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ VERBS = (
     *(ladder, align_check, export, drift, report, demo),
 )
 for verb in VERBS:
-    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"))(verb.run)
+    app.command(name=verb.__name__.rpartition(".")[2].replace("_", "-"), cls=Verb)(verb.run)
 
 
 def _version(wanted: bool) -> None:

@@ -17,6 +17,12 @@ PairLimit = Annotated[int | None, typer.Option("--limit-pairs", help="Use the fi
 Instructions = Annotated[
     bool, typer.Option(help="With --prompts, ask the tuned and the aligned model the 80 checkable instructions too.")
 ]
+PairColumns = Annotated[
+    str | None, typer.Option("--preference-columns", help="e.g. '{prompt: query, chosen: better}'.")
+]
+PromptColumns = Annotated[str | None, typer.Option("--prompt-columns", help="e.g. '{prompt: instruction}'.")]
+PairSplit = Annotated[str | None, typer.Option("--preference-split", help="Split of a data set of pairs.")]
+PromptSplit = Annotated[str | None, typer.Option("--prompt-split", help="Split of a data set of prompts.")]
 PromptLimit = Annotated[int | None, typer.Option("--limit-prompts", help="Use the first so many prompts.", min=1)]
 
 
@@ -44,10 +50,10 @@ def run(
     ] = "aligned",
     temperature: Annotated[float, typer.Option(help="Of the answers the KL is measured along; 0: greedy.")] = 0.0,
     thresholds: Annotated[str | None, typer.Option(help="Of the verdict, e.g. '{kl: 0.05, least_n: 50}'.")] = None,
-    preference_columns: Annotated[str | None, typer.Option(help="e.g. '{prompt: query, chosen: better}'.")] = None,
-    prompt_columns: Annotated[str | None, typer.Option(help="e.g. '{prompt: instruction}'.")] = None,
-    preference_split: Annotated[str | None, typer.Option(help="Split of a data set of pairs.")] = None,
-    prompt_split: Annotated[str | None, typer.Option(help="Split of a data set of prompts.")] = None,
+    preference_columns: PairColumns = None,
+    prompt_columns: PromptColumns = None,
+    preference_split: PairSplit = None,
+    prompt_split: PromptSplit = None,
     skip_bad: o.SkipBad = False,
     limit_pairs: PairLimit = None,
     limit_prompts: PromptLimit = None,

@@ -25,8 +25,10 @@ def run(
     preferences: Annotated[
         Path | None, typer.Option(help="JSONL of log-probabilities of preference pairs under both models.")
     ] = None,
-    seed: o.Seed = 0,
+    bins: o.Bins = 10,
     draws: o.Draws = 1000,
+    level: o.Level = 0.95,
+    seed: o.Seed = 0,
     cluster: o.Cluster = None,
     json: o.Json = False,
 ) -> None:
@@ -36,9 +38,13 @@ def run(
         reference=None if reference is None else Scores.load(reference),
         target=None if target is None else Scores.load(target),
         path=read_path(path or []),
-        preferences=None if preferences is None else read_preferences(preferences, seed=seed, n_boot=draws),
+        preferences=None
+        if preferences is None
+        else read_preferences(preferences, seed=seed, n_boot=draws, level=level),
         seed=seed,
         n_boot=draws,
+        n_bins=bins,
+        level=level,
         cluster=cluster,
     )
     if json:

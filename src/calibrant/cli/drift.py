@@ -14,7 +14,7 @@ from calibrant.metrics import Drift
 from calibrant.provenance import is_gguf
 
 MODELS_ONLY = (
-    "questions", "in_4bit", "columns", "limit", "reading", "format", "variant", "system", "dtype", "device",
+    "questions", "in_4bit", "columns", "skip_bad", "limit", "reading", "format", "variant", "system", "dtype", "device",
     "trust_remote_code", "allow_pickle", "batch_tokens",
 )  # fmt: skip
 """Options without use where nothing is scored."""
@@ -31,6 +31,7 @@ def run(
         bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; extra [quant]; slow on a CPU).")
     ] = False,
     columns: o.Columns = None,
+    skip_bad: o.SkipBad = False,
     limit: o.Limit = None,
     reading: o.Reading = "letters",
     format: o.Format = "raw",
@@ -50,7 +51,7 @@ def run(
         o.refuse_unused(context, MODELS_ONLY, "two scores files")
     styled = any(o.is_given(context, name) for name in ("reading", "format", "variant", "system"))
     asked = o.style_of(reading, format, variant, system) if styled else None
-    loaded = None if questions is None else o.questions_of(questions, columns=columns, limit=limit)
+    loaded = None if questions is None else o.questions_of(questions, columns=columns, skip_bad=skip_bad, limit=limit)
     from calibrant.exporting import check_drift
 
     found = check_drift(

@@ -46,6 +46,7 @@ def run(
     tolerance: Annotated[float, typer.Option(help="Movement that the drift check allows.")] = 0.02,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Write it even if it drifted.")] = False,
     columns: o.Columns = None,
+    skip_bad: o.SkipBad = False,
     reading: o.Reading = "letters",
     format: o.Format = "raw",
     variant: o.Variant = "sum",
@@ -59,7 +60,7 @@ def run(
 ) -> None:
     """Write a folder to serve: weights or adapter, temperature, threshold, reader, manifest; and check its drift."""
     _refuse_sources(context, run, model)
-    questions = None if check is None else o.questions_of(check, columns=columns)
+    questions = None if check is None else o.questions_of(check, columns=columns, skip_bad=skip_bad)
     named = {
         "temperature_from": _scores_or_word(temperature_from),
         "calibration": _scores_or_word(calibration),

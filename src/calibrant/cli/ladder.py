@@ -36,6 +36,10 @@ def run(
     ] = None,
     preferences: a.Preferences = None,
     prompts: a.Prompts = None,
+    preference_columns: a.PairColumns = None,
+    prompt_columns: a.PromptColumns = None,
+    preference_split: a.PairSplit = None,
+    prompt_split: a.PromptSplit = None,
     limit_pairs: a.PairLimit = None,
     limit_prompts: a.PromptLimit = None,
     max_new_tokens: a.NewTokens = 256,
@@ -100,8 +104,12 @@ def run(
             "trust_remote_code": trust_remote_code,
             "allow_pickle": allow_pickle,
         }
-        pairs = o.pairs_of(preferences, skip_bad=skip_bad, limit=limit_pairs)
-        asked = o.prompts_of(prompts, skip_bad=skip_bad, limit=limit_prompts)
+        pairs = o.pairs_of(
+            preferences, split=preference_split, columns=preference_columns, skip_bad=skip_bad, limit=limit_pairs
+        )
+        asked = o.prompts_of(
+            prompts, split=prompt_split, columns=prompt_columns, skip_bad=skip_bad, limit=limit_prompts
+        )
         align = AlignSettings(
             max_new_tokens=max_new_tokens, instructions=instructions and asked is not None, seed=chosen.seed
         )

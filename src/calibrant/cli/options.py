@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from calibrant.errors import ConfigError
-from calibrant.files import printable
+from calibrant.errors import ConfigError, OutputError, ScoresError
+from calibrant.files import printable, refuse_unwritable
 from calibrant.intake import load_questions, unread_passages
 from calibrant.prompts import PromptStyle
 from calibrant.questions import ONE_PLACE, QuestionSet, Skipped
+from calibrant.scores import Scores
 
 Model = Annotated[str, typer.Argument(help="Hub id, local folder, or GGUF file.", show_default=False)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
@@ -216,6 +217,24 @@ def say_import(scores: Any) -> None:
             "--tasks chooses",
             err=True,
         )
+
+
+def refuse_no_scores_file(out: Path, *inputs: str | Path | None) -> None:
+    """Raise :class:`OutputError` where scores cannot be written to ``out``, or would replace an input or something else."""
+    if str(out) == "-":
+        raise OutputError(
+            asked="scores on standard output", found="no text: they are a binary file", todo="name a file"
+        )
+    refuse_unwritable(out, inputs=inputs)
+    if out.exists() and out.stat().st_size:
+        try:
+            Scores.load(out)
+        except ScoresError as error:
+            raise OutputError(
+                asked=f"write scores to {out}",
+                found="a file that holds no scores is there",
+                todo="choose another name, or delete that file",
+            ) from error
 
 
 def save_scores(scores: Any, out: Path) -> None:

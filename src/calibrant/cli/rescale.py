@@ -37,6 +37,7 @@ def run(
             else "--scaler and what to fit on",
             todo="give --fit-on with scores to learn from, or --scaler with what an earlier run kept",
         )
+    o.refuse_no_scores_file(out, scores, fit_on, reference, scaler)
     if fit_on is None:
         assert scaler is not None
         o.refuse_unused(context, ("method",), "--scaler, which names its method itself")

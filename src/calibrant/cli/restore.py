@@ -69,6 +69,10 @@ def run(
     ] = None,
     preferences: a.Preferences = None,
     prompts: a.Prompts = None,
+    preference_columns: a.PairColumns = None,
+    prompt_columns: a.PromptColumns = None,
+    preference_split: a.PairSplit = None,
+    prompt_split: a.PromptSplit = None,
     limit_pairs: a.PairLimit = None,
     limit_prompts: a.PromptLimit = None,
     max_new_tokens: a.NewTokens = 256,
@@ -152,8 +156,12 @@ def run(
         batch_tokens=batch_tokens,
         cluster=cluster,
         temperature=temperature,
-        preferences=o.pairs_of(preferences, skip_bad=skip_bad, limit=limit_pairs),
-        prompts=o.prompts_of(prompts, skip_bad=skip_bad, limit=limit_prompts),
+        preferences=o.pairs_of(
+            preferences, split=preference_split, columns=preference_columns, skip_bad=skip_bad, limit=limit_pairs
+        ),
+        prompts=o.prompts_of(
+            prompts, split=prompt_split, columns=prompt_columns, skip_bad=skip_bad, limit=limit_prompts
+        ),
         align=AlignSettings(
             max_new_tokens=max_new_tokens, instructions=instructions and prompts is not None, seed=chosen.seed
         ),

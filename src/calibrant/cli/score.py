@@ -9,7 +9,6 @@ import typer
 
 from calibrant.cli import options as o
 from calibrant.errors import ConfigError
-from calibrant.files import refuse_unwritable
 
 MODEL_ONLY = (
     "questions", "skip_bad", "limit", "reading", "format", "system", "chat_template", "revision", "adapter",
@@ -63,7 +62,7 @@ def run(
             found=f"{' and '.join(asked) or 'no source'}{'' if questions or not model else ' without --questions'}",
             todo="give MODEL with --questions, or one of --from-lm-eval and --from-table",
         )
-    refuse_unwritable(out)
+    o.refuse_no_scores_file(out, questions, from_table)
     if from_lm_eval:
         o.refuse_unused(context, (*MODEL_ONLY, "columns"), "--from-lm-eval")
         from calibrant.importing import import_lm_eval

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
-from calibrant.files import refuse_unwritable
 
 
 def run(
@@ -37,7 +36,7 @@ def run(
 
     Until all are there, replies are kept in OUT.replies, so that the same command goes on where it broke off.
     """
-    refuse_unwritable(out)
+    o.refuse_no_scores_file(out, questions)
     loaded = o.questions_of(
         questions, split=split, columns=columns, skip_bad=skip_bad, limit=limit, templates=f"{state} {instructions}"
     )

@@ -90,6 +90,7 @@ def run(
     device: o.Device = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
+    batch_tokens: o.BatchTokens = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Tune an adapter on questions by CFT, RCFT or another objective; run again to go on after an interruption."""
@@ -124,6 +125,7 @@ def run(
         config=chosen,
         style=o.style_of(reading, format, variant, system),
         progress=not quiet,
+        batch_tokens=batch_tokens,
         revision=revision,
         dtype=dtype,
         device=device,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from calibrant._version import __version__
 from calibrant.diagnosis.result import CAVEAT
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, OutputError
 from calibrant.files import read_json, write_atomically, write_json
 from calibrant.metrics.measurement import finite
 from calibrant.reporting import content
@@ -99,9 +99,10 @@ def report(
     Raises
     ------
     ConfigError : no domain, a name twice, scores after the fix for some domains only, or a target outside (0, 1).
-    OutputError : the folder cannot be written.
+    OutputError : the folder cannot be written, or holds pages that are no report of ours.
     """
     out, asked = Path(out), dict(asked or {})
+    earlier = _earlier(out)
     diagnosed, tuned, kept = plain(diagnosis), plain(tuning), plain(alignment)
     fix = content.fix_words(tuned)
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed, "cluster": cluster}
@@ -114,7 +115,7 @@ def report(
     ]
     page, pictures = _page(assessed, selective, diagnosed, tuned, asked, notes, n_bins)
     page["alignment"] = alignment_words(kept)
-    outdated = _pictures_in(out) - {picture.file for picture in pictures}
+    outdated = _pictures_of(earlier) - {picture.file for picture in pictures}
     for picture in pictures:
         write_atomically(out / f"{picture.file}.svg", picture.source)
         write_atomically(out / f"{picture.file}.png", png_bytes(picture.figure))
@@ -134,13 +135,27 @@ def report(
     return written
 
 
-def _pictures_in(folder: Path) -> set[str]:
-    """Names of the pictures that an earlier report in this folder says are its own."""
+def _earlier(folder: Path) -> Mapping[str, Any]:
+    """The ``report.json`` of an earlier report in this folder; :class:`OutputError` where a page there is none of ours."""
+    known = folder / "report.json"
     try:
-        found = read_json(folder / "report.json")
-    except ConfigError:  # none there, or none of ours
-        return set()
-    named = found.get("figures") if isinstance(found, dict) and found.get("format") == FORMAT else None
+        found = read_json(known) if known.exists() else None
+    except ConfigError:  # damaged
+        found = {"format": FORMAT}
+    if isinstance(found, dict) and found.get("format") == FORMAT:
+        return found
+    if pages := [name for name in ("index.html", "report.md", "report.json") if (folder / name).exists()]:
+        raise OutputError(
+            asked=f"a report in {folder}",
+            found=f"it holds {' and '.join(pages)} that no report of ours has written",
+            todo="choose another folder",
+        )
+    return {}
+
+
+def _pictures_of(earlier: Mapping[str, Any]) -> set[str]:
+    """Names of the pictures that an earlier report says are its own."""
+    named = earlier.get("figures")
     return {name for name in named if re.fullmatch(r"[\w-]+", str(name))} if isinstance(named, list) else set()
 
 

@@ -24,6 +24,7 @@ from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.refusals import (
     refuse_hidden_adapter,
     refuse_missing_weights,
+    refuse_no_adapter,
     refuse_other_kinds,
     refuse_part_blocks,
     refuse_pickled_adapter,
@@ -99,7 +100,7 @@ def load_model(
     extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     commit = getattr(resolve_revision(source, revision), "resolved", None)  # one commit for all files of a hub's model
     common: dict[str, Any] = {"revision": commit or revision, "trust_remote_code": trust_remote_code, **extra}
-    asked = f"the causal language model {str(name)!r}"
+    asked, given = f"the causal language model {str(name)!r}", str(name)
     weights: dict[str, Any] = {"dtype": kind}
     if gguf and quantize_4bit:
         raise ModelError(
@@ -136,8 +137,9 @@ def load_model(
         if adapter is not None:
             from peft import PeftModel
 
-            asked = f"the adapter {str(adapter)!r} on {str(name)!r}"
+            asked, given = f"the adapter {str(adapter)!r} on {str(name)!r}", str(adapter)
             folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
+            refuse_no_adapter(folder, asked)
             refuse_pickled_adapter(folder, asked, allow_pickle)
             with quiet_peft(), whole_adapter(asked):
                 model = PeftModel.from_pretrained(model, str(folder))
@@ -146,7 +148,7 @@ def load_model(
     except LOADING_ERRORS as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(name))) from error
+        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, given)) from error
     if quantize_4bit:
         refuse_part_blocks(model, where.type, asked)
     else:

@@ -87,7 +87,9 @@ def refuse_hidden_adapter(source: str, revision: str | None, asked: str) -> None
     """
     if find_adapter_config_file(source, revision=revision) is None:
         return
-    if Path(source).is_dir():
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        todo = "give the model that the adapter is for, and this folder as --adapter"
+    elif Path(source).is_dir():
         todo = "move the adapter to a folder of its own and name it with --adapter beside its model, or delete it"
     else:
         todo = "give the model that the adapter is for, and this name as --adapter"
@@ -96,6 +98,16 @@ def refuse_hidden_adapter(source: str, revision: str | None, asked: str) -> None
         found=f"an adapter lies in the same place ({ADAPTER_CONFIG}) and would be put on the model unsaid",
         todo=todo,
     )
+
+
+def refuse_no_adapter(folder: Path, asked: str) -> None:
+    """Raise :class:`ModelError` for a folder without an adapter's settings, such as that of a whole run."""
+    if not (folder / ADAPTER_CONFIG).exists():
+        raise ModelError(
+            asked=asked,
+            found=f"no {ADAPTER_CONFIG} in it",
+            todo="give the folder that holds one: RUN/adapter of a tuning, RUN/tuning/adapter of a restore run",
+        )
 
 
 def refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:

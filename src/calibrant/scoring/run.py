@@ -159,7 +159,7 @@ def scores_of(
     """Put option log-probabilities together with what the questions know of themselves."""
     names = {name for q in questions for name in q.columns}
     columns = {name: tuple(q.columns.get(name) for q in questions) for name in sorted(names)}
-    columns["question_length"] = tuple(len(q.text) for q in questions)
+    columns.setdefault("question_length", tuple(len(q.text) for q in questions))  # a column of the user's stays
     return Scores(
         logp_NK=logp_NK,
         answer_N=np.array([q.answer for q in questions], dtype=np.int64),
