@@ -189,7 +189,7 @@ def test_the_page_says_what_was_asked_found_and_done(made):
         "How to read this:",
         "Diagnosis of the model before the fix: ",
         "What this verdict can and cannot say",
-        "2 min 11 s",
+        "2 min",
         "4,884,480 of 139,400,000 (3.50%)",
         "rank 16, alpha 32, dropout 0.05, on q, v",
         "held-out log loss rose twice",

@@ -122,7 +122,8 @@ class ModelPair:
 def leaves_weights_alone(config: Any) -> bool:
     """Whether a model whose adapter has this peft configuration is the one without it once the adapter is switched off."""
     biases, start = getattr(config, "bias", "none"), getattr(config, "init_lora_weights", None)
-    return biases == "none" and start in PLAIN_STARTS and getattr(config, "kasa_config", None) is None
+    further = any(getattr(config, name, None) for name in ("kasa_config", "layer_replication"))
+    return biases == "none" and start in PLAIN_STARTS and not further
 
 
 def same_vocabulary(tokenizer: Any, other: LoadedModel, what: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.errors import ModelError
+from calibrant.errors import ModelError, memory_full
 
 PROBE_SHAPE = (2, 16)
 RELATIVE = 1e-4
@@ -47,7 +47,9 @@ def merge_adapter(model: Any, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings")  # what it fears is measured below
             merged = model.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if (full := memory_full(error, asked)) is not None:
+            raise full from error
         raise ModelError(asked=asked, found=" ".join(str(error).split())[:400], todo=todo) from error
     worst = deviation(probe_logits(merged), wanted)
     if not worst <= RELATIVE:

@@ -121,8 +121,10 @@ class Reader:
 
     def _tokens(self, text: str, special: bool) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
-        ends = special and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
-        return ids[:-1] if ends else ids
+        bare, whole = (self.tokenizer("x", add_special_tokens=x)["input_ids"] for x in (False, True))
+        places = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+        end = whole[places[-1] + len(bare) :] if special and places else []
+        return ids[: -len(end)] if end and len(ids) > len(end) and ids[-len(end) :] == end else ids
 
     def _after(self, prompt: str, start: list[int], text: str) -> list[int]:
         """Tokens of an option; by itself where the tokenizer would merge it with the end of the prompt."""

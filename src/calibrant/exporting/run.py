@@ -36,7 +36,7 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import DTYPES, chat_template_facts, quiet_peft
+from calibrant.scoring.models import DTYPES, chat_template_facts, quiet_peft, stored_dtypes
 from calibrant.scoring.templates import answer_slot
 
 UNQUANTISED = "; the model was measured in 4 bits, and the export holds the weights and the adapter as they are stored"
@@ -208,7 +208,9 @@ class _Work:
             assert self.scaler is not None
             assert self.scaler.temperature_ is not None
             folded = fold_temperature(model, self.scaler.temperature_)
-        model = model.to(DTYPES[dtype])
+        kinds = stored_dtypes(model, DTYPES[dtype])
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.data = tensor.data.to(kinds.get(name, tensor.dtype))
         model.config.dtype = DTYPES[dtype]
         _save(model, loaded.tokenizer, folder)
         return folded

@@ -41,12 +41,14 @@ class HiddenStates:
 class Head:
     """The output head of a model as a function of hidden rows: ``logits_SV = f(h_SD Wᵀ + b)``.
 
-    ``f(x) = s·x``, or ``c·tanh(s·x / c)`` for a model that caps its logits; ``s`` and ``c`` are measured by :meth:`of`.
+    ``f(x) = s·x``, or ``c·tanh(s·x / c)`` for a model that caps its logits; ``s`` and ``c`` are measured by :meth:`of`, and so
+    are the ``rows`` that count, where the model leaves the last ones of a padded vocabulary out.
     """
 
     module: nn.Module
     scale: float = 1.0
     cap: float | None = None
+    rows: int | None = None
     _float32: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -65,8 +67,7 @@ class Head:
                 found="the model has none",
                 todo="give a causal language model, one that predicts the next token",
             )
-        scale, cap = _measure_map(model, module)
-        return cls(module, scale, cap)
+        return cls(module, *_measure_map(model, module))
 
     @contextmanager
     def capture(self) -> Iterator[HiddenStates]:
@@ -97,6 +98,7 @@ class Head:
             raw_SV = functional.linear(_wide(h_SD), weight, None if bias is None else _wide(bias))
         else:
             raw_SV = self._float_module(h_SD)
+        raw_SV = raw_SV[:, : self.rows]
         raw_SV = raw_SV if self.scale == 1.0 else raw_SV * self.scale
         return raw_SV if self.cap is None else self.cap * torch.tanh(raw_SV / self.cap)
 
@@ -159,11 +161,13 @@ def _wide(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _measure_map(model: nn.Module, module: nn.Module) -> tuple[float, float | None]:
-    """Feed known values in place of the head's output and read what the model makes of them."""
-    probes = torch.tensor(PROBES)
+def _measure_map(model: nn.Module, module: nn.Module) -> tuple[float, float | None, int | None]:
+    """Feed known values in place of the head's output and read what the model makes of them: scale, cap, rows."""
+    probes, made = torch.tensor(PROBES), 0
 
     def after(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        nonlocal made
+        made = output.shape[-1]
         values = torch.zeros_like(output, dtype=torch.float32)
         values[..., : len(PROBES)] = probes.to(values.device)
         return values
@@ -174,13 +178,14 @@ def _measure_map(model: nn.Module, module: nn.Module) -> tuple[float, float | No
     handle = module.register_forward_hook(after)
     try:
         token = torch.zeros(1, 1, dtype=torch.long, device=device)
-        seen = model(input_ids=token, use_cache=False).logits[0, -1, : len(PROBES)].float().cpu()
+        whole_V = model(input_ids=token, use_cache=False).logits[0, -1]
     finally:
         handle.remove()
         model.train(was_training)
+    seen, rows = whole_V[: len(PROBES)].float().cpu(), len(whole_V) if len(whole_V) < made else None
     scale = float((seen[5] - seen[3]) / (probes[5] - probes[3]))
     if torch.allclose(seen, scale * probes, rtol=1e-4, atol=1e-4):
-        return (1.0 if abs(scale - 1) < 1e-6 else scale), None
+        return (1.0 if abs(scale - 1) < 1e-6 else scale), None, rows
     cap = _solve_cap(scale, probes, seen)
     if cap is None:
         raise ModelError(
@@ -188,7 +193,7 @@ def _measure_map(model: nn.Module, module: nn.Module) -> tuple[float, float | No
             found=f"it maps its head's output {probes.tolist()} to {seen.tolist()}, neither a scale nor a soft cap",
             todo="please report this architecture; its option probabilities would be wrong here",
         )
-    return cap
+    return (*cap, rows)
 
 
 def _solve_cap(scale: float, probes: Tensor, seen: Tensor) -> tuple[float, float] | None:

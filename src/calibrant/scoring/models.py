@@ -22,6 +22,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.provenance import is_gguf
 from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.refusals import (
+    refuse_further_layers,
     refuse_hidden_adapter,
     refuse_missing_weights,
     refuse_no_adapter,
@@ -143,6 +144,7 @@ def load_model(
             refuse_pickled_adapter(folder, asked, allow_pickle)
             with quiet_peft(), whole_adapter(asked):
                 model = PeftModel.from_pretrained(model, str(folder))
+            refuse_further_layers(model, folder, asked)
             refuse_virtual_tokens(model, asked)
             facts["adapter_weights"] = fingerprint(folder)
     except LOADING_ERRORS as error:
@@ -294,6 +296,18 @@ def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
     return {
         "dtype": str(kind).removeprefix("torch."),
         "quantized": "nf4" if loading.get("quantize_4bit") else None,
+    }
+
+
+def stored_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The precision of each parameter and buffer of floating point in a copy in ``dtype``, by name: transformers keeps some in
+    float32 whatever is asked for, such as the biases that choose a mixture's experts.
+    """
+    kept = tuple(model._get_dtype_plan(dtype))
+    return {
+        name: torch.float32 if any(part in name for part in kept) else dtype
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.is_floating_point()
     }
 
 

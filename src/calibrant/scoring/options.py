@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from calibrant.errors import ModelError, QuestionError
+from calibrant.errors import CalibrantError, ModelError, QuestionError
 from calibrant.prompts import PromptStyle, Rendered, Variant
 from calibrant.questions import Question
 from calibrant.scoring.templates import chat_template_of
@@ -79,7 +79,9 @@ def encode(
     template = chat_template_of(tokenizer)
     try:
         rendered = [style.render(question, template) for question in questions]
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, ValueError) as error:
+        if isinstance(error, CalibrantError):
+            raise
         raise ModelError(
             asked=f"questions in the format {style.format!r}{' with a system message' if style.system else ''}",
             found=f"the chat template takes no such messages: {' '.join(str(error).split())[:300]}",
@@ -190,7 +192,20 @@ def tokens_of(tokenizer: Any, texts: list[str], special: bool) -> list[Tokens]:
     """Token ids of texts, with or without the special tokens at their start, never with an end token."""
     if not texts:
         return []
-    ids = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-    # A tokenizer that closes every text with an end token would put it between prompt and option.
-    end = tokenizer.eos_token_id
-    return [tuple(row[:-1]) if special and len(row) > 1 and row[-1] == end else tuple(row) for row in ids]
+    rows = [tuple(row) for row in _ids(tokenizer, texts, special)]
+    end = _end(tokenizer) if special else ()  # it would be put between prompt and option
+    return [row[: -len(end)] if end and len(row) > len(end) and row[-len(end) :] == end else row for row in rows]
+
+
+def _end(tokenizer: Any) -> Tokens:
+    """What a tokenizer closes every text with."""
+    bare, whole = (tuple(_ids(tokenizer, ["x"], special)[0]) for special in (False, True))
+    places = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
+    return whole[places[-1] + len(bare) :] if places else ()
+
+
+def _ids(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
+    return ids

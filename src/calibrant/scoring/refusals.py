@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import find_adapter_config_file
 
 from calibrant.errors import ModelError
 
-ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
 def refuse_other_kinds(source: str, common: dict[str, Any], asked: str) -> None:
@@ -108,6 +111,26 @@ def refuse_no_adapter(folder: Path, asked: str) -> None:
             found=f"no {ADAPTER_CONFIG} in it",
             todo="give the folder that holds one: RUN/adapter of a tuning, RUN/tuning/adapter of a restore run",
         )
+
+
+def refuse_further_layers(model: Any, folder: Path, asked: str) -> None:
+    """Raise :class:`ModelError` for a LoRA adapter with weights for further layers, which peft leaves out unsaid."""
+    if not (folder / ADAPTER_WEIGHTS).exists():
+        return
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        stored = _last_layer(file.keys())
+    own = _last_layer(name for name, _ in model.named_parameters())
+    if stored is not None and own is not None and stored > own:
+        raise ModelError(
+            asked=asked,
+            found=f"weights for layer {stored}, and on this model its last layer is {own} (counted from 0)",
+            todo="give the adapter that was trained on this model",
+        )
+
+
+def _last_layer(names: Iterable[str]) -> int | None:
+    found = [LAYER.search(name) for name in names if "lora_" in name]
+    return max((int(match[1]) for match in found if match), default=None)
 
 
 def refuse_pickled_adapter(folder: Path, asked: str, allow_pickle: bool) -> None:

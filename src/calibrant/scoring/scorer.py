@@ -44,6 +44,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def _alike(one_V: Tensor, other_V: Tensor, tolerance: float) -> bool:
+    """Whether two rows of logits give the likely tokens the same log-probability; NaN is judged elsewhere."""
+    one_V, other_V = one_V.log_softmax(0), other_V.log_softmax(0)
+    likely_V = (one_V > one_V.max() - 10) | (other_V > other_V.max() - 10)
+    return not bool(((one_V - other_V)[likely_V].abs() > tolerance).any())
+
+
 class OptionScorer:
     """Scores encoded questions with one model; holds the head and the route that the self-test chose."""
 
@@ -89,7 +96,9 @@ class OptionScorer:
         """Choose the fastest route that gives what single, plain sequences give, to a tolerance of the model's precision.
 
         Compared are the longest and the shortest prompt of the batch in which they differ most, where padding shows itself,
-        and the question whose options go on for most tokens, where the copied cache does.
+        those of the batch with the longest of all, where a rotary embedding may change for the whole batch, and the question
+        whose options go on for most tokens, where the copied cache does. Each prompt is also read from the model's own
+        logits, without positions or a mask: :class:`ModelError` where they are others.
         ``precision`` is that of the arithmetic, where it is not that of the weights (mixed precision); ``slack`` multiplies
         the tolerance, for texts so long that rounding adds up. Returns the route and the largest difference of a
         log-probability that was seen on it.
@@ -101,13 +110,14 @@ class OptionScorer:
         tolerance = slack * TOLERANCE.get(precision or next(self.model.parameters()).dtype, 0.5)
         self.route = "single"
         truth_NK = self._joint(picks, k, None)
+        self._refuse_misread(picks, tolerance)
         worst = 0.0
         routes: tuple[Route, ...] = ("shared", "plain")
         for route in routes:
             self.route = route
             try:
                 batch_NK = self._joint(picks, k, None)
-            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError, ModelError) as error:
+            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 if route == "plain" or memory_full(error, "scoring") is not None:
                     raise
                 continue  # a cache that cannot be copied, or padding that gives NaN: this architecture goes the plain way
@@ -117,6 +127,24 @@ class OptionScorer:
                 return route, worst
         self.route = "single"
         return "single", 0.0
+
+    def _refuse_misread(self, encoded: Sequence[Encoded], tolerance: float) -> None:
+        """Raise :class:`ModelError` where what is read after a prompt is not what the model itself says after it."""
+        for e in encoded:
+            ids_1T = torch.tensor([e.prompt], device=self.device)
+            own_V = self.model(input_ids=ids_1T, use_cache=False).logits[0, -1]
+            rounding = float(own_V.abs().max()) * torch.finfo(own_V.dtype).eps
+            ids_BT, mask_BT, position_BT, _ = padded([e.prompt], self.device)
+            with self.head.capture() as kept:
+                self.model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=False)
+            read_V = self.head.logits(kept.take()[0, -1:])[0]
+            if own_V.shape != read_V.shape or not _alike(own_V.float(), read_V, tolerance + rounding):
+                raise ModelError(
+                    asked=f"answers of {type(self.model).__name__} read at the end of a prompt",
+                    found="they are not what the model itself says there (positions that do not begin at 0, or tokens of "
+                    "its own in front)",
+                    todo="give another kind of causal language model; please report this one",
+                )
 
     def _joint(self, encoded: Sequence[Encoded], k: int, progress: str | None) -> np.ndarray:
         """Log-probability (N, K) of each option given its prompt, over the whole vocabulary; ``-inf`` where absent."""
@@ -139,13 +167,13 @@ class OptionScorer:
         return joint_NK
 
     def _hardest(self, encoded: Sequence[Encoded]) -> list[int]:
-        """The longest and the shortest prompt of the batch on the shared route with the most padding, and the question with
-        the longest options.
+        """The longest and the shortest prompt of the batch on the shared route with the most padding and of the first batch,
+        and the question with the longest options.
         """
         self.route = "shared"
         ends = [(batch[0], batch[-1]) for batch in self._batches(encoded)]
         longest, shortest = max(ends, key=lambda pair: len(encoded[pair[0]].prompt) - len(encoded[pair[1]].prompt))
-        return sorted({longest, shortest, max(range(len(encoded)), key=lambda i: encoded[i].n_tails)})
+        return sorted({longest, shortest, *ends[0], max(range(len(encoded)), key=lambda i: encoded[i].n_tails)})
 
     def _batches(self, encoded: Sequence[Encoded]) -> Iterator[list[int]]:
         """Indices in batches of similar prompt length, within the token budget of the route; longest first."""

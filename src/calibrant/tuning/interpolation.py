@@ -38,6 +38,8 @@ BOOKKEEPING = {
 }
 """Entries of a configuration in which base and aligned may differ: names, lengths, which are the aligned model's, and
 what matters in training alone."""
+TOO_MUCH = ("use_dora", "trainable_token_indices", "layer_replication")
+"""Settings of an adapter that no factor on its matrices leads to the base model."""
 LORA_PART = re.compile(r"\.lora_(embedding_)?[AB](\.|$)")
 
 
@@ -229,7 +231,7 @@ def _adapter_config(source: Path, asked: str) -> dict[str, Any]:
     faults = []
     if config.get("peft_type") != "LORA":
         faults.append(f"a {config.get('peft_type')} adapter")
-    faults += [f"{name} in its settings" for name in ("use_dora", "trainable_token_indices") if config.get(name)]
+    faults += [f"{name} in its settings" for name in TOO_MUCH if config.get(name)]
     if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         faults.append(f"the initialisation {start!r}, which changed the base weights")
     with _readable(source / "adapter_model.safetensors") as file:

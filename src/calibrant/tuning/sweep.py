@@ -150,7 +150,9 @@ def sweep(
                 **settings,
             )
         except ModelError as error:
-            failed[setting.name] = error
+            failed[setting.name] = ModelError(
+                asked=error.asked, found=error.found, todo=error.todo
+            )  # without its model
     if not found:
         raise next(iter(failed.values()))
     losses = {name: loss_of(result) for name, result in found.items()}

@@ -22,7 +22,14 @@ from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
 from calibrant.scoring.fingerprints import fingerprint
-from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, quiet_peft, refuse_loading
+from calibrant.scoring.models import (
+    LoadedModel,
+    chat_template_facts,
+    load_model,
+    quiet_peft,
+    refuse_loading,
+    stored_dtypes,
+)
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import refuse_where, training_arguments
@@ -283,8 +290,12 @@ class _Run:
         temporary, final = self.out / f".{kind}.partial", self.out / kind
         shutil.rmtree(temporary, ignore_errors=True)
         if kind == "model":
-            for weight in self.tuned.parameters():  # trained in float32, kept as they came; buffers never changed
-                weight.data = weight.data.to(getattr(torch, self.loaded.facts["dtype"]))
+            kinds = stored_dtypes(self.tuned, getattr(torch, self.loaded.facts["dtype"]))
+            for (
+                name,
+                weight,
+            ) in self.tuned.named_parameters():  # trained in float32, kept as they came; no buffer changed
+                weight.data = weight.data.to(kinds[name])
         self.tuned.save_pretrained(temporary)
         self.loaded.tokenizer.save_pretrained(temporary)
         shutil.rmtree(final, ignore_errors=True)
