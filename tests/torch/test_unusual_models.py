@@ -1,5 +1,7 @@
 """Models, adapters and tokenizers that do what others do not: read as they are, or refused, never read otherwise unsaid."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -110,7 +112,7 @@ def test_what_transformers_keeps_in_float32_stays_so_in_an_export_and_in_tuned_w
 
 def test_an_adapter_of_a_deeper_model_is_refused(tmp_path, model_folder):
     deep = load_model(model_folder(), device="cpu").model
-    deep.model.layers.append(deep.model.layers[0])
+    deep.model.layers.append(deepcopy(deep.model.layers[0]))
     adapted(deep, LORA).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="weights for layer 2, and on this model its last layer is 1"):
         load_model(model_folder(), adapter=tmp_path, device="cpu")
@@ -125,6 +127,7 @@ def test_an_adapter_that_repeats_layers_is_not_switched_off_nor_scaled(tmp_path,
         scale_adapter(tmp_path / "adapter", 0.5, tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 def test_an_adapter_that_cannot_be_merged_is_refused_in_three_parts(tokenizer, make_model):
     settings = LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True, task_type="CAUSAL_LM")
     with pytest.raises(ModelError, match="lora_bias"):

@@ -132,12 +132,14 @@ class OptionScorer:
         """Raise :class:`ModelError` where what is read after a prompt is not what the model itself says after it."""
         for e in encoded:
             ids_1T = torch.tensor([e.prompt], device=self.device)
-            own_V = self.model(input_ids=ids_1T, use_cache=False).logits[0, -1]
+            with self.head.capture():  # which keeps the last position alone
+                own_V = self.model(input_ids=ids_1T, use_cache=False).logits[0, -1]
             rounding = float(own_V.abs().max()) * torch.finfo(own_V.dtype).eps
             ids_BT, mask_BT, position_BT, _ = padded([e.prompt], self.device)
             with self.head.capture() as kept:
                 self.model(input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, use_cache=False)
-            read_V = self.head.logits(kept.take()[0, -1:])[0]
+            last = len(e.prompt) - 1
+            read_V = self.head.logits(kept.take()[0, last : last + 1])[0]
             if own_V.shape != read_V.shape or not _alike(own_V.float(), read_V, tolerance + rounding):
                 raise ModelError(
                     asked=f"answers of {type(self.model).__name__} read at the end of a prompt",
