@@ -61,7 +61,7 @@ class TuneConfig(Strict):
         description="questions a forward pass; batch_size must be a multiple. None: as many as 512 padded tokens hold on a "
         "CPU, 8,192 on a GPU; but the whole share of the batch where processes share it, or the objective is a statistic of it",
     )
-    learning_rate: float = Field(3e-4, gt=0, le=1e36, description="peak, AdamW")
+    learning_rate: float = Field(3e-4, gt=0, le=1e37, description="peak, AdamW")
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field(
         "cosine", description="of the rate, after the warmup"
     )
