@@ -59,6 +59,13 @@ class Restored:
     temperature: Temperature | None = None
     alignment: AlignmentCheck | None = None
 
+    def __repr__(self) -> str:
+        """In a line; each part has more to say."""
+        tuned = "not tuned" if self.tuning is None else f"tuned by {self.tuning.objective}"
+        last = "" if self.temperature is None else f", temperature {self.temperature.temperature_:.4g}"
+        kept = "" if self.alignment is None else f", alignment {self.alignment.verdict}"
+        return f"<Restored: {self.diagnosis.verdict}, {tuned}{last}{kept}; report {str(self.report)!r}>"
+
 
 def restore(
     model: str | Path,

@@ -40,6 +40,17 @@ class Scaler(ABC):
         self.fitted_on_: dict[str, Any] = {}
         self._fit_keys: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        """In a line: what was learned, as far as it is single numbers; :meth:`described` has the rest."""
+        if not self.n_fit_:
+            return f"<{type(self).__name__}: not fitted>"
+        numbers = {name: value for name, value in self._learned().items() if isinstance(value, int | float) and value}
+        learned = (
+            name if value is True else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in numbers.items()
+        )
+        return f"<{type(self).__name__}: {', '.join([*learned, f'fitted on {self.n_fit_} questions'])}>"
+
     @final
     def fit(self, scores: Scores, *, reference: Scores | None = None) -> Self:
         """Learn from ``scores``; returns itself.

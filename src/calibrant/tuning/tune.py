@@ -70,6 +70,14 @@ class TuneResult:
     start: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """In a line; settings and history are in the attributes."""
+        best = "" if self.best_epoch is None else f", best epoch {self.best_epoch:.3g}"
+        return (
+            f"<TuneResult: {self.objective} on {self.questions} questions, {self.steps} steps{best}, {self.seconds:.0f} s, "
+            f"in {str(self.adapter or self.weights)!r}>"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
         values = asdict(self)
