@@ -116,6 +116,7 @@ def run(
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
+        auto=True,
         rank=rank,
         full=full,
         epochs=epochs,
