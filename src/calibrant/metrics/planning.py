@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from calibrant.errors import ConfigError
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
 from calibrant.metrics.bins import check_level
-from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.measurement import Estimate, only_scores
 from calibrant.metrics.profile import Profile, compress, exact_profile
 from calibrant.scores import Scores
 
@@ -136,6 +136,7 @@ def minimum_detectable(
     >>> round(minimum_detectable(s), 2)  # about (1.96 + .84) sqrt(.21/400) = .064
     0.07
     """
+    only_scores("a detectable error", scores)
     check_level(power)
     if n_draws < 50 or (n is not None and n < 1):
         raise ConfigError(
