@@ -3,7 +3,8 @@
 import pytest
 
 from calibrant import Scores, Temperature, diagnose, load_questions
-from calibrant.errors import CalibrantError, ConfigError, QuestionError
+from calibrant.cli import report
+from calibrant.errors import CalibrantError, ConfigError, LeakageError, QuestionError
 from calibrant.metrics import battery, minimum_detectable, slices
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.reporting import before_after, reliability_diagram, risk_coverage_plot, smooth_reliability
@@ -73,3 +74,15 @@ def test_columns_are_a_mapping(tmp_path):
     with pytest.raises(QuestionError, match=r'found: \'question\'\nto do: give {"question"') as raised:
         load_questions(tmp_path / "q.jsonl", columns="question")
     assert isinstance(raised.value, CalibrantError)
+
+
+def test_a_report_has_no_empty_name(tmp_path):
+    with pytest.raises(ConfigError, match="found: an empty --name"):
+        report.run([tmp_path / "a.safetensors"], tmp_path / "page", name=[" "])
+
+
+def test_questions_that_a_scaler_was_fitted_on_are_refused_in_words_that_fit_the_command_too():
+    with pytest.raises(LeakageError) as raised:
+        Temperature().fit(S).apply(S)
+    assert raised.value.todo.startswith("fit on other questions")
+    assert "allow_fit_rows" not in raised.value.todo
