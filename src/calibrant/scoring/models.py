@@ -35,6 +35,8 @@ from calibrant.scoring.templates import template_digest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
 
+NAMED = "give its hub id, folder or GGUF file; score and tune also take the LoadedModel that load_model returns"
+
 
 @dataclass
 class LoadedModel:
@@ -93,12 +95,7 @@ def load_model(
     ModelError : no such model, not a causal language model, unsafe weights, damaged files; an adapter in the model's own
         folder, or one that puts virtual tokens in front of the text. ConfigError : no name of a model.
     """
-    only(
-        (str, os.PathLike),
-        name,
-        "a causal language model",
-        "give its hub id, folder or GGUF file; score and tune also take the LoadedModel that load_model returns",
-    )
+    only((str, os.PathLike), name, "a causal language model", NAMED)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source, gguf = _split_gguf(str(name))
