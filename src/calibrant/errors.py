@@ -58,6 +58,20 @@ class OutputError(CalibrantError, OSError):
     """The result could not be written."""
 
 
+def only(kind: type | tuple[type, ...], given: object, asked: str, todo: str) -> None:
+    """Raise :class:`ConfigError` where an argument is of another kind, such as a path in the place of what is loaded from it.
+
+    >>> only(dict, "q.jsonl", "splits of questions", "load them")
+    Traceback (most recent call last):
+        ...
+    calibrant.errors.ConfigError: asked: splits of questions
+    found: str 'q.jsonl'
+    to do: load them
+    """
+    if not isinstance(given, kind):
+        raise ConfigError(asked=asked, found=f"{type(given).__name__} {str(given)[:80]!r}", todo=todo)
+
+
 FULL = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 """What torch and the libraries under it write when memory is full."""
 

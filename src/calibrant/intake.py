@@ -322,6 +322,8 @@ class _FromOne:
 
 def _checked_mapping(columns: Mapping[str, Any]) -> Mapping[str, Any]:
     asked = f"a mapping of columns with the keys {', '.join(MAPPING_KEYS)}"
+    if not isinstance(columns, Mapping):
+        raise QuestionError(asked=asked, found=f"{columns!r}"[:80], todo='give {"question": "your column", …}')
     for key, value in columns.items():
         if key not in MAPPING_KEYS:
             hint = did_you_mean(str(key), MAPPING_KEYS)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args
 
-from calibrant.errors import ConfigError, ModelError
+from calibrant.errors import ConfigError, ModelError, only
 from calibrant.questions import Question
 
 Reading = Literal["letters", "continuation"]
@@ -178,3 +178,23 @@ def _letters(question: Question, *, spaced_first: bool) -> tuple[tuple[str, ...]
 
 def _texts(question: Question, *, space: str) -> tuple[tuple[str, ...], ...]:
     return tuple((f"{space}{choice.strip()}",) for choice in question.choices)
+
+
+def given_style(style: PromptStyle | None, loading: Mapping[str, object]) -> PromptStyle:
+    """The style that was given, or letters in a raw prompt.
+
+    Raises
+    ------
+    ConfigError : what is no style, or one of its settings among the arguments of ``load_model``.
+    """
+    loose = [field.name for field in fields(PromptStyle) if field.name in loading]
+    if loose:
+        raise ConfigError(
+            asked=", ".join(f"{name} = {loading[name]!r}" for name in loose),
+            found="a setting of the prompt, given by itself",
+            todo=f"give style=PromptStyle({', '.join(f'{name}={loading[name]!r}' for name in loose)})",
+        )
+    if style is None:
+        return PromptStyle()
+    only(PromptStyle, style, "a style of prompt", 'give PromptStyle(...), such as PromptStyle(reading="letters")')
+    return style

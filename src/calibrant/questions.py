@@ -113,6 +113,11 @@ class QuestionSet(Sequence[Question]):
                 todo="give each question its own id",
             )
 
+    def __repr__(self) -> str:
+        """In a line; the questions themselves are in the attributes."""
+        left_out = f", {len(self.skipped)} left out" if self.skipped else ""
+        return f"<QuestionSet {self.name!r}: {len(self)} questions{left_out}>"
+
     def __len__(self) -> int:
         return len(self.questions)
 
@@ -360,14 +365,10 @@ def _fault(q: Any) -> tuple[str, str] | None:
     first: dict[str, int] = {}
     for i, choice in enumerate(q.choices):
         if (j := first.setdefault(clean(choice), i)) != i:
-            return (
-                f"options {j} and {i} (0-based) are both {choice!r}",
-                "correct the repeated option",
-            )
+            return f"options {j} and {i} (0-based) are both {choice!r}", "correct the repeated option"
     beside = json.dumps(dict(q.columns), ensure_ascii=False, skipkeys=True, default=str) if q.columns else ""
-    if any(
-        "\ud800" <= c <= "\udfff" for text in (q.id, q.text, *q.choices, q.subject or "", beside) for c in str(text)
-    ):
+    texts = (q.id, q.text, *q.choices, q.subject or "", beside)
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in str(text)):
         return "half of a surrogate pair, which is not a character", "correct the text's encoding"
     if isinstance(q.answer, bool) or not isinstance(q.answer, int | np.integer):
         return f"the answer {q.answer!r}", "give the 0-based index of the correct option"

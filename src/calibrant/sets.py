@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from calibrant.errors import ConfigError, QuestionError
+from calibrant.errors import ConfigError, QuestionError, only
 from calibrant.questions import (
     SPLIT_NAMES,
     Question,
@@ -19,6 +19,10 @@ from calibrant.questions import (
 
 MADE_BY = {"train": "training", "calibration": "calibration"}
 """Splits that fixes are fitted on, and what they are called in messages."""
+SETS_BY_NAME = {
+    "splits": 'give {"train": …, "calibration": …, "test": …}, as calibrant.split_questions makes them of one set',
+    "out-of-domain sets": 'give {"name": questions, …}',
+}
 SHARES = {"train": 0.6, "calibration": 0.2, "test": 0.2}
 
 
@@ -72,14 +76,16 @@ def checked_sets(
     Raises
     ------
     QuestionError : a split without questions, or fewer than two where something is measured; what is not a set of questions.
-    ConfigError : a split of another name, or an out-of-domain set with a split's name.
+    ConfigError : no mapping of names to questions; a split of another name, or an out-of-domain set with a split's name.
     LeakageError : a question in two of them.
     """
+    for found, name in ((splits, "splits"), (ood, "out-of-domain sets")):
+        only(Mapping, found, f"{name} of questions, by name", SETS_BY_NAME[name])
     other = [name for name in splits if name not in SPLIT_NAMES]
     if other:
         raise ConfigError(
-            asked=f"splits named {', '.join(splits)}",
-            found=f"{', '.join(other)}, which nothing is done with",
+            asked=f"splits named {', '.join(map(str, splits))}",
+            found=f"{', '.join(map(str, other))}, which nothing is done with",
             todo=f"name them {', '.join(SPLIT_NAMES)}; give further sets to be measured as ood",
         )
     clash = [name for name in ood if name in SPLIT_NAMES]

@@ -1,7 +1,11 @@
 """Settings: unknown ones are refused with the one that was probably meant; what has no meaning is refused."""
 
-import pytest
+import pickle
 
+import pytest
+from pydantic import ValidationError
+
+from calibrant.cli.restore import _objective
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError
 from calibrant.tuning import LoraSettings, TuneConfig, load_config, tune
@@ -35,6 +39,53 @@ def test_unknown_setting_within_lora_names_the_one_that_was_probably_meant():
 def test_setting_without_meaning_is_refused_in_three_parts(wrong):
     with pytest.raises(ConfigError):
         TuneConfig.make(wrong)
+
+
+def test_settings_given_from_python_are_refused_in_three_parts_too():
+    with pytest.raises(ConfigError, match=r"asked: TuneConfig from {'lr': 3}\nfound: .+did you mean 'learning_rate'"):
+        TuneConfig(lr=3)
+    with pytest.raises(ConfigError, match="greater than 0"):
+        TuneConfig(epochs=0)
+    with pytest.raises(ConfigError, match=r"did you mean 'rank'.+\n.+known settings: rank, alpha, dropout, targets"):
+        LoraSettings(r=3)
+
+
+def test_settings_are_still_pydantic_models():
+    config = TuneConfig(epochs=3, lora=LoraSettings(rank=4))
+    assert pickle.loads(pickle.dumps(config)) == config == TuneConfig.model_validate(config.model_dump())
+    assert config.model_copy(update={"epochs": 1}).model_fields_set == {"epochs", "lora"}
+    assert TuneConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match=r"lora\.r\n"):
+        TuneConfig.model_validate({"lora": {"r": 3}})
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "todo"),
+    [
+        ("lr: 0.001", "unknown setting 'lr' (did you mean 'learning_rate'?)", "known settings: objective, epochs"),
+        ("lora: {r: 3}", "unknown setting 'lora.r' (did you mean 'rank'?)", "known settings of lora: rank, alpha"),
+        ("rank: 3", "unknown setting 'rank' (did you mean 'lora: {rank: …}'?)", "known settings: objective"),
+        ("epochs: 1\nlam: 2\nepochs: 3", "'epochs' is given twice", "give a readable YAML file"),
+        ("lora: {rank: 1, rank: 2}", "'rank' is given twice", "give a readable YAML file"),
+        ("objective: auto", "objective: Input should be", "known settings: objective"),
+    ],
+)
+def test_a_fault_in_a_file_is_told_with_the_file_and_what_was_meant(tmp_path, content, found, todo):
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert raised.value.asked == f"settings from {path}"
+    assert raised.value.found.startswith(found)
+    assert raised.value.todo.startswith(todo)
+
+
+def test_auto_in_a_file_is_what_the_command_restore_takes(tmp_path):
+    (tmp_path / "c.yaml").write_text("objective: auto\nepochs: 3\n")
+    chosen = settings(tmp_path / "c.yaml", auto=True)
+    assert (_objective(None, chosen), chosen.epochs) == ("auto", 3.0)
+    with pytest.raises(ConfigError, match="objective"):
+        settings(tmp_path / "c.yaml")
 
 
 def test_what_was_not_set_stays_unset_in_settings_for_another_objective():

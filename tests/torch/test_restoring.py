@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from calibrant import PromptStyle, Question, QuestionSet, Scores, Temperature, d
 from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
-from calibrant.restoring.run import _chosen, _chosen_once, last_temperature
+from calibrant.restoring.run import Restored, _chosen, _chosen_once, last_temperature
 from calibrant.restoring.words import better_than_start, left_aside
 from calibrant.scoring import score
 from calibrant.scoring.run import scores_of, with_questions
@@ -276,3 +277,13 @@ def test_settings_that_the_chosen_objective_has_no_use_for_are_named():
     assert "since cft has no use for it: lam 5.0, language sft1" in said
     assert left_aside(asked, asked.for_objective("rcft")) == []
     assert left_aside(TuneConfig(), TuneConfig(over="options").for_objective("rcft")) == []  # nobody asked
+
+
+def test_results_are_told_in_a_line(tmp_path):
+    path = tmp_path / "adapter"
+    tuned = TuneResult("cft", path, None, 12.3, 0, 0, 40, 6, "", 1.5, {"keep": "best"}, ({"step": 1, "nll": 1.0},) * 9)
+    assert repr(tuned) == f"<TuneResult: cft on 40 questions, 6 steps, best epoch 1.5, 12 s, in {str(path)!r}>"
+    s = too_sure(60)
+    made = Restored(diagnose(s), tuned, {"test": s}, {"test": s}, tmp_path, Temperature().fit(s))
+    assert re.fullmatch(r"<Restored: \S+, tuned by cft, temperature [\d.]+; report '.+'>", repr(made))
+    assert "not tuned; report" in repr(dataclasses.replace(made, tuning=None, temperature=None))

@@ -354,3 +354,10 @@ def test_a_repeat_in_other_typography_is_found(one: str, other: str) -> None:
 def test_half_a_surrogate_pair_in_a_column_is_refused_when_read() -> None:
     with pytest.raises(QuestionError, match="half of a surrogate pair"):
         question(0, columns={"passage": ["cut \ud83d"]})
+
+
+def test_a_set_is_told_in_a_line():
+    assert repr(sums(3)) == "<QuestionSet 'sums': 3 questions>"
+    assert repr({"test": replace(sums(2), skipped=(Skipped("row 3", "no answer"),))}) == (
+        "{'test': <QuestionSet 'sums': 2 questions, 1 left out>}"
+    )

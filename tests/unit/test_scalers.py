@@ -364,3 +364,12 @@ def test_a_cross_validated_copy_remembers_what_was_applied_before():
     once = Temperature().fit(draw(100, seed=1)).apply(draw(100, seed=2))
     again = cross_validated(Temperature(), once).provenance["scaler"]
     assert again["after"] == once.provenance["scaler"]
+
+
+def test_a_scaler_is_told_in_a_line():
+    assert repr(Temperature()) == "<Temperature: not fitted>"
+    sharp = Scores.from_probs([[0.9, 0.1]] * 10, [0] * 7 + [1] * 3)
+    assert repr(Temperature().fit(sharp)) == "<Temperature: temperature 2.593, fitted on 10 questions>"
+    right = Scores.from_probs([[0.9, 0.1]] * 10, [0] * 10)
+    assert repr(Temperature().fit(right)) == "<Temperature: temperature 0.01, at_bound, fitted on 10 questions>"
+    assert repr(Isotonic().fit(sharp)) == "<Isotonic: fitted on 10 questions>"

@@ -67,6 +67,12 @@ class Collected(Generic[T]):
     items: tuple[T, ...]
     skipped: tuple[Skipped, ...] = ()
 
+    def __repr__(self) -> str:
+        """In a line; the pairs or prompts themselves are in the attributes."""
+        kind = "pairs" if self.items and isinstance(self.items[0], PreferencePair) else "prompts"
+        left_out = f", {len(self.skipped)} left out" if self.skipped else ""
+        return f"<Collected {self.name!r}: {len(self)} {kind}{left_out}>"
+
     def __len__(self) -> int:
         return len(self.items)
 

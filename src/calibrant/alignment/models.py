@@ -12,7 +12,7 @@ import torch
 
 from calibrant.errors import ConfigError, ModelError
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, precision
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, only_by_name, precision
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")
@@ -49,6 +49,7 @@ class ModelPair:
                 found="neither an adapter nor tuned weights" if adapter is None else "an adapter and tuned weights",
                 todo="give one of the two",
             )
+        only_by_name(model, "an alignment check of a model")
         self.model, self.adapter, self.tuned = model, adapter, tuned
         self.loading = dict(loading or {})
         self._aligned: LoadedModel | None = None

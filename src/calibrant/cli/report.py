@@ -43,6 +43,12 @@ def run(
             found="they do not pair up",
             todo="give --after once for each --before, in the same order, or not at all",
         )
+    if any(not one.strip() for one in name or ()):
+        raise ConfigError(
+            asked="a report with a name for each of its scores",
+            found="an empty --name",
+            todo="write it, or leave it out",
+        )
     names = [printable(one) for one in name or [path.stem for path in before]]
     if not name and len(set(names)) < len(names):
         names = [printable(f"{path.parent.name}/{path.stem}") for path in before]

@@ -120,6 +120,7 @@ def run(
     style = o.style_of(reading, format, variant, system)
     chosen = t.settings(
         config,
+        auto=True,
         rank=rank,
         full=full,
         epochs=epochs,

@@ -41,13 +41,17 @@ ReportTo = Annotated[str | None, typer.Option(help="Tracker: wandb, trackio, ten
 TuneSeed = Annotated[int | None, typer.Option("--seed", help="Same seed, same adapter.", min=0, max=2**32 - 1)]
 
 
-def settings(path: Path | None, *, rank: int | None = None, full: bool = False, **overrides: Any) -> Any:
-    """The :class:`TuneConfig` of a YAML file with the command line's options on top; what neither names counts as not set."""
+def settings(
+    path: Path | None, *, rank: int | None = None, full: bool = False, auto: bool = False, **overrides: Any
+) -> Any:
+    """The :class:`TuneConfig` of a YAML file with the command line's options on top; what neither names counts as not set.
+    ``auto`` as for ``load_config``.
+    """
     from calibrant.errors import ConfigError
     from calibrant.tuning import TuneConfig, load_config
 
     values = {name: value for name, value in overrides.items() if value is not None}
-    base = TuneConfig() if path is None else load_config(path)
+    base = TuneConfig() if path is None else load_config(path, auto=auto)
     if full and rank is not None:
         raise ConfigError(asked="--full and --rank", found="full tuning has no adapter", todo="give one of them")
     if full:

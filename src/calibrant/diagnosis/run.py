@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target, choose_target, regime_numbers
 from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError, ScoresError, only
 from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import only_scores
 from calibrant.metrics.sums import cluster_codes
 from calibrant.scores import Scores
 
@@ -70,6 +72,7 @@ def diagnose(
     >>> d.verdict, d.action, round(d.numbers["signed_gap"].value, 3)
     ('calibratable', 'cft', 0.35)
     """
+    _refuse_files(scores, reference, target, path, preferences)
     if scores.n < 2:
         raise ScoresError(asked="a diagnosis", found="one question", todo="give two or more, at best some thousand")
     if not 0 < tolerance < 1:
@@ -113,6 +116,21 @@ def diagnose(
         tolerance=tolerance,
         n_clusters=how.n_clusters,
     )
+
+
+def _refuse_files(scores: Any, reference: Any, target: Any, path: Any, preferences: Any) -> None:
+    """Raise :class:`ConfigError` for what is not loaded yet: the command line takes files, this function what is in them."""
+    only_scores("a diagnosis", *(one for one in (scores, reference, target) if one is not None))
+    points = [path] if isinstance(path, str | Path | Scores) else path
+    if points is not path or any(isinstance(point, str | Path) for point in points):
+        raise ConfigError(
+            asked="a diagnosis with the path of a training run",
+            found=f"{type(points[0]).__name__} {str(points[0])[:80]!r}",
+            todo="give its points in a list; calibrant.diagnosis.read_path([file or folder]) reads them",
+        )
+    if preferences is not None:
+        todo = "read the file with calibrant.diagnosis.read_preferences(file), or give what preference_drift returns"
+        only(PreferenceDrift, preferences, "a diagnosis with preference pairs", todo)
 
 
 def _facts(

@@ -56,7 +56,7 @@ class Difference:
         interval that faces 0, so that it is below ``1 - level`` where the interval leaves out 0; never below
         ``1 / (n_boot + 1)``, more than the draws can say; ``nan`` where there is no interval.
     n_needed : questions at which the interval would leave out 0 with 80 % power, were this value the truth; ``None`` if
-        it does already, or if the value is 0.
+        it does already, if the value is 0 or within rounding of it, or if they are over a billion.
     verdict : ``"b is better"``, ``"a is better"``, ``"b is higher"``, ``"b is lower"`` (where neither end is better),
         or ``"undecided"`` where the interval holds 0.
     """

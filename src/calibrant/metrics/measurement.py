@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.rare import LOSSES, error_gap, loss_of_each, reaching
@@ -328,12 +328,7 @@ def only_scores(asked: str, *given: Any) -> None:
                 found=f"the path {str(one)!r}",
                 todo="load it with calibrant.Scores.load(path)",
             )
-        if not isinstance(one, Scores):
-            raise ConfigError(
-                asked=f"{asked} of scores",
-                found=f"{type(one).__name__} {str(one)[:80]!r}",
-                todo="give Scores, made by score() or Scores.from_probs()",
-            )
+        only(Scores, one, f"{asked} of scores", "give Scores, made by score() or Scores.from_probs()")
 
 
 def finite(value: float) -> float | None:

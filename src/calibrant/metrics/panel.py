@@ -20,7 +20,7 @@ from calibrant.metrics.binned import (
     l2_ece,
 )
 from calibrant.metrics.bins import bin_index, check_settings, thin_variance
-from calibrant.metrics.measurement import Estimate, floor_verdict
+from calibrant.metrics.measurement import Estimate, floor_verdict, only_scores
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample, thin_hits
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
 from calibrant.metrics.rare import few_of_a_kind
@@ -74,6 +74,7 @@ def battery(
     >>> round(b["mce"].value, 4), round(b["smooth_ece"].value, 3), b["auroc"].value
     (0.3, 0.26, 0.5)
     """
+    only_scores("a battery", scores)
     check_settings(n_bins, n_boot, level, seed)
     c_N, y_N, n = scores.confidence_N, scores.correct_N, scores.n
     exact = exact_profile(c_N, y_N)

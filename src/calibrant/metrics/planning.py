@@ -11,11 +11,15 @@ from scipy.special import ndtri
 from calibrant.errors import ConfigError
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
 from calibrant.metrics.bins import check_level
-from calibrant.metrics.measurement import Estimate
+from calibrant.metrics.measurement import Estimate, only_scores
 from calibrant.metrics.profile import Profile, compress, exact_profile
 from calibrant.scores import Scores
 
 BISECTIONS = 12
+ROUNDING = 1e-6
+"""A change within this is rounding: scores in float32 depend beyond it on the processor and on what is in one batch."""
+MOST_QUESTIONS = 10**9
+"""More questions than this settle nothing that anyone could ask."""
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -91,7 +95,7 @@ def n_for_width(estimate: Estimate, width: float) -> int:
 
 def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.95, power: float = 0.8) -> int | None:
     """Questions at which an interval would exclude 0 with probability ``power``, were ``value`` the truth; ``None`` if
-    value is 0.
+    value is 0 or within rounding of it (:data:`ROUNDING`), or if they are more than :data:`MOST_QUESTIONS`.
 
     ``n (margin / |value|)^2 ((z_level + z_power) / z_level)^2`` with margin the distance from the value to the end of
     the interval that faces 0. At least ``n`` where the interval holds 0.
@@ -101,11 +105,13 @@ def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.
     """
     check_level(level)
     check_level(power)
-    if value == 0 or not all(math.isfinite(x) for x in (value, low, high)):
+    if abs(value) <= ROUNDING or not all(math.isfinite(x) for x in (value, low, high)):
         return None
     margin = value - low if value > 0 else high - value
     z = float(ndtri((1 + level) / 2))
     needed = math.ceil(n * (margin / abs(value)) ** 2 * ((z + float(ndtri(power))) / z) ** 2)
+    if needed > MOST_QUESTIONS:
+        return None
     return max(needed, n) if low <= 0 <= high else needed
 
 
@@ -130,6 +136,7 @@ def minimum_detectable(
     >>> round(minimum_detectable(s), 2)  # about (1.96 + .84) sqrt(.21/400) = .064
     0.07
     """
+    only_scores("a detectable error", scores)
     check_level(power)
     if n_draws < 50 or (n is not None and n < 1):
         raise ConfigError(

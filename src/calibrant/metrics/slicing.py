@@ -15,7 +15,7 @@ import numpy as np
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
 from calibrant.metrics.bins import bin_index, check_settings
-from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate, floor_verdict
+from calibrant.metrics.measurement import DISTINGUISHABLE, INDISTINGUISHABLE, Estimate, floor_verdict, only_scores
 from calibrant.metrics.panel import noisy_cells
 from calibrant.metrics.planning import holm
 from calibrant.metrics.profile import compress, exact_profile, redraw_labels, resample
@@ -99,6 +99,7 @@ def slices(
     >>> [(part.name, round(part.signed_gap.value, 2), part.p_holm < 0.01) for part in slices(s)]
     [('art', 0.2, True), ('law', -0.2, True)]
     """
+    only_scores("slices", scores)
     check_settings(n_bins, n_boot, level, seed)
     labels = _labels(scores, by)
     names = sorted(set(labels))

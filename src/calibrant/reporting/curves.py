@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from calibrant.errors import ConfigError
 from calibrant.metrics import Estimate, Slice, risk_coverage
+from calibrant.metrics.measurement import only_scores
 from calibrant.reporting.canvas import (
     AFTER,
     BAND,
@@ -193,7 +194,8 @@ def risk_coverage_plot(scores: Scores | Mapping[str, Scores], *, ax: Axes | None
     >>> risk_coverage_plot(Scores.from_probs([[0.9, 0.1]] * 9 + [[0.6, 0.4]] * 9, [0] * 12 + [1] * 6)).get_ylabel()
     'Error rate among the answered'
     """
-    named = {"": scores} if isinstance(scores, Scores) else dict(scores)
+    named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
+    only_scores("risk-coverage curves", *named.values())
     if not 1 <= len(named) <= 2:
         raise ConfigError(asked="one or two risk-coverage curves", found=f"{len(named)}", todo="draw two at a time")
     with style():

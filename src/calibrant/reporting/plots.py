@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from calibrant.metrics import BinTable, bin_table
 from calibrant.metrics.bins import check_level
+from calibrant.metrics.measurement import only_scores
 from calibrant.metrics.smooth import reliability_curve
 from calibrant.reporting.canvas import AFTER, BAND, BEFORE, FAINT, INK, MUTED, new_axes, style
 from calibrant.scores import Scores
@@ -68,6 +69,8 @@ def reliability_diagram(
     >>> ax.get_ylabel()
     'Accuracy in the bin'
     """
+    if not isinstance(scores, BinTable):
+        only_scores("a diagram", scores)
     table = scores if isinstance(scores, BinTable) else bin_table(scores.confidence_N, scores.correct_N, n_bins)
     with style():
         ax = new_axes() if ax is None else ax
@@ -112,6 +115,7 @@ def smooth_reliability(scores: Scores, *, ax: Axes | None = None, title: str = "
     >>> ax.get_ylabel()
     'Accuracy, smoothed'
     """
+    only_scores("a diagram", scores)
     t, accuracy, density = (curve_G[::5] for curve_G in reliability_curve(scores.confidence_N, scores.correct_N))
     total = np.cumsum(density) / density.sum()
     shown = (total > 0.005) & (total < 0.995)

@@ -28,16 +28,17 @@ from calibrant.files import claim_folder, read_json, write_atomically, write_jso
 from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
 from calibrant.objectives import Objective
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, check_cluster
 from calibrant.reporting import Domain, model_card, report
 from calibrant.restoring import words
 from calibrant.restoring.stages import Stage
 from calibrant.scalers import Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores
+from calibrant.scoring.models import only_by_name
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig, TuneResult
-from calibrant.tuning.config import refuse_to_load
+from calibrant.tuning.config import given_config, refuse_to_load
 from calibrant.tuning.sweep import Budget, settings_for
 
 Choice = Literal["auto"] | Objective
@@ -58,6 +59,13 @@ class Restored:
     report: Path
     temperature: Temperature | None = None
     alignment: AlignmentCheck | None = None
+
+    def __repr__(self) -> str:
+        """In a line; each part has more to say."""
+        tuned = "not tuned" if self.tuning is None else f"tuned by {self.tuning.objective}"
+        last = "" if self.temperature is None else f", temperature {self.temperature.temperature_:.4g}"
+        kept = "" if self.alignment is None else f", alignment {self.alignment.verdict}"
+        return f"<Restored: {self.diagnosis.verdict}, {tuned}{last}{kept}; report {str(self.report)!r}>"
 
 
 def restore(
@@ -117,10 +125,12 @@ def restore(
     Raises
     ------
     LeakageError : a question is in two splits.
-    ConfigError : ``out`` holds another run; a setting that the named objective has no use for.
+    ConfigError : ``out`` holds another run; a model that is loaded already, for it is loaded more than once; a setting that the
+        named objective has no use for.
     """
-    style, out = style or PromptStyle(), Path(out)
-    given = config or TuneConfig()
+    only_by_name(model, "a model to restore")
+    style, out = given_style(style, loading), Path(out)
+    given = given_config(config)
     config = _settings(given, objective, style)
     settings_for(config.objective, budget)
     refuse_to_load(config, loading)

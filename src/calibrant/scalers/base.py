@@ -15,6 +15,7 @@ from scipy.special import bdtrc
 
 from calibrant.errors import ConfigError, LeakageError
 from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import only_scores
 from calibrant.provenance import told_apart
 from calibrant.scores import Scores
 
@@ -40,6 +41,17 @@ class Scaler(ABC):
         self.fitted_on_: dict[str, Any] = {}
         self._fit_keys: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        """In a line: what was learned, as far as it is single numbers; :meth:`described` has the rest."""
+        if not self.n_fit_:
+            return f"<{type(self).__name__}: not fitted>"
+        numbers = {name: value for name, value in self._learned().items() if isinstance(value, int | float) and value}
+        learned = (
+            name if value is True else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in numbers.items()
+        )
+        return f"<{type(self).__name__}: {', '.join([*learned, f'fitted on {self.n_fit_} questions'])}>"
+
     @final
     def fit(self, scores: Scores, *, reference: Scores | None = None) -> Self:
         """Learn from ``scores``; returns itself.
@@ -54,6 +66,7 @@ class Scaler(ABC):
         ConfigError : a reference that is missing, or one that would not be used.
         ScoresError : nothing can be learned from these scores, or the reference is of other questions.
         """
+        only_scores("a fit", *(one for one in (scores, reference) if one is not None))
         if self.needs_reference != (reference is not None):
             raise ConfigError(
                 asked=f"the scaler {self.name!r} fitted",
@@ -78,13 +91,14 @@ class Scaler(ABC):
         LeakageError : some questions were fitted on, unless ``allow_fit_rows`` (for use, never for evaluation).
         ScoresError : scores of a kind that nothing was learned about.
         """
+        only_scores("a rescaling", scores)
         if not self.n_fit_:
             raise ConfigError(
                 asked=f"the scaler {self.name!r} applied", found="none fitted", todo="call fit(scores) first"
             )
         seen = [] if allow_fit_rows else self._seen(scores)
         if any(seen):
-            todo = "fit on a calibration split, or use cross_validated(); allow_fit_rows=True is not for evaluation"
+            todo = "fit on other questions, such as a calibration split, or cross-validate (Python: cross_validated)"
             raise LeakageError(
                 asked=f"{scores.n} questions rescaled",
                 found=f"{sum(seen)} of them were used to fit the scaler, first {scores.ids[seen.index(True)]!r}",

@@ -10,6 +10,7 @@ import numpy as np
 
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import only_scores
 from calibrant.scalers.base import Scaler, question_keys
 from calibrant.scores import Scores
 
@@ -41,6 +42,7 @@ def cross_validated(
     """
     if folds < 2:
         raise ConfigError(asked="cross-validation", found=f"{folds} fold(s)", todo="give 2 folds or more, usually 5")
+    only_scores("cross-validation", scores)
     fold_N = fold_of(scores, folds, seed, OUTER)
     if fold_N is None:
         raise ScoresError(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.hub import resolve_revision
 
-from calibrant.errors import ConfigError, MissingExtraError, ModelError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError, only
 from calibrant.prompts import PromptStyle
 from calibrant.provenance import is_gguf
 from calibrant.scoring.fingerprints import fingerprint
@@ -36,6 +36,8 @@ from calibrant.scoring.templates import template_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
+
+NAMED = "give its hub id, folder or GGUF file; score and tune also take the LoadedModel that load_model returns"
 
 
 @dataclass
@@ -93,8 +95,9 @@ def load_model(
     Raises
     ------
     ModelError : no such model, not a causal language model, unsafe weights, damaged files; an adapter in the model's own
-        folder, or one that puts virtual tokens in front of the text.
+        folder, or one that puts virtual tokens in front of the text. ConfigError : no name of a model.
     """
+    only((str, os.PathLike), name, "a causal language model", NAMED)
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     source, gguf = _split_gguf(str(name))
@@ -261,6 +264,12 @@ def refuse_loading(model: LoadedModel, arguments: dict[str, Any]) -> None:
             found="the model is loaded already",
             todo="give them to load_model, or give the model's name instead of the loaded model",
         )
+
+
+def only_by_name(model: object, asked: str) -> None:
+    """Raise :class:`ConfigError` where a model that is loaded more than once is given as anything but its name."""
+    todo = "give its hub id, folder or GGUF file: the model is loaded more than once"
+    only((str, os.PathLike), model, asked, todo)
 
 
 def pick_device(device: str) -> torch.device:

@@ -14,7 +14,7 @@ import transformers
 
 from calibrant._version import __version__
 from calibrant.errors import QuestionError
-from calibrant.prompts import PromptStyle, Variant
+from calibrant.prompts import PromptStyle, Variant, given_style
 from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
 from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, refuse_loading
@@ -59,9 +59,9 @@ def score(
     ------
     ModelError : the model or tokenizer cannot do this; numbers that are not finite.
     QuestionError : no questions, an id twice, a question longer than the context.
-    ConfigError : arguments of :func:`load_model` for a model that is already loaded.
+    ConfigError : arguments of :func:`load_model` for a model that is already loaded; what is no model or no style.
     """
-    style = style or PromptStyle()
+    style = given_style(style, loading)
     return score_variants(
         model,
         questions,

@@ -15,7 +15,7 @@ from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.files import claim_folder, write_json
 from calibrant.metrics.bins import check_settings
 from calibrant.orders import cyclic_permutations
-from calibrant.prompts import PromptStyle, Variant
+from calibrant.prompts import PromptStyle, Variant, given_style
 from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
@@ -65,7 +65,7 @@ def score_orders(
     ------
     ConfigError : a continuation, or fewer than two orders. Otherwise as :func:`calibrant.score`.
     """
-    style = style or PromptStyle()
+    style = given_style(style, settings)
     n_orders = _n_orders(style, questions, shifts)
     return _Scorer(model, style, None, settings).orders(questions, n_orders)
 
@@ -93,7 +93,7 @@ def score_formats(
     ------
     ConfigError : a format that does not exist or does not fit the reading. ModelError : no format is left.
     """
-    return _Scorer(model, style or PromptStyle(), None, settings).formats(questions, formats)
+    return _Scorer(model, given_style(style, settings), None, settings).formats(questions, formats)
 
 
 def sensitivity(
@@ -140,7 +140,7 @@ def sensitivity(
     ------
     ConfigError : nothing to compare, or ``out`` holds another run. Otherwise as the two functions above.
     """
-    style, folder, analysis = style or PromptStyle(), Path(out), dict(analysis or {})
+    style, folder, analysis = given_style(style, loading), Path(out), dict(analysis or {})
     check_settings(**{"n_bins": 10, "n_boot": 1000, "level": 0.95, **analysis})  # before anything is scored
     texts = style.reading == "continuation"
     named = variants is not None

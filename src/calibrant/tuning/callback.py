@@ -19,7 +19,7 @@ from calibrant.diagnosis import checkpoint_point
 from calibrant.diagnosis.collapse import entropies
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.metrics.comparison import align
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
 from calibrant.scoring.models import DTYPES, LoadedModel
@@ -114,7 +114,7 @@ class CalibrationCallback(TrainerCallback):
                 found=f"budget {budget}, every {every}",
                 todo="give a budget in (0, 1), usually .05, or every: 1 step or more",
             )
-        self.tokenizer, self.style, self.every, self.budget = tokenizer, style or PromptStyle(), every, budget
+        self.tokenizer, self.style, self.every, self.budget = tokenizer, given_style(style, {}), every, budget
         self.reference, self.prefix, self.n_bins, self.batch_tokens = reference, prefix, n_bins, batch_tokens
         self.history: list[dict[str, Any]] = []
         self.trainer: Trainer | None = None

@@ -6,15 +6,17 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only
 from calibrant.objectives import SETTINGS, Objective, settings_of
 
 BATCH_STATISTICS = ("mmce", "soft_ece")
+OTHER_NAMES = {"lr": "learning_rate", "r": "rank", "rank": "lora: {rank: …}"}
+"""Settings as the command line, peft or transformers call them, by our names."""
 
 
 class Strict(BaseModel):
@@ -22,17 +24,23 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    if not TYPE_CHECKING:  # type checkers take the arguments from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _refused(type(self), error, f"{type(self).__name__} from {values}") from error
+
+        __init__.__pydantic_base_init__ = True  # pydantic's own validation goes on without it
+
     @classmethod
-    def make(cls, values: dict[str, Any]) -> Self:
-        """Validate, turning pydantic's findings into one three-part error."""
+    def make(cls, values: dict[str, Any], *, source: str = "") -> Self:
+        """Validate, turning pydantic's findings into one three-part error that names the source, if there is one."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(
-                asked=f"{cls.__name__} from {values}",
-                found="; ".join(_finding(cls, item) for item in error.errors()),
-                todo=f"known settings: {', '.join(cls.model_fields)}",
-            ) from error
+            raise _refused(cls, error, source or f"{cls.__name__} from {values}") from error
 
 
 class LoraSettings(Strict):
@@ -196,28 +204,67 @@ class TuneConfig(Strict):
         return self.make(kept)
 
 
-def load_config(path: str | Path) -> TuneConfig:
-    """A :class:`TuneConfig` from a YAML file."""
+def given_config(config: TuneConfig | None) -> TuneConfig:
+    """The settings that were given, or the defaults; :class:`ConfigError` for anything else."""
+    if config is None:
+        return TuneConfig()
+    todo = "give TuneConfig(...), such as TuneConfig(epochs=1); calibrant.tuning.load_config(path) reads a file"
+    only(TuneConfig, config, "settings of a tuning", todo)
+    return config
+
+
+class _EachOnce(yaml.SafeLoader):
+    """YAML in which a key that is given twice is a fault, where plain YAML takes the last one unsaid."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, *, auto: bool = False) -> TuneConfig:
+    """A :class:`TuneConfig` from a YAML file. With ``auto``, ``objective: auto`` in it counts as not set."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _EachOnce) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(asked=f"settings from {path}", found=str(error), todo="give a readable YAML file") from error
     if not isinstance(values, dict):
         raise ConfigError(
             asked=f"settings from {path}", found=f"a {type(values).__name__}", todo="give `name: value` lines"
         )
-    return TuneConfig.make(values)
+    if auto and values.get("objective") == "auto":
+        del values["objective"]
+    return TuneConfig.make(values, source=f"settings from {path}")
 
 
 def _named(config: TuneConfig, names: list[str]) -> str:
     return ", ".join(f"{name} {getattr(config, name)!r}" for name in names)
 
 
+def _refused(cls: type[BaseModel], error: ValidationError, asked: str) -> ConfigError:
+    """What pydantic found, in three parts."""
+    items = error.errors()
+    inner = all(map(_of_lora, items))
+    return ConfigError(
+        asked=asked,
+        found="; ".join(_finding(cls, item) for item in items),
+        todo=f"known settings{' of lora' if inner else ''}: {', '.join((LoraSettings if inner else cls).model_fields)}",
+    )
+
+
+def _of_lora(item: Any) -> bool:
+    """Whether a finding is about a setting within ``lora``."""
+    return len(item["loc"]) > 1 and item["loc"][0] == "lora"
+
+
 def _finding(cls: type[BaseModel], item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        known = LoraSettings.model_fields if item["loc"][0] == "lora" else cls.model_fields
-        close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        known = LoraSettings.model_fields if _of_lora(item) else cls.model_fields
+        last = str(item["loc"][-1])
+        other = OTHER_NAMES.get(last, "")
+        close = [other] if other.split(":")[0] in known else difflib.get_close_matches(last, known, n=1)
         return f"unknown setting {name!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
     return f"{name or 'settings'}: {item['msg']}"
 

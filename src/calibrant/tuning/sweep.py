@@ -16,11 +16,11 @@ from accelerate import PartialState
 from calibrant.errors import ConfigError, ModelError
 from calibrant.files import claim_folder, write_json
 from calibrant.objectives import Objective
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import QuestionSet
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import LoadedModel, chat_template_facts
-from calibrant.tuning.config import TuneConfig
+from calibrant.tuning.config import TuneConfig, given_config
 from calibrant.tuning.tune import RESULT, TuneResult, tune
 
 Budget = Literal["quick", "standard", "thorough"]
@@ -121,7 +121,7 @@ def sweep(
     ModelError : every candidate failed. ConfigError : ``out`` holds another sweep; a loaded model, which the first candidate
     would change for the others. Else as :func:`tune`.
     """
-    config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
+    config, style, out = given_config(config), given_style(style, settings), Path(out)
     tried = settings_for(config.objective, budget)
     if len(tried) == 1:
         return tune(model, train, calibration, out=out, config=config, style=style, **settings)

@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
 from calibrant.scoring.fingerprints import fingerprint
 from calibrant.scoring.models import (
@@ -35,16 +35,10 @@ from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import refuse_where, training_arguments
 from calibrant.tuning.checkpoints import Checkpoint
 from calibrant.tuning.collate import Collator, Example
-from calibrant.tuning.config import TuneConfig, refuse_to_load
+from calibrant.tuning.config import TuneConfig, given_config, refuse_to_load
 from calibrant.tuning.rows import choose_rows
 from calibrant.tuning.start import with_targets
-from calibrant.tuning.trainer import (
-    CalibrationTrainer,
-    EmState,
-    HeldOut,
-    ProgressBar,
-    sound_attention,
-)
+from calibrant.tuning.trainer import CalibrationTrainer, EmState, HeldOut, ProgressBar, sound_attention
 
 RESULT, CHECKPOINTS = "result.json", "checkpoints"
 
@@ -76,6 +70,14 @@ class TuneResult:
     rows: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In a line; settings and history are in the attributes."""
+        best = "" if self.best_epoch is None else f", best epoch {self.best_epoch:.3g}"
+        return (
+            f"<TuneResult: {self.objective} on {self.questions} questions, {self.steps} steps{best}, {self.seconds:.0f} s, "
+            f"in {str(self.adapter or self.weights)!r}>"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
@@ -134,7 +136,7 @@ def tune(
     ModelError : the model cannot be tuned so, or its loss is not finite.
     OutputError : no space or permission.
     """
-    config, style, out = config or TuneConfig(), style or PromptStyle(), Path(out)
+    config, style, out = given_config(config), given_style(style, loading), Path(out)
     config.check()
     train, calibration = question_set(train, "train"), question_set(calibration, "calibration")
     refuse_leakage(train=train, calibration=calibration)

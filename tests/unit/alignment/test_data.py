@@ -200,3 +200,11 @@ def test_limit_keeps_the_first_after_all_were_looked_at():
     assert [p.text for p in load_prompts(rows, limit=2).items] == ["number 0", "number 1"]
     with pytest.raises(QuestionError, match="repeats"):
         load_prompts([*rows, rows[0]], limit=2)
+
+
+def test_pairs_and_prompts_are_told_in_a_line():
+    rows = [{"prompt": "Name a colour.", "chosen": "Red.", "rejected": "No."}]
+    pairs = load_preferences(rows)
+    assert repr(pairs) == f"<Collected {pairs.name!r}: 1 pairs>"
+    prompts = load_prompts([*rows, {"prompt": ""}], skip_bad=True)
+    assert repr(prompts) == f"<Collected {prompts.name!r}: 1 prompts, 1 left out>"

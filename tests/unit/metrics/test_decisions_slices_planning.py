@@ -224,6 +224,14 @@ def test_n_to_decide_gives_its_power():
     assert n_to_decide(0.5, -0.1, 1.1, 500, power=0.2) == 500  # never fewer than do not decide it now
 
 
+def test_no_number_of_questions_settles_rounding_nor_one_that_nobody_has():
+    """One model in batches of another size: its change and its whole interval are rounding."""
+    assert n_to_decide(-1.6e-9, -2.6e-9, 2e-10, 50) is None
+    assert n_to_decide(1e-17, -1e-2, 1e-2, 500) is None
+    assert n_to_decide(2e-6, -1e-2, 1e-2, 500) is None  # 2e10
+    assert n_to_decide(1e-4, -1e-2, 1e-2, 500) < 10**8
+
+
 def test_minimum_detectable_error_is_detected_with_its_power_and_shrinks_with_the_root_of_n():
     """c = .7: about (z.95-two-sided-ish + .84) sqrt(.21/n)."""
     s = Scores.from_probs([[0.7, 0.3]] * 400, [0] * 400)
