@@ -47,16 +47,5 @@ def test_what_would_be_lost_is_refused_and_kept(folder, arguments, found):
 def test_scores_are_made_again_in_their_place_and_options_that_may_be_are_given_again(folder):
     for _ in range(2):
         run("score", "--from-table", "table.csv", "--out", "again.scores", cwd=folder)
-        run(
-            "report",
-            "--before",
-            "test.scores",
-            "--ood",
-            "fit.scores",
-            "--ood",
-            "again.scores",
-            "--out",
-            "page",
-            cwd=folder,
-        )
+        run("report", "--before", "test.scores", "--before", "fit.scores", "--out", "page", cwd=folder)
     assert Scores.load(folder / "again.scores").n == 2

@@ -95,16 +95,22 @@ def test_a_ladder_is_interrupted_read_resumed_and_read_again(room):
     assert "it holds another one, with a different config" in err
 
 
+def with_other(option, value):
+    at = ARGUMENTS.index(option)
+    return (*ARGUMENTS[:at], option, value, *ARGUMENTS[at + 2 :])
+
+
 @pytest.mark.slow
 def test_what_is_wrong_is_three_lines(room):
     wrong = {
         "no MODEL": ("--out", "run"),
         "no --questions": ("model", "--out", "run"),
         "no ladder there": ("--out", "run", "--table"),
-        "did you mean 'temperature'": (*ARGUMENTS, "--fixes", "temprature"),
-        "budgets: quick, standard, thorough": (*ARGUMENTS, "--budget", "huge"),
+        "did you mean 'temperature'": with_other("--fixes", "temprature"),
+        "only the last value would count": (*ARGUMENTS, "--fixes", "cft"),
+        "budgets: quick, standard, thorough": with_other("--budget", "huge"),
         "did you mean 'lr-x3'": (*ARGUMENTS, "--settings", "cft=lr-x4"),
-        "no such file": (*ARGUMENTS, "--prompts", "absent.jsonl"),
+        "no such file": with_other("--prompts", "absent.jsonl"),
         "of test": (*ARGUMENTS, "--ood", "capitals.jsonl"),
         "95": (*ARGUMENTS, "--level", "95"),
         "one writes nothing": (*ARGUMENTS, "--dry", "--table"),

@@ -81,7 +81,12 @@ def test_the_self_test_looks_where_padding_is_widest_and_options_are_longest():
     encoded = of_lengths([30, 3, 31, 9, 29, 400])
     encoded[3] = replace(encoded[3], options=tuple(((5,) * 9,) for _ in range(4)))
     scorer = OptionScorer(windowed("mistral"), TEXTS, batch_tokens=600)
-    assert [len(encoded[i].prompt) for i in scorer._hardest(encoded)] == [3, 31, 9]  # 400 is a batch of its own
+    assert [len(encoded[i].prompt) for i in scorer._hardest(encoded)] == [
+        3,
+        31,
+        9,
+        400,
+    ]  # 400: the longest, its own batch
 
 
 def test_a_route_that_only_long_options_show_to_be_wrong_is_left():

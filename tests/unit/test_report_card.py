@@ -75,7 +75,7 @@ def test_the_card_holds_before_and_after_with_intervals_and_floors():
         )
     for wanted in (
         "**Calibration restored.**",
-        "1 min 5 s",
+        "65 s",
         "Date: 2026-01-02",
         "## Limits",
         "```python\n",

@@ -139,16 +139,9 @@ def load_model(
             **({"quantized": "nf4"} if quantize_4bit else {}),
         }
         if adapter is not None:
-            from peft import PeftModel
-
             asked, given = f"the adapter {str(adapter)!r} on {str(name)!r}", str(adapter)
             folder, facts["adapter_revision"] = _adapter_folder(str(adapter), adapter_revision)
-            refuse_no_adapter(folder, asked)
-            refuse_pickled_adapter(folder, asked, allow_pickle)
-            with quiet_peft(), whole_adapter(asked):
-                model = PeftModel.from_pretrained(model, str(folder))
-            refuse_further_layers(model, folder, asked)
-            refuse_virtual_tokens(model, asked)
+            model = _adapted(model, folder, asked, allow_pickle)
             facts["adapter_weights"] = fingerprint(folder)
     except LOADING_ERRORS as error:
         if isinstance(error, ModelError):
@@ -344,6 +337,18 @@ def _adapter_folder(adapter: str, revision: str | None) -> tuple[Path, str | Non
         snapshot_download(adapter, revision=revision, allow_patterns=["adapter_config.json", "adapter_model*"])
     )
     return folder, folder.name
+
+
+def _adapted(model: Any, folder: Path, asked: str, allow_pickle: bool) -> Any:
+    from peft import PeftModel
+
+    refuse_no_adapter(folder, asked)
+    refuse_pickled_adapter(folder, asked, allow_pickle)
+    with quiet_peft(), whole_adapter(asked):
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    refuse_further_layers(adapted, folder, asked)
+    refuse_virtual_tokens(adapted, asked)
+    return adapted
 
 
 def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
