@@ -1,6 +1,7 @@
 """The verdict in words: every direction that a result can take, from numbers written by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,7 +194,15 @@ def test_without_intervals_nothing_is_claimed():
     nan = math.nan
     lone = {name: Estimate(e.value, nan, nan, 1) for name, e in WELL.estimates.items()}
     v = verdict(Measurement(1, 4, 10, 1000, 0.95, 0, "", None, lone))
-    assert v.headline == "No miscalibration detected"
+    assert (v.headline, v.tone) == ("Too few questions to tell", NEUTRAL)
+    assert v.sentences[1].endswith("with this many questions.")
+
+
+def test_few_questions_that_could_not_show_an_error_are_not_good_news():
+    wide = {**WELL.estimates, "conf_ece": replace(WELL.estimates["conf_ece"], high=0.151)}
+    v = verdict(replace(WELL, estimates=wide))
+    assert (v.headline, v.tone) == ("Too few questions to tell", NEUTRAL)
+    assert v.sentences[1].endswith("It may still be as large as 0.151.")
 
 
 def test_the_words_agree_with_measure_and_compare_on_a_known_world():

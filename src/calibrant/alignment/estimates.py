@@ -73,14 +73,14 @@ def share(hit_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> E
     """A proportion with Wilson's interval, at the effective number of items where they share clusters."""
     hit_N = np.asarray(hit_N, dtype=np.float64)
     value = float(hit_N.mean())
-    return Estimate(value, *wilson_interval(value, effective_n(hit_N, cluster_N), how.level), len(hit_N))
+    return Estimate(value, *wilson_interval(value, effective_n(hit_N, cluster_N, how.level), how.level), len(hit_N))
 
 
 def paired_share(aligned_N: np.ndarray, tuned_N: np.ndarray, how: How, cluster_N: np.ndarray | None = None) -> Paired:
     """Two proportions on the same items, and their paired difference by Newcombe's interval."""
     a_N, b_N = np.asarray(aligned_N, dtype=bool), np.asarray(tuned_N, dtype=bool)
     d_N = b_N.astype(np.float64) - a_N
-    ends = paired_change_interval(a_N[None], b_N[None], effective_n(d_N, cluster_N), how.level)
+    ends = paired_change_interval(a_N[None], b_N[None], effective_n(d_N, cluster_N, how.level), how.level)
     change = Estimate(float(d_N.mean()), *ends, len(d_N))
     return Paired(share(a_N, how, cluster_N), share(b_N, how, cluster_N), change)
 

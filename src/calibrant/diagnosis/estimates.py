@@ -105,7 +105,7 @@ def proportion(hit_N: np.ndarray, how: Sampling, among_N: np.ndarray | None = No
     hit_N = hit_N[among_N].astype(np.float64)
     cluster_N = None if how.cluster is None else np.array(how.cluster)[among_N]
     share = float(hit_N.mean())
-    return Estimate(share, *wilson_interval(share, effective_n(hit_N, cluster_N), how.level), len(hit_N))
+    return Estimate(share, *wilson_interval(share, effective_n(hit_N, cluster_N, how.level), how.level), len(hit_N))
 
 
 def share_difference(a: float, n_a: float, b: float, n_b: float, level: float) -> Estimate:

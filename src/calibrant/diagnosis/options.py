@@ -88,7 +88,8 @@ def letter_prior(scores: Scores, cluster_N: np.ndarray | None = None) -> LetterP
     A calibrated model gives each position as much probability, on average, as it holds answers. The residuals
     ``r_ik = p_ik - 1[y_i = k]`` (0 where question i has no option k) are tested jointly for mean 0 by Hotelling's
     one-sample T² (Annals of Mathematical Statistics 1931) on the r dimensions in which they vary:
-    ``(N - r) / (r (N - 1)) N d' S⁺ d ~ F(r, N - r)``. Questions that share a cluster (one label each) count as one, their
+    ``(N - r) / (r (N - 1)) N d' S⁺ d ~ F(r, N - r)``, where N is 2 r² or more: with fewer the residuals, far from normal, make
+    it condemn calibrated models (found by simulation). Questions that share a cluster (one label each) count as one, their
     sum. Its use for positions is ours. A model without a preference differs too where it is over- or underconfident and the
     answers are not spread evenly over the positions: ``calibrant sensitivity`` tells the two apart.
 
@@ -128,7 +129,7 @@ def _hotelling(x_NK: np.ndarray) -> float | None:
     value_K, vector_KK = np.linalg.eigh(np.cov(x_NK.T))
     varies_K = value_K > 1e-10 * max(1.0, float(value_K.max()))
     r = int(varies_K.sum())
-    if r == 0 or n <= r:
+    if r == 0 or n <= r or n < 2 * r**2:
         return None
     along_r = vector_KK[:, varies_K].T @ mean_K
     t2 = n * float((along_r**2 / value_K[varies_K]).sum())

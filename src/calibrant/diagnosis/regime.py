@@ -119,7 +119,8 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     reference's; for a path by Newcombe's, paired where it holds scores of the same
     questions, at the effective number of questions where they share clusters (the questions of a path of numbers are taken
     to be clustered as much as these); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
-    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ.
+    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ,
+    nor in that of A* where the target is fitted to the model itself.
     """
     bound_1 = absolute(measured["signed_gap"])
     if target.scores is None:
@@ -127,14 +128,14 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         a, b = measured["accuracy"], target.checkpoint
         same = b.scores_of(scores)
         cluster_N = None if how.cluster is None else np.array(how.cluster)
-        worth = effective_n(scores.correct_N.astype(np.float64), cluster_N) / scores.n
+        worth = effective_n(scores.correct_N.astype(np.float64), cluster_N, how.level) / scores.n
         if same is None:
             excess = replace(
                 share_difference(a.value, worth * a.n, b.accuracy, worth * b.n, how.level), n=min(a.n, b.n)
             )
         else:
             paired_N = scores.correct_N.astype(np.float64) - same.correct_N
-            effective = effective_n(paired_N, cluster_N)
+            effective = effective_n(paired_N, cluster_N, how.level)
             ends = paired_change_interval(same.correct_N[None], scores.correct_N[None], effective, how.level)
             excess = Estimate(float(paired_N.mean()), *ends, scores.n)
         critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, worth * b.n, how.level), b.n)
@@ -184,7 +185,7 @@ def _with_unseen_changes(e: Estimate, scores: Scores, origin: Scores | None, how
     if origin is None or (changed_N := scores.prediction_N != origin.prediction_N).sum() >= FEW_CHANGED:
         return e
     cluster_N = None if how.cluster is None else np.array(how.cluster)
-    n, share = effective_n(scores.correct_N.astype(np.float64), cluster_N), float(changed_N.mean())
+    n, share = effective_n(scores.correct_N.astype(np.float64), cluster_N, how.level), float(changed_N.mean())
     unseen = wilson_interval(share, n, how.level)[1] - share
     return replace(e, low=min(e.low, e.value - unseen), high=max(e.high, e.value + unseen))
 

@@ -12,7 +12,7 @@ from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target
 from calibrant.diagnosis.result import Action, Verdict
 from calibrant.metrics.measurement import INDISTINGUISHABLE, LOW_MASS, Estimate
-from calibrant.metrics.planning import n_to_decide
+from calibrant.metrics.planning import n_to_decide, n_to_stay_above
 from calibrant.metrics.text import with_interval
 
 TOLERANCE = 0.05
@@ -189,9 +189,8 @@ def warnings_of(f: Facts) -> tuple[str, ...]:
     elif f.n < 100:
         out.append(f"{f.n} questions: the intervals are wide, and approximate under 100.")
     if f.at_chance:
-        out.append(
-            f"The model cannot be told from chance: accuracy {with_interval(accuracy)} holds {f.chance:.3f}, n = {f.n}."
-        )
+        right = with_interval(accuracy)
+        out.append(f"The model cannot be told from chance: accuracy {right} holds {f.chance:.3f}, n = {f.n}.")
     if f.below_chance:
         out.append(
             f"Accuracy {with_interval(accuracy)} is below chance, {f.chance:.3f}: check the answers and their order."
@@ -331,9 +330,10 @@ def _needed(f: Facts, excess: Estimate) -> str:
     """Questions that would settle it: below the tolerance if A - A* is, above 0 else."""
     shift = f.tolerance if excess.value < f.tolerance else 0.0
     n = n_to_decide(excess.value - shift, excess.low - shift, excess.high - shift, f.n, f.level)
-    if n is None or n > FAR_TOO_MANY:
+    stay = 0.0 if shift else n_to_stay_above(excess.value - f.tolerance, excess.low - f.tolerance, f.n, f.level)
+    if n is None or max(n, stay) > FAR_TOO_MANY:
         return " It lies too near to that for any realistic number of questions to settle it."
-    return f" Were the difference the truth, about {n:,} questions would settle it."
+    return f" Were the difference the truth, about {max(n, math.ceil(stay)):,} questions would settle it."
 
 
 def _temperature(t: TemperatureEffect | None) -> str:

@@ -22,6 +22,7 @@ from calibrant.metrics.binned import (
 from calibrant.metrics.bins import bin_index, check_settings, thin_variance
 from calibrant.metrics.measurement import Estimate, floor_verdict, only_scores
 from calibrant.metrics.profile import Profile, compress, exact_profile, redraw_labels, resample, thin_hits
+from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.ranking import aurc_of, auroc_of, excess_aurc, most_confident
 from calibrant.metrics.rare import few_of_a_kind
 from calibrant.metrics.smooth import Grid, grid_of, smooth_cells, smooth_error_of, thinned
@@ -90,7 +91,11 @@ def battery(
         intervals["equal_mass_ece"] = cell_interval(small, drawn, mass_bin_G, n_bins, level, seed)
         intervals["ece_at_coverage"] = cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
         intervals["smooth_ece"] = _smooth_interval(small, drawn, n_bins, level, seed)
-        intervals["selective_accuracy"] = wilson_interval(values["selective_accuracy"], float(kept_small.n), level)
+        share, kept = values["selective_accuracy"], float(kept_small.n)
+        worth = drawn_n(
+            share * (1 - share), kept_draws.hits_G.sum(-1) / kept_draws.n, kept, kept
+        )  # the cut is drawn too
+        intervals["selective_accuracy"] = wilson_interval(share, worth, level)
         if not few_of_a_kind(y_N):
             intervals["auroc"] = _of_draws(auroc_of(drawn), level)
             intervals["aurc"] = _of_draws(aurc_of(drawn), level)

@@ -115,6 +115,18 @@ def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.
     return max(needed, n) if low <= 0 <= high else needed
 
 
+def n_to_stay_above(value: float, low: float, n: int, level: float = 0.95, power: float = 0.8) -> float:
+    """Questions at which an estimate, not its interval, is above 0 with probability ``power``, were ``value`` the truth:
+    ``n (z_power (value - low) / (z_level value))^2``; infinite where value is not above 0. ours
+
+    >>> round(n_to_stay_above(value=0.01, low=-0.03, n=500))  # 500 * (.8416 * 4 / 1.96)^2
+    1475
+    """
+    if value <= 0:
+        return math.inf
+    return n * (float(ndtri(power)) * (value - low) / (float(ndtri((1 + level) / 2)) * value)) ** 2
+
+
 def minimum_detectable(
     scores: Scores,
     *,

@@ -9,17 +9,18 @@ import math
 
 import numpy as np
 
-from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.metrics.uncertainty import cluster_factor, wilson_interval
 
 ROUNDING = 1e-15
 """Draws of a share that vary by no more than this do not vary."""
 
 
-def effective_n(x_N: np.ndarray, cluster_N: np.ndarray | None) -> float:
+def effective_n(x_N: np.ndarray, cluster_N: np.ndarray | None, level: float = 0.95) -> float:
     """Number of independent items that would know the mean of x as well as these clustered ones.
 
     ``n`` times the variance of the mean as if independent over that with clusters (Miller 2024, arXiv 2411.00640,
-    on clustered errors), at most n; the number of clusters where x does not vary.
+    on clustered errors), at most n; the number of clusters where x does not vary. The latter holds the square of
+    :func:`~calibrant.metrics.uncertainty.cluster_factor`, so that an interval of that level is Student's of few clusters.
     """
     n = len(x_N)
     if cluster_N is None or len(np.unique(cluster_N)) == n:
@@ -30,7 +31,7 @@ def effective_n(x_N: np.ndarray, cluster_N: np.ndarray | None) -> float:
     if groups < 2:
         return 1.0
     sums_G = np.bincount(cluster_N, weights=d_N, minlength=groups)
-    clustered = float((sums_G**2).sum()) * groups / (groups - 1)
+    clustered = float((sums_G**2).sum()) * cluster_factor(groups, level) ** 2
     single = float((d_N**2).sum())
     if single == 0 or clustered == 0:
         return float(groups)

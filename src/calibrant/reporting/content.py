@@ -136,9 +136,9 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
     changes = [
         (
             "Change",
-            "after minus before on the same questions, by a paired bootstrap (accuracy: Newcombe's interval for paired "
-            "shares); better or worse is said only where its interval leaves 0 out. The number of "
-            "questions that would settle an undecided one is for 80% power.",
+            "after minus before on the same questions, by a paired bootstrap (calibration errors: the joint law of both, "
+            "inverted; accuracy: Newcombe's interval for paired shares); better or worse is said only where its interval "
+            "leaves 0 out. The number of questions that would settle an undecided one is for 80% power.",
         )
     ]
     alone = "" if m.n_clusters is None else ", questions taken as independent"
@@ -155,7 +155,8 @@ def terms(part: Assessed) -> list[tuple[str, str]]:
         (
             "Interval",
             f"{100 * m.level:g}%. Calibration errors: by inverting their sampling law, as a plain bootstrap of a quantity that "
-            "is biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap.",
+            "is biased upward covers too rarely; accuracy: Wilson; the rest: percentile bootstrap (NLL and Brier at "
+            "least as wide as accuracy's interval makes them).",
         ),
         *(changes if part.after is not None else []),
         ("Bars in the diagram", f"Clopper-Pearson 95% intervals of each group's accuracy{alone}."),

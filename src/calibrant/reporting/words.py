@@ -10,6 +10,8 @@ from calibrant.metrics import Comparison, Difference, Estimate, Measurement
 from calibrant.metrics.measurement import DISTINGUISHABLE
 
 GOOD, MIXED, BAD, NEUTRAL = "good", "mixed", "bad", "neutral"
+SHOWS_LITTLE = 0.1
+"""Where an error within its floor may still be larger than this, nothing was shown."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def _of_one(m: Measurement) -> Verdict:
         second = f"{error}: it is too sure in some ranges and too unsure in others, which cancels on average."
         return Verdict("Miscalibrated in both directions", BAD, (first, second))
     second = f"{error}, so no miscalibration can be told from chance with this many questions."
+    if not m["conf_ece"].high <= SHOWS_LITTLE:
+        high = m["conf_ece"].high
+        most = f" It may still be as large as {_number(high)}." if math.isfinite(high) else ""
+        return Verdict("Too few questions to tell", NEUTRAL, (first, second + most))
     return Verdict("No miscalibration detected", GOOD, (first, second))
 
 

@@ -21,6 +21,8 @@ from calibrant.scores import Scores
 
 RIDGE = 1e-3
 """Penalty on the squared distance to the identity map, in nats over all questions: it keeps fits finite and unique."""
+LEAST = 30
+"""Questions that a position needs for parameters of its own: those of a single one would be its answer."""
 LOGP_FLOOR = float(np.log(np.finfo(np.float64).eps))
 """Dirichlet calibration reads log-probabilities below this, -36.04, as this."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -90,9 +92,10 @@ class Vector(_Positions):
     it (with a temperature it would not matter).
 
     Mixed numbers of options: a position has the same parameters in every question that has it; absent options stay
-    absent. A number of options that was never fitted brings a warning; a position that was never fitted has the mean w
-    and b of those that were. An option of probability 0 keeps it, and questions whose answer has it are left out. Source:
-    Guo et al. (ICML 2017), section 4.2; rules for mixed numbers and the penalty are ours.
+    absent. Questions with a position that fewer than 30 have are left out of the fit. A number of options that was never
+    fitted brings a warning; a position that was never fitted has the mean w and b of those that were. An option of
+    probability 0 keeps it, and questions whose answer has it are left out. Source: Guo et al. (ICML 2017), section 4.2; rules
+    for mixed numbers and the penalty are ours.
 
     Attributes
     ----------
@@ -111,6 +114,7 @@ class Vector(_Positions):
     def _learn(self, scores: Scores, reference: Scores | None) -> None:
         usable_N = possible_answers(scores, self.name)
         used = scores.select(usable_N)
+        used = used.select(np.flatnonzero(used.k_N <= well_known(used.k_N)))
         self.option_counts_, self.n_left_out_ = option_counts(used), int((~usable_N).sum())
         logp_NK = fitted_columns(used.logp_NK, self.k_)
         centre_KA = np.repeat([[1.0, 0.0]], self.k_, axis=0)
@@ -186,6 +190,7 @@ class Dirichlet(_Positions):
         self.held_out_: list[float] = []
 
     def _learn(self, scores: Scores, reference: Scores | None) -> None:
+        scores = scores.select(np.flatnonzero(scores.k_N <= well_known(scores.k_N)))
         self.option_counts_ = option_counts(scores)
         logp_NK, k_N, answer_N = fitted_columns(scores.logp_NK, self.k_), scores.k_N, scores.answer_N
         x_NKA, present_NK = dirichlet_inputs(logp_NK, k_N), np.arange(self.k_) < k_N[:, None]
@@ -327,6 +332,16 @@ def logits_slope(
     return np.asarray(
         np.einsum("nk,nka->ka", error_NK, x_NKA) / len(answer_N) + 2 * penalty_KA * (theta_KA - centre_KA)
     )
+
+
+def well_known(k_N: np.ndarray) -> int:
+    """Positions that enough questions have for parameters of their own; all, where no position has so many.
+
+    >>> well_known(np.array([4] * 500 + [5])), well_known(np.array([2, 3]))
+    (4, 3)
+    """
+    known = [k for k in range(2, int(k_N.max()) + 1) if int((k_N >= k).sum()) >= LEAST]
+    return max(known, default=int(k_N.max()))
 
 
 def option_counts(scores: Scores) -> tuple[int, ...]:

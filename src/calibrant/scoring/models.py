@@ -305,9 +305,8 @@ def stored_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The precision of each parameter and buffer of floating point in a copy in ``dtype``, by name: transformers keeps some in
     float32 whatever is asked for, such as the biases that choose a mixture's experts.
     """
-    kept = tuple(model._get_dtype_plan(dtype))
     return {
-        name: torch.float32 if any(part in name for part in kept) else dtype
+        name: torch.float32 if any(part in name for part in model._get_dtype_plan(dtype)) else dtype
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
         if tensor.is_floating_point()
     }

@@ -58,3 +58,9 @@ def test_too_few_questions_or_no_variation_are_untested():
     assert letter_prior(Scores.from_probs([[0.5, 0.5]], [0])).p_value is None
     assert letter_prior(Scores.from_probs([[0.9, 0.1]] * 5, [1] * 5)).p_value is None
     assert letter_prior(Scores.from_probs([[0.4, 0.3, 0.3], [0.2, 0.5, 0.3]], [0, 1])).p_value is not None
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(10), 250)
+    answers = [int(rng.choice(10, p=row)) for row in p]
+    few, many = (letter_prior(Scores.from_probs(p[:n], answers[:n])).p_value for n in (100, 250))
+    assert few is None  # ten options: 2 · 9² questions
+    assert many > 0.001

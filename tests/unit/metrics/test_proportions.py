@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri, stdtrit
 from scipy.stats import binom, norm
 
 from calibrant.metrics import Contest, compare
@@ -91,7 +92,12 @@ def test_copies_of_questions_in_clusters_tell_no_more_than_the_questions():
 def test_what_clustered_answers_are_worth():
     cluster_N = np.repeat(np.arange(50), 4)
     assert effective_n(np.arange(200.0), None) == effective_n(np.arange(200.0), np.arange(200)) == 200
-    assert effective_n(np.repeat(np.arange(50.0), 4), cluster_N) == pytest.approx(49)
+    assert effective_n(np.repeat(np.arange(50.0), 4), cluster_N) == pytest.approx(
+        49 * (ndtri(0.975) / stdtrit(49, 0.975)) ** 2
+    )
+    assert effective_n(np.repeat([1.0, 0.0, 1.0, 0.0, 1.0], 4), np.repeat(np.arange(5), 4)) == pytest.approx(
+        1.99, abs=0.01
+    )
     assert effective_n(np.ones(200), cluster_N) == 50
     assert drawn_n(0.25, np.array([0.4, 0.6]), 20, 5) == 20
     assert drawn_n(0.25, np.array([0.5, 0.5]), 20, 5) == 5

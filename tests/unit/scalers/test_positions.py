@@ -218,3 +218,17 @@ def test_a_wide_set_is_fitted_in_time(draw):
     """26 options, 702 parameters."""
     scaler = Dirichlet(strengths=(1.0,)).fit(draw(400, k=26, power=2.0, name="fit"))
     assert scaler.weights_.shape == (26, 26)
+
+
+@pytest.mark.parametrize("kind", [Vector, Dirichlet])
+def test_a_position_that_few_questions_have_gets_no_parameters_of_its_own(kind):
+    """One question of five options among 500 of four: its answer, E, would be taken for a law."""
+    rng = np.random.default_rng(0)
+    p = [*rng.dirichlet(np.ones(4), 500).tolist(), [0.35, 0.25, 0.2, 0.1, 0.1]]
+    answers = [*(int(rng.choice(4, p=row)) for row in p[:500]), 4]
+    table = [[*row, *[float("nan")] * (5 - len(row))] for row in p]
+    scaler = kind().fit(Scores.from_probs(table, answers))
+    assert scaler.option_counts_ == (4,)
+    other = Scores.from_probs([[0.35, 0.25, 0.2, 0.1, 0.1]], [0], ids=["other"])
+    with pytest.warns(UserWarning, match="positions from 5 on take the mean of the others"):
+        assert scaler.apply(other).p_NK[0, 4] < 0.2
