@@ -119,8 +119,8 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     reference's; for a path by Newcombe's, paired where it holds scores of the same
     questions, at the effective number of questions where they share clusters (the questions of a path of numbers are taken
     to be clustered as much as these); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
-    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ,
-    nor in that of A* where the target is fitted to the model itself.
+    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ;
+    A* of a target that is fitted to the model itself has the arms of the accuracy, which it follows.
     """
     bound_1 = absolute(measured["signed_gap"])
     if target.scores is None:
@@ -151,6 +151,9 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     corrected_N = star_N + correction_N
     means = mean_estimates({"critical": corrected_N, "excess": correct_N - corrected_N}, how)
     means["excess"] = _with_unseen_changes(means["excess"], scores, target.origin, how)
+    if target.kind == "self":  # its calibrator follows the accuracy of the same answers, and so does A*
+        a, e = measured["accuracy"], means["critical"]
+        means["critical"] = replace(e, low=e.value + a.low - a.value, high=e.value + a.high - a.value)
     star_N = star_N + correction_N.mean()
     label_noise_M, _ = QuestionSums(scores, how.n_bins).thin_variances
     errors = binned_errors(
