@@ -92,10 +92,10 @@ class Vector(_Positions):
     it (with a temperature it would not matter).
 
     Mixed numbers of options: a position has the same parameters in every question that has it; absent options stay
-    absent. Questions with a position that fewer than 30 have are left out of the fit. A number of options that was never
-    fitted brings a warning; a position that was never fitted has the mean w and b of those that were. An option of
-    probability 0 keeps it, and questions whose answer has it are left out. Source: Guo et al. (ICML 2017), section 4.2; rules
-    for mixed numbers and the penalty are ours.
+    absent. Questions with a position that fewer than 30 have (or a quarter of fewer than 120) are left out of the fit. A number
+    of options that was never fitted brings a warning; a position that was never fitted has the mean w and b of those that
+    were. An option of probability 0 keeps it, and questions whose answer has it are left out. Source: Guo et al. (ICML 2017),
+    section 4.2; rules for mixed numbers and the penalty are ours.
 
     Attributes
     ----------
@@ -335,13 +335,13 @@ def logits_slope(
 
 
 def well_known(k_N: np.ndarray) -> int:
-    """Positions that enough questions have for parameters of their own; all, where no position has so many.
+    """Positions that enough questions have for parameters of their own: 30, or a quarter of fewer than 120 questions.
 
     >>> well_known(np.array([4] * 500 + [5])), well_known(np.array([2, 3]))
     (4, 3)
     """
-    known = [k for k in range(2, int(k_N.max()) + 1) if int((k_N >= k).sum()) >= LEAST]
-    return max(known, default=int(k_N.max()))
+    enough = min(LEAST, len(k_N) / 4)
+    return max(k for k in range(1, int(k_N.max()) + 1) if (k_N >= k).sum() >= enough)
 
 
 def option_counts(scores: Scores) -> tuple[int, ...]:
