@@ -259,6 +259,7 @@ class _Run:
     ) -> TuneResult:
         kind = "model" if self.config.lora is None else "adapter"
         self.tuned.eval()
+        trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
         if trainer.is_world_process_zero():
             self._save(kind)
         trained = [point for point in em.history if point["step"] > 0]
@@ -293,10 +294,7 @@ class _Run:
         shutil.rmtree(temporary, ignore_errors=True)
         if kind == "model":
             kinds = stored_dtypes(self.tuned, getattr(torch, self.loaded.facts["dtype"]))
-            for (
-                name,
-                weight,
-            ) in self.tuned.named_parameters():  # trained in float32, kept as they came; no buffer changed
+            for name, weight in self.tuned.named_parameters():  # trained in float32, kept as they came
                 weight.data = weight.data.to(kinds[name])
         self.tuned.save_pretrained(temporary)
         self.loaded.tokenizer.save_pretrained(temporary)
