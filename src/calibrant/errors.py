@@ -72,6 +72,16 @@ def only(kind: type | tuple[type, ...], given: object, asked: str, todo: str) ->
         raise ConfigError(asked=asked, found=f"{type(given).__name__} {str(given)[:80]!r}", todo=todo)
 
 
+def one_line(error: BaseException) -> str:
+    r"""The text of an error of another library in one line, cut where it goes on and on; its kind where it has none.
+
+    >>> one_line(ValueError("two\n  lines")), one_line(KeyError())
+    ('two lines', 'KeyError')
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " …"
+
+
 FULL = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 """What torch and the libraries under it write when memory is full."""
 

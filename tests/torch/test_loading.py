@@ -13,7 +13,8 @@ from calibrant.errors import ModelError
 from calibrant.prompts import PromptStyle
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.fingerprints import fingerprint
-from calibrant.scoring.models import pick_device, quiet_peft
+from calibrant.scoring.models import quiet_peft
+from calibrant.scoring.precision import pick_device
 
 
 @pytest.fixture

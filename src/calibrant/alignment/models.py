@@ -12,7 +12,8 @@ import torch
 
 from calibrant.errors import ConfigError, ModelError
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, only_by_name, precision
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, only_by_name
+from calibrant.scoring.precision import precision
 
 Which = Literal["aligned", "tuned"]
 WHICH: tuple[Which, ...] = ("aligned", "tuned")

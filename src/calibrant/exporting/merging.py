@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.errors import ModelError, memory_full
+from calibrant.errors import ModelError, memory_full, one_line
 
 PROBE_SHAPE = (2, 16)
 RELATIVE = 1e-4
@@ -50,7 +50,7 @@ def merge_adapter(model: Any, name: str) -> Any:
     except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if (full := memory_full(error, asked)) is not None:
             raise full from error
-        raise ModelError(asked=asked, found=" ".join(str(error).split())[:400], todo=todo) from error
+        raise ModelError(asked=asked, found=one_line(error), todo=todo) from error
     worst = deviation(probe_logits(merged), wanted)
     if not worst <= RELATIVE:
         raise ModelError(

@@ -18,7 +18,7 @@ import transformers
 from safetensors import SafetensorError
 
 from calibrant._version import __version__
-from calibrant.errors import ConfigError, ModelError, OutputError
+from calibrant.errors import ConfigError, ModelError, OutputError, one_line
 from calibrant.exporting import reader
 from calibrant.exporting.card import drift_words, serving_card
 from calibrant.exporting.decision_model import Measured, make_decision_model
@@ -36,7 +36,8 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
-from calibrant.scoring.models import DTYPES, chat_template_facts, quiet_peft, stored_dtypes
+from calibrant.scoring.models import chat_template_facts, quiet_peft
+from calibrant.scoring.precision import DTYPES, stored_dtypes
 from calibrant.scoring.templates import answer_slot
 
 UNQUANTISED = "; the model was measured in 4 bits, and the export holds the weights and the adapter as they are stored"
@@ -347,6 +348,6 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     except ValueError as error:
         raise ModelError(
             asked=f"{type(model).__name__} written to disk",
-            found=" ".join(str(error).split())[:400],
+            found=one_line(error),
             todo="correct the model's generation or other configuration files, then export again",
         ) from error

@@ -18,7 +18,8 @@ from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import DTYPES, chat_template_facts
+from calibrant.scoring.models import chat_template_facts
+from calibrant.scoring.precision import DTYPES
 
 FitOn = Scores | Literal["calibration"]
 

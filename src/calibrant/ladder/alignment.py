@@ -21,7 +21,8 @@ from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import CELLS, Cell, Place, json_if_any
 from calibrant.ladder.fixes import ALIGNED, Fix
-from calibrant.scoring.models import chat_template_facts, precision
+from calibrant.scoring.models import chat_template_facts
+from calibrant.scoring.precision import precision
 
 ASKED = RESULT = "alignment.json"
 CHECK = "alignment check"

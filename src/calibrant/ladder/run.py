@@ -36,7 +36,8 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import chat_template_facts, precision
+from calibrant.scoring.models import chat_template_facts
+from calibrant.scoring.precision import precision
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.config import for_scoring, refuse_to_load

@@ -92,9 +92,8 @@ def battery(
         intervals["ece_at_coverage"] = cell_interval(kept_small, kept_draws, bin_G, n_bins, level, seed)
         intervals["smooth_ece"] = _smooth_interval(small, drawn, n_bins, level, seed)
         share, kept = values["selective_accuracy"], float(kept_small.n)
-        worth = drawn_n(
-            share * (1 - share), kept_draws.hits_G.sum(-1) / kept_draws.n, kept, kept
-        )  # the cut is drawn too
+        drawn_B = kept_draws.hits_G.sum(-1) / kept_draws.n  # each draw with its own cut
+        worth = drawn_n(share * (1 - share), drawn_B, kept, kept)
         intervals["selective_accuracy"] = wilson_interval(share, worth, level)
         if not few_of_a_kind(y_N):
             intervals["auroc"] = _of_draws(auroc_of(drawn), level)

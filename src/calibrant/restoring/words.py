@@ -15,7 +15,8 @@ from calibrant.questions import QuestionSet
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import chat_template_facts, precision
+from calibrant.scoring.models import chat_template_facts
+from calibrant.scoring.precision import precision
 from calibrant.sets import shared_groups
 from calibrant.tuning import TuneConfig, TuneResult
 from calibrant.tuning.config import for_scoring

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.hub import resolve_revision
 
-from calibrant.errors import ConfigError, MissingExtraError, ModelError, only
+from calibrant.errors import ConfigError, ModelError, one_line, only
 from calibrant.prompts import PromptStyle
 from calibrant.provenance import is_gguf
 from calibrant.scoring.fingerprints import fingerprint
+from calibrant.scoring.precision import nf4, pick_device, pick_dtype
 from calibrant.scoring.refusals import (
     refuse_further_layers,
     refuse_hidden_adapter,
@@ -34,7 +35,6 @@ from calibrant.scoring.refusals import (
 )
 from calibrant.scoring.templates import template_digest
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, HFValidationError)
 
 NAMED = "give its hub id, folder or GGUF file; score and tune also take the LoadedModel that load_model returns"
@@ -117,7 +117,7 @@ def load_model(
     else:
         weights["use_safetensors"] = None if allow_pickle else True
         if quantize_4bit:
-            weights.update(_nf4(kind, where))
+            weights.update(nf4(kind, where))
     try:
         refuse_hidden_adapter(source, common["revision"], asked)
         if not gguf:
@@ -146,7 +146,7 @@ def load_model(
     except LOADING_ERRORS as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, given)) from error
+        raise ModelError(asked=asked, found=one_line(error), todo=_advice(error, given)) from error
     if quantize_4bit:
         refuse_part_blocks(model, where.type, asked)
     else:
@@ -195,7 +195,7 @@ def _tokenizer_of(model: str | Path, revision: str | None, trust_remote_code: bo
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **extra)
     except LOADING_ERRORS as error:
         asked = f"the tokenizer of {str(model)!r}"
-        raise ModelError(asked=asked, found=_first_lines(error), todo=_advice(error, str(model))) from error
+        raise ModelError(asked=asked, found=one_line(error), todo=_advice(error, str(model))) from error
 
 
 def _template_of(source: str | Path, trust_remote_code: bool) -> Any:
@@ -265,53 +265,6 @@ def only_by_name(model: object, asked: str) -> None:
     only((str, os.PathLike), model, asked, todo)
 
 
-def pick_device(device: str) -> torch.device:
-    """``"auto"``: CUDA (of several processes, each its own GPU), then Apple's MPS, then the CPU."""
-    if device != "auto":
-        try:
-            where = torch.device(device)
-            torch.empty(0, device=where)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ModelError(
-                asked=f"device {device!r}", found=_first_lines(error), todo="use auto, cpu, cuda or mps"
-            ) from error
-        return where
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``"auto"``: bfloat16 on a CUDA device that has it, float32 otherwise."""
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    if dtype not in DTYPES:
-        raise ModelError(
-            asked=f"dtype {dtype!r}", found=f"known are auto, {', '.join(DTYPES)}", todo="choose one of these"
-        )
-    return DTYPES[dtype]
-
-
-def precision(loading: Mapping[str, Any]) -> dict[str, str | None]:
-    """What a model is computed in where it is loaded with these arguments on this machine."""
-    kind = pick_dtype(loading.get("dtype") or "auto", pick_device(loading.get("device") or "auto"))
-    return {
-        "dtype": str(kind).removeprefix("torch."),
-        "quantized": "nf4" if loading.get("quantize_4bit") else None,
-    }
-
-
-def stored_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The precision of each parameter and buffer of floating point in a copy in ``dtype``, by name: transformers keeps some in
-    float32 whatever is asked for, such as the biases that choose a mixture's experts.
-    """
-    return {
-        name: torch.float32 if any(part in name for part in model._get_dtype_plan(dtype)) else dtype
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.is_floating_point()
-    }
-
-
 def _split_gguf(name: str) -> tuple[str, str | None]:
     if not is_gguf(name):
         return name, None
@@ -348,34 +301,6 @@ def _adapted(model: Any, folder: Path, asked: str, allow_pickle: bool) -> Any:
     refuse_further_layers(adapted, folder, asked)
     refuse_virtual_tokens(adapted, asked)
     return adapted
-
-
-def _nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
-    import importlib.util
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(
-            asked="a model quantised to 4 bits",
-            found="bitsandbytes is not installed",
-            todo="pip install 'bitsandbytes>=0.49'",
-        )
-    if where.type not in ("cuda", "cpu"):
-        raise ModelError(
-            asked="a model quantised to 4 bits",
-            found=f"the device is {where.type}",
-            todo="use a CUDA GPU, or the CPU, where it is slow; or leave it off",
-        )
-    from transformers import BitsAndBytesConfig
-
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind
-    )
-    return {"quantization_config": config, "device_map": {"": where}}
-
-
-def _first_lines(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 400 else text[:400] + " …"
 
 
 def _has_pickles(path: Path) -> bool:

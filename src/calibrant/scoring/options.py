@@ -205,7 +205,6 @@ def _end(tokenizer: Any) -> Tokens:
 
 
 def _ids(tokenizer: Any, texts: list[str], special: bool) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)[
-        "input_ids"
-    ]
+    found = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = found["input_ids"]
     return ids

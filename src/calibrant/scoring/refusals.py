@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import find_adapter_config_file
 
-from calibrant.errors import ModelError
+from calibrant.errors import ModelError, one_line
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
@@ -77,7 +77,7 @@ def whole_adapter(asked: str) -> Iterator[None]:
         except UserWarning as warning:
             raise ModelError(
                 asked=asked,
-                found=" ".join(str(warning).split())[:300],
+                found=one_line(warning),
                 todo="give the adapter that was trained on this model; peft's version may differ from the one that saved it",
             ) from warning
 

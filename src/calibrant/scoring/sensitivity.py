@@ -19,7 +19,8 @@ from calibrant.prompts import PromptStyle, Variant, given_style
 from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, precision, refuse_loading
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, refuse_loading
+from calibrant.scoring.precision import precision
 from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")

@@ -22,8 +22,9 @@ from calibrant.metrics.comparison import align
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
-from calibrant.scoring.models import DTYPES, LoadedModel
+from calibrant.scoring.models import LoadedModel
 from calibrant.scoring.options import Encoded, encode
+from calibrant.scoring.precision import DTYPES
 from calibrant.scoring.run import scores_of
 from calibrant.scoring.scorer import OptionScorer, evaluating
 from calibrant.tuning.schedule import WARM_STEPS, Budget

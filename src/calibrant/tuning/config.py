@@ -273,7 +273,7 @@ def refuse_to_load(config: TuneConfig, loading: Mapping[str, Any]) -> None:
     """Raise :class:`ConfigError` where 4 bits are asked of the loading, for they are a setting of the tuning; where they are to
     be tuned without CUDA; or for a GPU that the trainer would not take.
     """
-    from calibrant.scoring.models import pick_device  # only here: settings need no torch
+    from calibrant.scoring.precision import pick_device  # only here: settings need no torch
 
     device = str(loading.get("device", "auto"))
     refuse_other_gpu(device)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from calibrant.errors import ConfigError, ModelError, OutputError
+from calibrant.errors import ConfigError, ModelError, OutputError, one_line
 from calibrant.files import write_json
 from calibrant.scoring.fingerprints import fingerprint
 
@@ -202,7 +202,7 @@ def _refuse_other_configuration(base: Path, aligned: Path) -> None:
         try:
             found.append(AutoConfig.from_pretrained(folder).to_dict())
         except (OSError, ValueError, KeyError) as error:
-            text = " ".join(str(error).split())[:400]
+            text = one_line(error)
             raise ModelError(asked=f"the model in {folder}", found=text, todo="check its config.json") from error
     quantised = [config.get("quantization_config") for config in found]
     if any(quantised):
@@ -256,7 +256,7 @@ def _folder(name: str | Path, revision: str | None = None) -> Path:
         except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise ModelError(
                 asked=asked,
-                found=" ".join(str(error).split())[:400],
+                found=one_line(error),
                 todo="check the name and the connection to the hub, or give a local folder",
             ) from error
     if not path.is_dir() or not weight_files(path):

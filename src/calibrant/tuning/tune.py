@@ -17,20 +17,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from calibrant.errors import ModelError, OutputError, QuestionError
+from calibrant.errors import ModelError, OutputError, QuestionError, one_line
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
 from calibrant.scoring.fingerprints import fingerprint
-from calibrant.scoring.models import (
-    LoadedModel,
-    chat_template_facts,
-    load_model,
-    quiet_peft,
-    refuse_loading,
-    stored_dtypes,
-)
+from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, quiet_peft, refuse_loading
 from calibrant.scoring.options import Encoded, encode
+from calibrant.scoring.precision import stored_dtypes
 from calibrant.scoring.scorer import OptionScorer
 from calibrant.tuning.arguments import refuse_where, training_arguments
 from calibrant.tuning.checkpoints import Checkpoint
@@ -364,7 +358,7 @@ def _prepare(model: Any, config: TuneConfig) -> Any:
     except ValueError as error:
         raise ModelError(
             asked=f"a LoRA adapter on {targets!r}",
-            found=" ".join(str(error).split())[:400],
+            found=one_line(error),
             todo=_lora_advice(str(error)),
         ) from error
     if config.gradient_checkpointing:
