@@ -2,7 +2,7 @@
 
     python recipes/four_bits.py [--no-tuning] [--bits 4 16] [--seed 0] [--epochs 2] [--lr 3e-4] [--out runs/four-bits]
 
-The demo's model and questions; 4 bits are NF4 by bitsandbytes (extra [quant]), tuned on CUDA only. First the untuned model as
+The demo's model and questions; 4 bits are NF4 by bitsandbytes (extra [quant]). First the untuned model as
 it is stored and in 4 bits, on the same questions. Then, for each precision, CFT over the options without a temperature: the
 tuned model as it was measured, and the export (adapter merged into the weights as they are stored) as it is written and, with
 4 bits, quantised again. Goes on where it was broken off. Numbers to ``recipes/four_bits.json``.

@@ -1,6 +1,6 @@
-"""A model in 4 bits (NF4 by bitsandbytes) is scored, exported, checked and, with CUDA, tuned as what it is.
+"""A model in 4 bits (NF4 by bitsandbytes) is scored, tuned, exported and checked as what it is.
 
-Skipped without the extra ``[quant]``, which is not installed in CI.
+Skipped without the extra ``[quant]``.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from calibrant import TuneConfig, load_model, restore, score, tune
-from calibrant.errors import ConfigError, ModelError
+from calibrant.errors import ModelError
 from calibrant.exporting import ServeConfig, Source, check_drift, export
 from calibrant.scores import Scores
 from calibrant.tuning import TuneResult
@@ -17,7 +17,7 @@ from calibrant.tuning import TuneResult
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs the extra [quant]")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WHERE = {"device": DEVICE, "dtype": "float32"}
-ROUNDING = 1e-3 if DEVICE == "cuda" else 2e-3  # on a CPU bitsandbytes rounds the scales of a block to bfloat16
+ROUNDING = 1e-3 if DEVICE == "cuda" else 1e-6  # its CUDA kernel multiplies in another order
 TUNING = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "keep": "last", "patience": 0}
 
 
@@ -62,7 +62,7 @@ def test_scores_in_four_bits_are_those_of_the_weights_dequantised(wide, sets):
             plain.model.get_submodule(name).weight.copy_(by_hand)
     after, by_hand = score(four, sets["test"]), score(plain, sets["test"])
     np.testing.assert_allclose(after.p_NK, by_hand.p_NK, atol=ROUNDING)
-    assert np.abs(before.p_NK - after.p_NK).max() > 5 * ROUNDING
+    assert np.abs(before.p_NK - after.p_NK).max() > 5e-3
 
 
 def test_an_export_of_a_model_in_four_bits_is_checked_against_what_was_measured(wide, adapter, sets, tmp_path):
@@ -85,18 +85,6 @@ def test_an_export_of_a_model_in_four_bits_is_checked_against_what_was_measured(
     assert found.movement > 1e-3
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="says what happens without CUDA")
-def test_without_cuda_four_bits_are_not_tuned(wide, sets, tmp_path, model_folder):
-    config = TuneConfig(**TUNING, quantize_4bit=True)
-    four = load_model(wide, **WHERE, quantize_4bit=True)
-    for model, where in ((wide, WHERE), (four, {})):
-        with pytest.raises(ConfigError, match="no gradient"):
-            tune(model, sets["train"], sets["calibration"], out=tmp_path / "run", config=config, **where)
-    with pytest.raises(ModelError, match=r"32 × 32; bitsandbytes takes multiples of 32 × 64"):
-        load_model(model_folder(), **WHERE, quantize_4bit=True)
-
-
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA GPU")
 def test_a_run_in_four_bits_learns_and_is_measured_in_four_bits(wide, sets, tmp_path):
     run, config = tmp_path / "run", TuneConfig(**TUNING, quantize_4bit=True)
     restore(wide, sets, out=run, objective="cft", config=config, **WHERE)
@@ -109,7 +97,7 @@ def test_a_run_in_four_bits_learns_and_is_measured_in_four_bits(wide, sets, tmp_
         for bits in (True, False)
     )
     kept = Scores.load(run / "scores" / "tuned" / "test.safetensors")
-    np.testing.assert_allclose(four.logp_NK, kept.logp_NK, atol=1e-3)
-    assert np.abs(stored.p_NK - kept.p_NK).max() > 1e-2
+    np.testing.assert_allclose(four.logp_NK, kept.logp_NK, atol=ROUNDING)
+    assert np.abs(stored.p_NK - kept.p_NK).max() > 5e-3
     assert abs(tuning.history[0]["nll"] - tuning.history[-1]["nll"]) > 1e-2  # it was trained
     assert Source.of_run(run).loading["quantize_4bit"]

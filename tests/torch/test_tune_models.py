@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from calibrant.errors import CalibrantError, ConfigError, ModelError
+from calibrant.errors import ConfigError, ModelError
 from calibrant.ladder import Ladder
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question
@@ -126,16 +126,6 @@ def test_four_bits_are_a_setting_of_the_tuning_not_of_the_loading(model_folder, 
         with pytest.raises(ConfigError, match="set quantize_4bit in the TuneConfig"):
             call()
     assert not any((tmp_path / name).exists() for name in "abc")
-
-
-def test_where_adapters_are_tuned_in_4_bits_models_are_scored_so_too(model_folder, sets, tmp_path, make_questions):
-    """Without a GPU that is refused by the first scoring, before anything is tuned on other weights than are measured."""
-    splits = {"train": sets[0], "calibration": sets[1], "test": make_questions("test", 20)}
-    if torch.cuda.is_available():
-        pytest.skip("needs a machine without CUDA")
-    with pytest.raises(CalibrantError, match=r"4 bits|4-bit"):
-        restore(model_folder(), splits, out=tmp_path / "run", config=TuneConfig(quantize_4bit=True), **CPU)
-    assert not list((tmp_path / "run").glob("scores/*/*.safetensors"))
 
 
 def test_a_set_of_one_question_is_refused_before_a_model_is_read(sets, tmp_path, make_questions):

@@ -28,7 +28,7 @@ def run(
     questions: Annotated[str | None, typer.Option(help="Questions to score models on: a file or data set.")] = None,
     tolerance: Annotated[float, typer.Option(help="Movement allowed: mean total variation.")] = 0.02,
     in_4bit: Annotated[
-        bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; extra [quant]; slow on a CPU).")
+        bool, typer.Option("--in-4bit", help="Load B in 4 bits (NF4; needs the extra [quant]).")
     ] = False,
     columns: o.Columns = None,
     skip_bad: o.SkipBad = False,

@@ -89,9 +89,9 @@ def letter_prior(scores: Scores, cluster_N: np.ndarray | None = None) -> LetterP
     ``r_ik = p_ik - 1[y_i = k]`` (0 where question i has no option k) are tested jointly for mean 0 by Hotelling's
     one-sample T² (Annals of Mathematical Statistics 1931) on the r dimensions in which they vary:
     ``(N - r) / (r (N - 1)) N d' S⁺ d ~ F(r, N - r)``, where N is 2 r² or more: with fewer the residuals, far from normal, make
-    it condemn calibrated models (``benchmarks/known_models.py``). Questions that share a cluster (one label each) count as one, their
-    sum. Its use for positions is ours. A model without a preference differs too where it is over- or underconfident and the
-    answers are not spread evenly over the positions: ``calibrant sensitivity`` tells the two apart.
+    it condemn calibrated models (``benchmarks/known_models.py``). Questions that share a cluster (one label each) count as
+    one, their sum. Its use for positions is ours. A model without a preference differs too where it is over- or
+    underconfident and the answers are not spread evenly over the positions: ``calibrant sensitivity`` tells the two apart.
 
     >>> fair = letter_prior(Scores.from_probs([[0.6, 0.4], [0.4, 0.6]] * 50, [0, 1] * 50))
     >>> fair.distance

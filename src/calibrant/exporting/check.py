@@ -56,7 +56,7 @@ def check_drift(
     a, b : what is compared; models are scored on ``questions``.
     questions : needed unless both sides are scores files; of scores of these and more, these are compared.
     style : how questions are put; by default that of the export or the scores among the two, else letters.
-    quantize_4bit : load ``b`` in 4 bits (NF4; needs the extra ``[quant]``; CUDA, or slowly the CPU).
+    quantize_4bit : load ``b`` in 4 bits (NF4; needs the extra ``[quant]``; on CUDA or a CPU).
     tolerance : movement allowed (:func:`calibrant.metrics.drift`).
     progress, batch_tokens, loading : as for :func:`calibrant.score`.
 

@@ -21,14 +21,13 @@ from calibrant.errors import ConfigError, ModelError, one_line, only
 from calibrant.prompts import PromptStyle
 from calibrant.provenance import is_gguf
 from calibrant.scoring.fingerprints import fingerprint
-from calibrant.scoring.precision import nf4, pick_device, pick_dtype
+from calibrant.scoring.precision import keep_layout, nf4, pick_device, pick_dtype
 from calibrant.scoring.refusals import (
     refuse_further_layers,
     refuse_hidden_adapter,
     refuse_missing_weights,
     refuse_no_adapter,
     refuse_other_kinds,
-    refuse_part_blocks,
     refuse_pickled_adapter,
     refuse_virtual_tokens,
     whole_adapter,
@@ -88,7 +87,7 @@ def load_model(
     device : ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device.
     trust_remote_code : run code that comes with the model. Off unless asked.
     allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.
-    quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]``; CUDA, or slowly the CPU).
+    quantize_4bit : load in NF4 through bitsandbytes (needs the extra ``[quant]``; on CUDA or a CPU).
     chat_template : of another model, for one that is to be asked exactly as that is: a reference as the aligned model. Its hub
         id (``owner/name``, ``owner/name@revision``), folder or GGUF file, or a ``.jinja`` file. Default: the model's own.
 
@@ -148,7 +147,7 @@ def load_model(
             raise
         raise ModelError(asked=asked, found=one_line(error), todo=_advice(error, given)) from error
     if quantize_4bit:
-        refuse_part_blocks(model, where.type, asked)
+        keep_layout(model)
     else:
         model = model.to(where)
     return LoadedModel(model.eval(), tokenizer, facts)

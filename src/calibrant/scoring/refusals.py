@@ -49,22 +49,6 @@ def refuse_missing_weights(missing: Iterable[str], asked: str) -> None:
         )
 
 
-def refuse_part_blocks(model: Any, device: str, asked: str) -> None:
-    """Raise :class:`ModelError` where bitsandbytes cannot compute a layer of a model in 4 bits: on the CPU, one whose rows are
-    not whole blocks of 64 weights, or not a multiple of 32.
-    """
-    sizes = [
-        (name, m.in_features, m.out_features) for name, m in model.named_modules() if type(m).__name__ == "Linear4bit"
-    ]
-    for name, width, rows in sizes if device == "cpu" else ():
-        if width % 64 or rows % 32:
-            raise ModelError(
-                asked=f"{asked} in 4 bits on the CPU",
-                found=f"{name} is {rows} × {width}; bitsandbytes takes multiples of 32 × 64 there",
-                todo="use a CUDA GPU, or leave 4 bits off",
-            )
-
-
 @contextmanager
 def whole_adapter(asked: str) -> Iterator[None]:
     """While active, an adapter without weights for some layers of the model is a :class:`ModelError`: peft only warns that it

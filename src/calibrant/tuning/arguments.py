@@ -10,7 +10,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from calibrant.errors import ConfigError
 from calibrant.scoring.models import LoadedModel
-from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig, refuse_4bit_tuning, refuse_other_gpu
+from calibrant.tuning.config import BATCH_STATISTICS, TuneConfig, refuse_other_gpu
 
 
 def refuse_where(loaded: LoadedModel, config: TuneConfig) -> None:
@@ -22,8 +22,6 @@ def refuse_where(loaded: LoadedModel, config: TuneConfig) -> None:
             found=f"a model that was loaded with {loaded.facts.get('quantized') or 'whole weights'}",
             todo="give the model's name, or load_model(name, quantize_4bit=True) for quantize_4bit",
         )
-    if config.quantize_4bit:
-        refuse_4bit_tuning(loaded.device.type)
     there = ["all", "none", *get_available_reporting_integrations()]
     if config.report_to not in there:
         raise ConfigError(

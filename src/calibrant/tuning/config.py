@@ -80,7 +80,7 @@ class TuneConfig(Strict):
         LoraSettings(), description="none: all weights are tuned, kept in float32 meanwhile"
     )
     quantize_4bit: bool = Field(
-        False, description="QLoRA: frozen weights in NF4; needs a CUDA GPU and the extra [quant]"
+        False, description="QLoRA: frozen weights in NF4, on CUDA or a CPU; needs the extra [quant]"
     )
     over: Literal["vocabulary", "options"] = Field(
         "vocabulary",
@@ -270,30 +270,15 @@ def _finding(cls: type[BaseModel], item: Any) -> str:
 
 
 def refuse_to_load(config: TuneConfig, loading: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` where 4 bits are asked of the loading, for they are a setting of the tuning; where they are to
-    be tuned without CUDA; or for a GPU that the trainer would not take.
+    """Raise :class:`ConfigError` where 4 bits are asked of the loading, for they are a setting of the tuning; or for a GPU that
+    the trainer would not take.
     """
-    from calibrant.scoring.precision import pick_device  # only here: settings need no torch
-
-    device = str(loading.get("device", "auto"))
-    refuse_other_gpu(device)
-    if config.quantize_4bit:
-        refuse_4bit_tuning(pick_device(device).type)
+    refuse_other_gpu(str(loading.get("device", "auto")))
     if "quantize_4bit" in loading:
         raise ConfigError(
             asked="a model loaded with quantize_4bit to be tuned",
             found="that is a setting of the tuning, since only an adapter can be tuned on such weights",
             todo="set quantize_4bit in the TuneConfig; the model is then scored in 4 bits too",
-        )
-
-
-def refuse_4bit_tuning(device: str) -> None:
-    """Raise :class:`ConfigError` where 4-bit weights are to be tuned and bitsandbytes only scores: anywhere but on CUDA."""
-    if device != "cuda":
-        raise ConfigError(
-            asked="a tuning on 4-bit weights",
-            found=f"the device is {device}, where bitsandbytes gives no gradient",
-            todo="use a CUDA GPU, or leave quantize_4bit off",
         )
 
 
