@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from calibrant.errors import ModelError
 from calibrant.scoring.head import Head
@@ -174,6 +176,28 @@ def test_capture_lets_one_position_through_the_head(loaded):
         handle.remove()
     assert shapes == [(3, 1, model.config.vocab_size)]
     assert kept.take().shape == (3, 11, 32)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation gives, views too."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(part.numel() for part in tree_leaves(found) if isinstance(part, torch.Tensor))])
+        return found
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_capture_never_repeats_the_head_for_each_row(tokenizer, make_model, frozen):
+    """Where the head is frozen, as under an adapter, torch multiplies rows that lie apart with a head for each of them."""
+    model = make_model("llama", tokenizer).requires_grad_(not frozen)
+    head, weight = Head.of(model), model.lm_head.weight
+    with torch.no_grad(), head.capture() as kept, Largest() as seen:
+        model(input_ids=torch.full((16, 7), 5))
+    assert kept.take().shape == (16, 7, 32)
+    assert seen.numel <= weight.numel()
 
 
 def test_model_is_whole_again_after_capture_even_when_it_fails(loaded):

@@ -57,7 +57,7 @@ def test_command_ends_with_three_lines_and_code_2_where_memory_is_full(monkeypat
 
 def test_what_a_missing_package_asks_for_is_what_the_extra_holds():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for extra, file in (("api", "endpoint.py"), ("quant", "scoring/models.py"), ("demo", "demo/facts.py")):
+    for extra, file in (("api", "endpoint.py"), ("quant", "scoring/precision.py"), ("demo", "demo/facts.py")):
         code = (ROOT / "src" / "calibrant" / file).read_text(encoding="utf-8")
         (asked,) = re.findall(r"todo=\"(?:run: )?pip install (.*?)\"", code)
         assert shlex.split(asked) == extras[extra]

@@ -71,12 +71,16 @@ class Head:
 
     @contextmanager
     def capture(self) -> Iterator[HiddenStates]:
-        """While active, a forward pass keeps the hidden states and computes logits for its last position only."""
+        """While active, a forward pass keeps the hidden states and computes logits for its last position only.
+
+        The position is copied: of rows that do not lie side by side torch makes a batched product where the head is frozen, as
+        under an adapter, with a copy of the head for each row in bfloat16 on a CPU.
+        """
         kept = HiddenStates()
 
         def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             kept.h_BTD = args[0]
-            return (args[0][:, -1:], *args[1:])
+            return (args[0][:, -1:].contiguous(), *args[1:])
 
         handle = self.module.register_forward_pre_hook(before)
         try:
