@@ -1,8 +1,10 @@
-"""One ladder folder, filled by several processes and several calls."""
+"""One folder, several processes and several calls: a ladder is filled by all, any other run belongs to one."""
 
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from calibrant.files import alone
 from calibrant.ladder import Ladder, read_table
 from calibrant.ladder.cells import Place, places
 from calibrant.ladder.fixes import by_name
+from calibrant.restoring import restore
 from calibrant.scores import Scores
 from calibrant.scoring import score
-from calibrant.tuning import TuneConfig, tune
+from calibrant.tuning import TuneConfig, sweep, tune
 
 CPU = {"device": "cpu"}
 SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "lora": {"rank": 2, "alpha": 4}}
@@ -30,6 +33,22 @@ config = TuneConfig.make(json.loads(sys.argv[5]))
 rest = {"budget": "quick", "seeds": 1, "config": config, "loading": {"device": "cpu"}, "progress": True}
 Ladder(model, splits, out, fixes=fixes.split(","), **rest).run()
 """
+
+
+HOLDER = (
+    "import sys; from calibrant.files import alone\nwith alone(sys.argv[1], 'run'): print('held', flush=True); input()"
+)
+
+
+@contextmanager
+def held(folder):
+    """While active, another process, which is given, is at work in the folder."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        yield other
+        other.communicate("\n" if other.poll() is None else None, timeout=60)
 
 
 @pytest.fixture
@@ -87,24 +106,52 @@ def test_a_tuning_run_that_another_process_holds_is_refused(model_folder, splits
     asked = (str(model_folder()), splits["train"], splits["calibration"])
     first = tune(*asked, out=out, config=config, **CPU)
     (out / "result.json").unlink()
-    holder = "import sys; from calibrant.files import alone\nwith alone(sys.argv[1], 'run'): print('held', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another process is at work there"):
-            tune(*asked, out=out, config=config, **CPU)
-        other.communicate("\n", timeout=60)
+    with held(out), pytest.raises(ConfigError, match="another process is at work there"):
+        tune(*asked, out=out, config=config, **CPU)
     again = tune(*asked, out=out, config=config, **CPU)
     assert [point["nll"] for point in again.history] == pytest.approx([point["nll"] for point in first.history])
 
 
+def test_a_restore_run_that_another_process_holds_is_refused_before_anything_is_scored(model_folder, splits, tmp_path):
+    out, config = tmp_path / "run", TuneConfig.make({**SETTINGS, "epochs": 1})
+    asked = {"out": out, "config": config, "objective": "cft", **CPU}
+    first = restore(model_folder(), splits, **asked)
+    for made in ("scores", "questions", "tuning", "report"):
+        shutil.rmtree(out / made)
+    left = {path.name for path in out.iterdir()}
+    with (
+        held(out),
+        pytest.raises(ConfigError, match=r"asked: a restore run in .+\nfound: another process is at work there"),
+    ):
+        restore(model_folder(), splits, **asked)
+    assert {path.name for path in out.iterdir()} == left
+    again = restore(model_folder(), splits, **asked)
+    assert again.before["test"].logp_NK == pytest.approx(first.before["test"].logp_NK, abs=1e-6)
+
+
+def test_a_sweep_that_another_process_holds_is_refused_before_anything_is_tuned(model_folder, splits, tmp_path):
+    out, config = tmp_path / "run", TuneConfig.make({**SETTINGS, "epochs": 1})
+    asked = (str(model_folder()), splits["train"], splits["calibration"])
+    sweep(*asked, out=out, config=config, budget="standard", **CPU)
+    for made in ("adapter", "sweep"):
+        shutil.rmtree(out / made)
+    (out / "result.json").unlink()
+    with held(out), pytest.raises(ConfigError, match=r"asked: a sweep in .+\nfound: another process is at work there"):
+        sweep(*asked, out=out, config=config, budget="standard", **CPU)
+    assert not (out / "sweep").exists()
+
+
+def test_of_the_processes_of_one_run_the_first_holds_the_folder_for_all(tmp_path, monkeypatch):
+    with alone(tmp_path, "run"):
+        monkeypatch.setenv("RANK", "1")
+        with alone(tmp_path, "run"):
+            monkeypatch.setenv("RANK", "0")
+            with pytest.raises(ConfigError), alone(tmp_path, "run"):
+                pass
+
+
 def test_a_process_that_was_killed_holds_nothing(tmp_path):
-    holder = "import sys; from calibrant.files import alone\nwith alone(sys.argv[1], 'run'): print('held', flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        other.stdout.readline()
+    with held(tmp_path) as other:
         with pytest.raises(ConfigError), alone(tmp_path, "run"):
             pass
         other.kill()

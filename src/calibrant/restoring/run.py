@@ -24,7 +24,7 @@ from typing import Any, Literal
 from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.diagnosis.verdict import LEAST_N
-from calibrant.files import claim_folder, read_json, write_atomically, write_json
+from calibrant.files import alone, claim_folder, read_json, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
 from calibrant.objectives import Objective
@@ -125,8 +125,8 @@ def restore(
     Raises
     ------
     LeakageError : a question is in two splits.
-    ConfigError : ``out`` holds another run; a model that is loaded already, for it is loaded more than once; a setting that the
-        named objective has no use for.
+    ConfigError : ``out`` holds another run, or another process is at work there; a model that is loaded already, for it is
+        loaded more than once; a setting that the named objective has no use for.
     """
     only_by_name(model, "a model to restore")
     style, out = given_style(style, loading), Path(out)
@@ -138,54 +138,55 @@ def restore(
     sets = {**splits, **ood}
     held_out = {name: questions for name, questions in sets.items() if name != "train"}
     check_cluster(cluster, held_out)
-    claim_folder(
-        out,
-        words.identity(model, style, config, objective, sets, reference, temperature, budget, loading),
-        "restore run",
-    )
-    for name, questions in sets.items():
-        questions.save(out / "questions" / f"{name}.jsonl")
-    stage = Stage(out, model, style, progress, command, config, batch_tokens, loading)
-
-    base = None if reference is None else stage.reference(reference, splits["calibration"])
-    before = stage.scores("before", held_out)
-    diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed, cluster=cluster)
-    write_json(out / "diagnosis.json", diagnosis.to_json())
-    stage.say(diagnosis.to_text())
-    chosen, said = _chosen_once(out / CHOICE, objective, diagnosis, cluster)
-    tuning, tuned, after, scaler, kept = None, {}, {}, None, None
-    if chosen is None:
-        stage.say(f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same.")
-    else:
-        said += words.left_aside(given, config.for_objective(chosen))
-        stage.say(*said)
-        tuning = stage.tune(config.for_objective(chosen), splits, budget)
-        tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
-        scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
-        after = {name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()}
-        stage.keep("after", after, scaler)
-        kept = stage.alignment(tuning, preferences, prompts, align)
-    domains = _domains(sets, before, after)
-    asked = words.asked(
-        model, reference, style, config, objective, chosen, diagnosis.action, sets, before["test"], command
-    )
-    found: dict[str, Any] = {}
-    if tuning is not None:
-        found = {**tuning.to_json(), "temperature": None if scaler is None else scaler.described()}
-        card = model_card(domains, tuning=found, alignment=kept, asked=asked, cluster=cluster)
-        write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
-    page = report(
-        domains,
-        diagnosis=diagnosis,
-        tuning=found,
-        alignment=kept,
-        asked=asked,
-        notes=[*words.notes(sets, tuning, {} if scaler is None else _measured(tuned), cluster), *said],
-        out=out / "report",
-        cluster=cluster,
-    )
-    stage.say(words.closing(domains, page, cluster))
-    return Restored(diagnosis, tuning, before, after, page, scaler, kept)
+    identity = words.identity(model, style, config, objective, sets, reference, temperature, budget, loading)
+    claim_folder(out, identity, "restore run")
+    with alone(out, "restore run"):
+        for name, questions in sets.items():
+            questions.save(out / "questions" / f"{name}.jsonl")
+        stage = Stage(out, model, style, progress, command, config, batch_tokens, loading)
+        base = None if reference is None else stage.reference(reference, splits["calibration"])
+        before = stage.scores("before", held_out)
+        diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed, cluster=cluster)
+        write_json(out / "diagnosis.json", diagnosis.to_json())
+        stage.say(diagnosis.to_text())
+        chosen, said = _chosen_once(out / CHOICE, objective, diagnosis, cluster)
+        tuning, tuned, after, scaler, kept = None, {}, {}, None, None
+        if chosen is None:
+            stage.say(
+                f"No tuning: the diagnosis asks for {diagnosis.action!r}. Choose an objective to tune all the same."
+            )
+        else:
+            said += words.left_aside(given, config.for_objective(chosen))
+            stage.say(*said)
+            tuning = stage.tune(config.for_objective(chosen), splits, budget)
+            tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
+            scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
+            after = {
+                name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()
+            }
+            stage.keep("after", after, scaler)
+            kept = stage.alignment(tuning, preferences, prompts, align)
+        domains = _domains(sets, before, after)
+        asked = words.asked(
+            model, reference, style, config, objective, chosen, diagnosis.action, sets, before["test"], command
+        )
+        found: dict[str, Any] = {}
+        if tuning is not None:
+            found = {**tuning.to_json(), "temperature": None if scaler is None else scaler.described()}
+            card = model_card(domains, tuning=found, alignment=kept, asked=asked, cluster=cluster)
+            write_atomically((tuning.adapter or tuning.weights or out) / "README.md", card)
+        page = report(
+            domains,
+            diagnosis=diagnosis,
+            tuning=found,
+            alignment=kept,
+            asked=asked,
+            notes=[*words.notes(sets, tuning, {} if scaler is None else _measured(tuned), cluster), *said],
+            out=out / "report",
+            cluster=cluster,
+        )
+        stage.say(words.closing(domains, page, cluster))
+        return Restored(diagnosis, tuning, before, after, page, scaler, kept)
 
 
 def _domains(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from accelerate import PartialState
 
 from calibrant.errors import ConfigError, ModelError
-from calibrant.files import claim_folder, write_json
+from calibrant.files import alone, claim_folder, write_json
 from calibrant.objectives import Objective
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import QuestionSet
@@ -118,8 +118,8 @@ def sweep(
 
     Raises
     ------
-    ModelError : every candidate failed. ConfigError : ``out`` holds another sweep; a loaded model, which the first candidate
-    would change for the others. Else as :func:`tune`.
+    ModelError : every candidate failed. ConfigError : ``out`` holds another sweep, or another process is at work there; a
+    loaded model, which the first candidate would change for the others. Else as :func:`tune`.
     """
     config, style, out = given_config(config), given_style(style, settings), Path(out)
     tried = settings_for(config.objective, budget)
@@ -134,48 +134,49 @@ def sweep(
     config.check()
     loading = {name: settings[name] for name in sorted(settings) if name not in WATCHING}
     claim_folder(out, _identity(model, style, config, budget, (train, calibration), loading), "sweep")
-    if (out / RESULT).exists():
+    with alone(out, "sweep"):
+        if (out / RESULT).exists():
+            return TuneResult.load(out)
+        found: dict[str, TuneResult] = {}
+        failed: dict[str, ModelError] = {}
+        for setting in tried:
+            try:
+                found[setting.name] = tune(
+                    model,
+                    train,
+                    calibration,
+                    out=out / FOLDER / setting.name,
+                    config=setting.of(config),
+                    style=style,
+                    **settings,
+                )
+            except ModelError as error:
+                failed[setting.name] = ModelError(
+                    asked=error.asked, found=error.found, todo=error.todo
+                )  # without its model
+        if not found:
+            raise next(iter(failed.values()))
+        losses = {name: loss_of(result) for name, result in found.items()}
+        best = min(losses, key=losses.__getitem__)
+        report = {
+            "criterion": "least log loss of the calibration questions",
+            "chosen": best,
+            "tried": [
+                {
+                    "setting": setting.name,
+                    "values": dict(setting.values),
+                    "nll": losses.get(setting.name),
+                    "error": failed[setting.name].found if setting.name in failed else None,
+                }
+                for setting in tried
+            ],
+        }
+        state = PartialState()
+        if state.is_main_process:
+            write_json(out / FILE, report)
+            _move(found[best], out, report)
+        state.wait_for_everyone()
         return TuneResult.load(out)
-    found: dict[str, TuneResult] = {}
-    failed: dict[str, ModelError] = {}
-    for setting in tried:
-        try:
-            found[setting.name] = tune(
-                model,
-                train,
-                calibration,
-                out=out / FOLDER / setting.name,
-                config=setting.of(config),
-                style=style,
-                **settings,
-            )
-        except ModelError as error:
-            failed[setting.name] = ModelError(
-                asked=error.asked, found=error.found, todo=error.todo
-            )  # without its model
-    if not found:
-        raise next(iter(failed.values()))
-    losses = {name: loss_of(result) for name, result in found.items()}
-    best = min(losses, key=losses.__getitem__)
-    report = {
-        "criterion": "least log loss of the calibration questions",
-        "chosen": best,
-        "tried": [
-            {
-                "setting": setting.name,
-                "values": dict(setting.values),
-                "nll": losses.get(setting.name),
-                "error": failed[setting.name].found if setting.name in failed else None,
-            }
-            for setting in tried
-        ],
-    }
-    state = PartialState()
-    if state.is_main_process:
-        write_json(out / FILE, report)
-        _move(found[best], out, report)
-    state.wait_for_everyone()
-    return TuneResult.load(out)
 
 
 def _identity(

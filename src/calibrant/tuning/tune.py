@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -155,8 +154,7 @@ def tune(
         )
     identity = _identity(model, style, config, train, calibration)
     claim_folder(out, identity, "tuning run")
-    first = int(os.environ.get("RANK", 0)) == 0  # of the processes of one run: it holds the folder for all
-    with alone(out, "tuning run") if first else nullcontext():
+    with alone(out, "tuning run"):
         if (out / RESULT).exists():
             result = TuneResult.load(out)
             if given:
