@@ -13,7 +13,7 @@ from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
 from calibrant.restoring.run import Restored, _chosen, _chosen_once, last_temperature
-from calibrant.restoring.words import better_than_start, left_aside
+from calibrant.restoring.words import better_than_start, left_aside, notes
 from calibrant.scoring import score
 from calibrant.scoring.run import scores_of, with_questions
 from calibrant.sets import assemble, shared_groups
@@ -97,6 +97,14 @@ def test_an_adapter_that_never_beat_the_start_is_admitted():
     assert better_than_start(dataclasses.replace(worse, history=path(1.0, 1.2, 0.9)))
     last = dataclasses.replace(worse, config={"keep": "last"}, history=path(1.0, 0.9, 1.2))
     assert not better_than_start(last)  # what was kept is the last, whatever was better on the way
+
+
+def test_what_the_adapter_was_not_put_on_is_admitted():
+    history = ({"step": 0, "nll": 1.0}, {"step": 1, "nll": 0.5})
+    made = TuneResult("cft", None, None, 0, 0, 0, 0, 0, "", None, {"keep": "best"}, history)
+    assert notes({}, made, {}, None) == []
+    made = dataclasses.replace(made, left_out={"Router": ["layers.0.router", "layers.1.router"]})
+    assert notes({}, made, {}, None) == ["The tuning put no adapter on 2 Router, which are no plain linear layers."]
 
 
 def test_a_reference_scores_the_calibration_questions_and_is_the_target(

@@ -4,13 +4,21 @@ from copy import deepcopy
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, Glm4MoeConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    FalconConfig,
+    Glm4MoeConfig,
+    Llama4TextConfig,
+    PhimoeConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from calibrant.alignment.models import leaves_weights_alone
 from calibrant.errors import ConfigError, ModelError
@@ -21,7 +29,8 @@ from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.head import Head
 from calibrant.scoring.models import quiet_peft
 from calibrant.scoring.options import encode
-from calibrant.tuning import LoraSettings, TuneConfig, scale_adapter, tune
+from calibrant.tuning import LoraSettings, TuneConfig, TuneResult, scale_adapter, tune
+from calibrant.tuning.adapting import with_lora
 
 TEXTS = PromptStyle(reading="continuation")
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
@@ -160,3 +169,70 @@ def test_chat_templates_by_name_without_a_default_are_refused_in_three_parts(mak
 def test_a_rate_that_no_tuning_can_have_is_refused():
     with pytest.raises(ConfigError, match="learning_rate"):
         TuneConfig.make({"learning_rate": 1e38, "lora": LoraSettings()})
+
+
+ROUTED = {
+    "Llama4Router": lambda n: Llama4TextConfig(
+        vocab_size=n, hidden_size=32, intermediate_size=48, intermediate_size_mlp=64, num_hidden_layers=2, **HEADS,
+        num_local_experts=4, num_experts_per_tok=1, interleave_moe_layer_step=1, max_position_embeddings=512,
+        attention_chunk_size=512, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    ),
+    "PhimoeTopKRouter": lambda n: PhimoeConfig(
+        vocab_size=n, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=512,
+        bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    ),
+}  # fmt: skip
+
+
+def routed(kind, tokenizer):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ROUTED[kind](len(tokenizer))).eval()
+    return LoadedModel(model, tokenizer, {"model": "in memory", "revision": None, "weights": "", "dtype": "float32"})
+
+
+@pytest.mark.parametrize("kind", list(ROUTED))
+def test_an_adapter_on_all_linear_layers_leaves_out_and_names_routers_that_choose(
+    kind, tokenizer, make_questions, tmp_path
+):
+    """They are made from ``nn.Linear``, and give chosen experts besides: peft would add the adapter's output to a tuple."""
+    sets = make_questions("train", 8), make_questions("calibration", 6)
+    model = routed(kind, tokenizer)
+    before = score(model, sets[1])
+    config = TuneConfig(objective="sft", epochs=1, batch_size=4, learning_rate=0.05, keep="last", train_sample=0)
+    made = tune(model, *sets, out=tmp_path, config=config)
+    routers = [name for name, module in model.model.named_modules() if type(module).__name__ == kind]
+    assert made.left_out == {kind: [name.removeprefix("base_model.model.") for name in routers]}
+    assert made.not_adapted == f"no adapter on 2 {kind}, which are no plain linear layers"
+    assert TuneResult.load(tmp_path) == made
+    with safe_open(made.adapter / "adapter_model.safetensors", "pt") as file:
+        names = " ".join(file.keys())
+    assert all(part in names for part in ("q_proj", "k_proj", "v_proj", "o_proj"))
+    assert "router" not in names
+    assert "lm_head" not in names
+    after = score(model, sets[1])
+    assert abs(after.p_NK - before.p_NK).max() > 0.01
+    again = routed(kind, tokenizer)
+    with quiet_peft():
+        again.model = PeftModel.from_pretrained(again.model, made.adapter).eval()
+    torch.testing.assert_close(torch.tensor(score(again, sets[1]).logp_NK), torch.tensor(after.logp_NK))
+
+
+@pytest.mark.parametrize("kind", list(ROUTED))
+def test_a_router_that_is_named_for_an_adapter_is_refused_in_three_parts(kind, tokenizer, make_questions, tmp_path):
+    model = routed(kind, tokenizer)
+    config = TuneConfig(lora=LoraSettings(targets=("q_proj", "router")))
+    with pytest.raises(ModelError, match=rf"found: .+router \({kind}\), and 1 more"):
+        tune(model, make_questions("train", 8), make_questions("calibration", 6), out=tmp_path, config=config)
+    assert not [name for name, _ in model.model.named_modules() if "lora" in name]
+
+
+def test_a_layer_of_a_kind_of_its_own_that_is_linear_takes_an_adapter(tokenizer):
+    """Falcon's multiplies and adds by itself."""
+    kind = FalconConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    model = AutoModelForCausalLM.from_config(kind).eval()
+    tuned, left_out = with_lora(model, LoraSettings(), 0)
+    assert left_out == {}
+    assert {name.split(".")[-4] for name, _ in tuned.named_parameters() if "lora_A" in name} == {
+        "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h",
+    }  # fmt: skip

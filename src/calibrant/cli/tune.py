@@ -139,5 +139,5 @@ def run(
     best = f", {result.sweep['chosen']} of {len(result.sweep['tried'])} settings" if result.sweep else ""
     typer.echo(
         f"{result.adapter or result.weights}: {result.objective}{best}, {result.steps} steps, "
-        f"{result.seconds:.0f} s, {result.stopped}"
+        f"{result.seconds:.0f} s, {result.stopped}{f'; {result.not_adapted}' if result.not_adapted else ''}"
     )

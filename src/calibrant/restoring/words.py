@@ -136,6 +136,8 @@ def notes(
         found.append(
             "The tuned weights have no lower held-out log loss than the untuned model: they are no improvement."
         )
+    if tuning is not None and tuning.not_adapted:
+        found.append(f"The tuning put {tuning.not_adapted}.")
     if tuning is not None:
         found += shared_groups(sets, cluster)
     return found + without_temperature(without, cluster)

@@ -49,7 +49,10 @@ class LoraSettings(Strict):
     rank: int = Field(16, ge=1, description="rank r of the update")
     alpha: float = Field(32, gt=0, description="scaling; the update is multiplied by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="of the input to the update, in training")
-    targets: str | tuple[str, ...] = Field("all-linear", description="module names, or 'all-linear' (all but the head)")
+    targets: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="module names, or 'all-linear' (all but the head and layers that give something else than W x + b)",
+    )
 
 
 class TuneConfig(Strict):

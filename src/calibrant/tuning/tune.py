@@ -12,11 +12,11 @@ from random import Random
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from calibrant.errors import ModelError, OutputError, QuestionError, one_line
+from calibrant.errors import ModelError, OutputError, QuestionError
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
@@ -25,6 +25,7 @@ from calibrant.scoring.models import LoadedModel, chat_template_facts, load_mode
 from calibrant.scoring.options import Encoded, encode
 from calibrant.scoring.precision import stored_dtypes
 from calibrant.scoring.scorer import OptionScorer
+from calibrant.tuning.adapting import with_lora
 from calibrant.tuning.arguments import refuse_where, training_arguments
 from calibrant.tuning.checkpoints import Checkpoint
 from calibrant.tuning.collate import Collator, Example
@@ -46,6 +47,7 @@ class TuneResult:
     with its evaluations, over all resumed parts. ``rows`` says which rows were trained on and what
     :func:`calibrant.tuning.rows.choose_rows` saw; ``start`` what the untuned model set: ``known_share`` of cogcalib,
     ``teacher_temperature`` of distill. ``sweep`` tells what else was tried, where it is the best of several settings.
+    ``left_out`` names modules, by kind, that ``all-linear`` does not mean, as they give something else than W x + b.
     """
 
     objective: str
@@ -63,6 +65,7 @@ class TuneResult:
     rows: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """In a line; settings and history are in the attributes."""
@@ -71,6 +74,12 @@ class TuneResult:
             f"<TuneResult: {self.objective} on {self.questions} questions, {self.steps} steps{best}, {self.seconds:.0f} s, "
             f"in {str(self.adapter or self.weights)!r}>"
         )
+
+    @property
+    def not_adapted(self) -> str:
+        """What ``all-linear`` left out, in words; empty where nothing."""
+        kinds = ", ".join(f"{len(names)} {kind}" for kind, names in self.left_out.items())
+        return f"no adapter on {kinds}, which are no plain linear layers" if kinds else ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a report."""
@@ -164,11 +173,12 @@ def tune(
             name: encode(model.tokenizer, list(questions), style, context_length=model.context_length)
             for name, questions in (("train", train), ("calibration", calibration))
         }
-        with _prepared(model, config, out) as tuned:
+        with _prepared(model, config, out) as (tuned, left_out):
             scorer = OptionScorer(tuned, style, batch_tokens)
             scorer.self_test([*encoded["calibration"], *encoded["train"]])
             held_out = HeldOut(list(calibration), encoded["calibration"], scorer)
-            return _Run(out, config, style, model, tuned, train, encoded["train"], held_out).go(progress, callbacks)
+            run = _Run(out, config, style, model, tuned, train, encoded["train"], held_out, left_out)
+            return run.go(progress, callbacks)
 
 
 @dataclass
@@ -181,6 +191,7 @@ class _Run:
     train: QuestionSet
     encoded: list[Encoded]
     held_out: HeldOut
+    left_out: dict[str, list[str]]
 
     @sound_attention()
     def go(self, progress: bool, callbacks: Sequence[TrainerCallback]) -> TuneResult:
@@ -272,6 +283,7 @@ class _Run:
             history=tuple(em.history),
             rows=rows,
             start=start,
+            left_out=self.left_out,
         )
         if trainer.is_world_process_zero():
             relative = {name: kind if getattr(result, name) else None for name in ("adapter", "weights")}
@@ -314,15 +326,16 @@ def _take_on(loaded: LoadedModel, result: TuneResult) -> None:
 
 
 @contextmanager
-def _prepared(loaded: LoadedModel, config: TuneConfig, out: Path) -> Iterator[Any]:
-    """The model as it is trained. Where that breaks off, a model that was given loaded is untuned again, or, where all its
-    weights were tuned, says that it is neither (:func:`calibrant.scoring.models.refuse_loading`).
+def _prepared(loaded: LoadedModel, config: TuneConfig, out: Path) -> Iterator[tuple[Any, dict[str, list[str]]]]:
+    """The model as it is trained, and what its adapter leaves out. Where that breaks off, a model that was given loaded is
+    untuned again, or, where all its weights were tuned, says that it is neither
+    (:func:`calibrant.scoring.models.refuse_loading`).
     """
     if config.lora is None:
         loaded.facts["unfinished"] = str(out)
-    tuned = _prepare(loaded.model, config)
+    tuned, left_out = _prepare(loaded.model, config)
     try:
-        yield tuned.eval()  # peft leaves its layers, dropout too, in training mode
+        yield tuned.eval(), left_out  # peft leaves its layers, dropout too, in training mode
     except BaseException as error:
         if config.lora is not None:
             tuned.unload()
@@ -336,40 +349,15 @@ def _prepared(loaded: LoadedModel, config: TuneConfig, out: Path) -> Iterator[An
     loaded.facts.pop("unfinished", None)
 
 
-def _prepare(model: Any, config: TuneConfig) -> Any:
+def _prepare(model: Any, config: TuneConfig) -> tuple[Any, dict[str, list[str]]]:
     if config.lora is None:  # in half precision small steps would be rounded away
-        return model.float().requires_grad_(True)
+        return model.float().requires_grad_(True), {}
     if config.quantize_4bit:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
-    targets = config.lora.targets if isinstance(config.lora.targets, str) else list(config.lora.targets)
-    settings = LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    set_seed(config.seed)  # the adapter's first weights are drawn here
-    try:
-        with quiet_peft():
-            tuned = get_peft_model(model, settings)
-    except ValueError as error:
-        raise ModelError(
-            asked=f"a LoRA adapter on {targets!r}",
-            found=one_line(error),
-            todo=_lora_advice(str(error)),
-        ) from error
+    tuned, left_out = with_lora(model, config.lora, config.seed)
     if config.gradient_checkpointing:
         tuned.enable_input_require_grads()
-    return tuned
-
-
-def _lora_advice(error: str) -> str:
-    if "lora_dropout" in error:
-        return "set dropout of the lora settings to 0"
-    if "Mamba" in error:
-        return "list the linear modules to tune under `lora: targets:` in --config, without those that it names"
-    return "name modules that the model has under `lora: targets:` in --config, or 'all-linear'"
+    return tuned, left_out
 
 
 def _identity(
