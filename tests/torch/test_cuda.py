@@ -8,7 +8,7 @@ import torch
 
 from calibrant import PromptStyle, TuneConfig, load_model, score, tune
 from calibrant.alignment import align_check, load_preferences, load_prompts
-from calibrant.alignment.run import AlignSettings
+from calibrant.alignment.settings import AlignSettings
 from calibrant.ladder import ladder
 from calibrant.tuning.trainer import sound_attention
 

@@ -4,7 +4,8 @@ from calibrant.alignment.data import Collected, PreferencePair, Prompt, load_pre
 from calibrant.alignment.judge import Judge
 from calibrant.alignment.preferences import PairLogps, PreferenceCheck, preference_check
 from calibrant.alignment.result import AlignmentCheck
-from calibrant.alignment.run import AlignSettings, align_check
+from calibrant.alignment.run import align_check
+from calibrant.alignment.settings import AlignSettings
 from calibrant.alignment.verdict import Check, Thresholds
 
 __all__ = [

@@ -14,8 +14,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from calibrant.alignment.before import AlignedSide, read_lines, write_lines
 from calibrant.alignment.data import Collected, PreferencePair, Prompt
 from calibrant.alignment.drift import Answer, DriftCheck, drift_check
 from calibrant.alignment.encoding import Encoder, fitting, prompt_codes
-from calibrant.alignment.estimates import How, ratio
+from calibrant.alignment.estimates import ratio
 from calibrant.alignment.forward import response_logp, token_divergence
 from calibrant.alignment.generation import Response, generate
 from calibrant.alignment.instructions import InstructionCheck, instruction_check, instruction_set
@@ -38,55 +37,14 @@ from calibrant.alignment.judging import Judging
 from calibrant.alignment.models import WHICH, ModelPair, Which, same_vocabulary
 from calibrant.alignment.preferences import PairLogps, PreferenceCheck, preference_check
 from calibrant.alignment.result import AlignmentCheck, DivergenceCheck
+from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
-from calibrant.errors import ConfigError
 from calibrant.files import claim_folder, write_atomically, write_json
-from calibrant.metrics.bins import check_level
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import load_model
 from calibrant.scoring.options import Tokens
-
-
-@dataclass(frozen=True)
-class AlignSettings:
-    """How an alignment check is made.
-
-    Parameters
-    ----------
-    beta : β of the implicit reward.
-    max_new_tokens : where answers are cut.
-    contexts : whose answers the KL is measured along: ``"aligned"``, ``"tuned"``, or both.
-    temperature : of the answers that the KL is measured along; 0 takes the greedy ones. All else is greedy.
-    instructions : whether the 80 checkable instructions are asked.
-    n_boot, level, seed : of the intervals; ``seed`` also of sampled answers.
-    """
-
-    beta: float = 0.1
-    max_new_tokens: int = 256
-    contexts: tuple[Which, ...] = ("aligned",)
-    temperature: float = 0.0
-    instructions: bool = True
-    n_boot: int = 1000
-    level: float = 0.95
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_level(self.level)
-        wrong = [c for c in self.contexts if c not in WHICH]
-        sizes = 0 < self.beta < math.inf and self.max_new_tokens > 0 and 0 <= self.temperature < math.inf
-        if wrong or not sizes or self.n_boot < 50:
-            found = f"contexts {', '.join(wrong)}" if wrong else str(self)
-            todo = (
-                "contexts are aligned, tuned; β above 0, one new token or more, temperature 0 or more, 50 draws or more"
-            )
-            raise ConfigError(asked="settings of an alignment check", found=found, todo=todo)
-
-    @property
-    def how(self) -> How:
-        """How intervals are made."""
-        return How(self.n_boot, self.level, self.seed)
 
 
 def align_check(
@@ -132,12 +90,14 @@ def align_check(
 
     Raises
     ------
-    ConfigError : nothing to measure, no tuned model, ``out`` holds another run, or ``aligned_from`` another question.
+    ConfigError : nothing to measure, no tuned model, arguments of another kind, ``out`` holds another run, or
+        ``aligned_from`` another question.
     QuestionError : no pair or prompt fits into the context.
     ModelError : models that cannot be compared; a judge that does not answer.
     """
+    refuse_other_kinds(preferences, prompts, settings, thresholds, judge)
     settings, thresholds, folder = settings or AlignSettings(), thresholds or Thresholds(), Path(out)
-    _refuse_nothing(preferences, prompts, reference, judge, settings)
+    refuse_nothing(preferences, prompts, reference, judge, settings)
     models = ModelPair(model, adapter=adapter, tuned=tuned, loading=loading)
     identity = _identity(models, preferences, prompts, reference, settings)
     known = None if aligned_from is None else AlignedSide.of(aligned_from, identity)
@@ -332,20 +292,6 @@ def _result(
 def _drift(answers: Mapping[str, Mapping[str, Answer]], settings: AlignSettings) -> DriftCheck:
     columns: dict[str, list[Answer]] = {which: [both[which] for both in answers.values()] for which in WHICH}
     return drift_check(columns, max_new_tokens=settings.max_new_tokens, how=settings.how)
-
-
-def _refuse_nothing(
-    preferences: object, prompts: object, reference: object, judge: object, settings: AlignSettings
-) -> None:
-    missing: Callable[[str, str], ConfigError] = lambda found, todo: ConfigError(  # noqa: E731
-        asked="an alignment check", found=found, todo=todo
-    )
-    if preferences is None and prompts is None and not settings.instructions:
-        raise missing("nothing to measure", "give preference pairs or prompts, or leave the instructions on")
-    if reference is not None and preferences is None:
-        raise missing("a reference model without preference pairs", "give pairs too, or leave the reference out")
-    if judge is not None and prompts is None:
-        raise missing("a judge without prompts", "give prompts too, or leave the judge out")
 
 
 def _identity(

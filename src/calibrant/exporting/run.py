@@ -27,12 +27,12 @@ from calibrant.exporting.folding import Folded, fold_temperature
 from calibrant.exporting.manifest import CARD, READER, SCALER, THRESHOLD, Export, write_manifest
 from calibrant.exporting.merging import merge_adapter
 from calibrant.exporting.portable import portable_prompt
-from calibrant.exporting.settings import ServeConfig, already_there, asked_for, refuse_settings
+from calibrant.exporting.settings import ServeConfig, already_there, asked_for, refuse_other_kinds, refuse_settings
 from calibrant.exporting.source import Source
 from calibrant.files import write_atomically, write_json
 from calibrant.metrics import Drift, drift
 from calibrant.provenance import is_gguf
-from calibrant.questions import QuestionSet
+from calibrant.questions import QuestionSet, question_set
 from calibrant.scalers import Temperature, at_temperature, question_keys
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
@@ -69,14 +69,15 @@ def export(
 
     Raises
     ------
-    ConfigError : ``out`` holds something else; settings that contradict each other; no threshold can be promised;
-        scores of another model. ModelError : the adapter cannot be merged, the temperature not folded, or the export
-        drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
+    ConfigError : ``out`` holds something else; arguments of another kind; settings that contradict each other; no threshold
+        can be promised; scores of another model. ModelError : the adapter cannot be merged, the temperature not folded, or
+        the export drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
     """
-    config, out = config or ServeConfig(), Path(out)
+    config, out = ServeConfig() if config is None else config, Path(out)
+    refuse_other_kinds(source, config)
     if out.is_symlink() or not out.name:
         out = out.resolve()  # neither a link nor "." can be put in place by a rename
-    check = check or source.calibration
+    check = question_set(check, "check") if check else source.calibration
     refuse_settings(source, config, check)
     asked = asked_for(source, config, check)
     if (known := already_there(out, asked)) is not None:

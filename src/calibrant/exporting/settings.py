@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only
 from calibrant.exporting.folding import refuse_folding
 from calibrant.exporting.manifest import MANIFEST, Export
 from calibrant.exporting.source import Source
 from calibrant.metrics.drift import TOLERANCE
+from calibrant.metrics.measurement import only_scores
+from calibrant.prompts import given_style
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
 from calibrant.scores import Scores
@@ -51,6 +53,20 @@ class ServeConfig:
     calibration: FitOn = "calibration"
     tolerance: float = TOLERANCE
     allow_drift: bool = False
+
+
+def refuse_other_kinds(source: Source, config: ServeConfig) -> None:
+    """Raise :class:`ConfigError` for arguments of an export that are of another kind, such as a path or a dict."""
+    todo = "give Source.of_run(folder), or Source(model, adapter=folder)"
+    only(Source, source, "a model to export", todo)
+    only(ServeConfig, config, "settings of an export", "give ServeConfig(...), such as ServeConfig(merge=False)")
+    given_style(source.style, {})
+    if config.scaler is not None:
+        todo = "read it with calibrant.scalers.load_scaler(file), or give a fitted Temperature"
+        only(Temperature, config.scaler, "a temperature to ship", todo)
+    for given in (config.temperature_from, config.calibration):
+        if given not in (None, "calibration"):
+            only_scores("a temperature or threshold", given)
 
 
 def refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | None) -> None:

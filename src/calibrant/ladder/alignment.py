@@ -16,6 +16,7 @@ from typing import Any
 
 from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt, align_check
 from calibrant.alignment.instructions import instruction_set
+from calibrant.alignment.settings import refuse_other_kinds
 from calibrant.errors import ConfigError
 from calibrant.files import RUN_FILE, write_json
 from calibrant.ladder.bench import Bench
@@ -58,8 +59,9 @@ class Asked:
 
         Raises
         ------
-        ConfigError : settings, but nothing to check on; or pairs or prompts without a single one.
+        ConfigError : settings, but nothing to check on; or pairs or prompts without a single one; or of another kind.
         """
+        refuse_other_kinds(preferences, prompts, settings)
         given = {"preference pairs": preferences, "prompts": prompts}
         empty = [name for name, some in given.items() if some is not None and not len(some)]
         if empty or (settings is not None and preferences is None and prompts is None):

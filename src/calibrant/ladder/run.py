@@ -23,6 +23,7 @@ from calibrant.alignment import AlignSettings, Collected, PreferencePair, Prompt
 from calibrant.errors import CalibrantError, ConfigError, OutputError, memory_full
 from calibrant.files import alone, claim_folder
 from calibrant.ladder.alignment import CHECK, Asked, check, reason_against
+from calibrant.ladder.arguments import refuse
 from calibrant.ladder.bench import Bench
 from calibrant.ladder.cells import NAMED, Cell, Place
 from calibrant.ladder.families import DOERS, Changed, Doer
@@ -32,7 +33,7 @@ from calibrant.ladder.plan import Plan, fit_passes, plan_of, score_passes, timed
 from calibrant.ladder.table import Table, read_table
 from calibrant.metrics.bins import check_settings
 from calibrant.progress import duration
-from calibrant.prompts import PromptStyle
+from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
 from calibrant.scoring.fingerprints import fingerprints
@@ -40,8 +41,8 @@ from calibrant.scoring.models import chat_template_facts
 from calibrant.scoring.precision import precision
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
-from calibrant.tuning.config import for_scoring, refuse_to_load
-from calibrant.tuning.sweep import SETTINGS, Budget, Setting
+from calibrant.tuning.config import for_scoring, given_config
+from calibrant.tuning.sweep import Budget, Setting
 
 CRITERION = {
     "none": "none: nothing to choose",
@@ -78,8 +79,8 @@ class Ladder:
     Raises
     ------
     LeakageError : a question is in two splits. QuestionError : a set without questions.
-    ConfigError : an unknown fix, setting or budget, a set with the name of a split, or alignment settings with nothing to
-    check on.
+    ConfigError : an argument of another kind, an unknown fix, setting or budget, a set with the name of a split, or
+    alignment settings with nothing to check on.
     """
 
     model: str | Path
@@ -103,10 +104,11 @@ class Ladder:
     loading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        splits, ood = checked_sets(self.splits, self.ood)
-        object.__setattr__(self, "splits", splits)
-        object.__setattr__(self, "ood", ood)
-        _check(self)
+        given: dict[str, Any] = {"config": given_config(self.config), "style": given_style(self.style, {})}
+        given["splits"], given["ood"] = checked_sets(self.splits, self.ood)
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+        refuse(self)
 
     @property
     def exam(self) -> dict[str, QuestionSet]:
@@ -356,26 +358,6 @@ class _Clock:
         left = max(self.total - self.passes, 0.0)
         time_left = f", about {duration(left * self.seconds / self.passes)} left" if self.passes and left else ""
         return f"[{min(self.done + 1, self.jobs)}/{self.jobs}{time_left}]"
-
-
-def _check(asked: Ladder) -> None:
-    if asked.budget not in SETTINGS or asked.seeds < 1:
-        raise ConfigError(
-            asked=f"budget {asked.budget!r} with {asked.seeds} seeds",
-            found=f"budgets: {', '.join(SETTINGS)}; at least one seed",
-            todo="choose one of these",
-        )
-    chosen = {fix.name: fix for fix in select(asked.fixes)}
-    for name, setting in asked.settings.items():
-        if name not in chosen:
-            raise ConfigError(
-                asked=f"the setting {setting!r} of {name}",
-                found=f"a ladder without it: {', '.join(chosen)}",
-                todo="name it among the fixes, or leave out its setting",
-            )
-        chosen[name].candidate(setting)
-    refuse_to_load(asked.config, asked.loading)
-    Asked.of(asked.preferences, asked.prompts, asked.align, asked.config.seed)
 
 
 def _claim(asked: Ladder) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, PreferencePair, Prompt
+from calibrant.alignment.settings import refuse_other_kinds
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.diagnosis.verdict import LEAST_N
 from calibrant.files import alone, claim_folder, read_json, write_atomically, write_json
@@ -129,6 +130,7 @@ def restore(
         loaded more than once; a setting that the named objective has no use for.
     """
     only_by_name(model, "a model to restore")
+    refuse_other_kinds(preferences, prompts, align)
     style, out = given_style(style, loading), Path(out)
     given = given_config(config)
     config = _settings(given, objective, style)

@@ -19,6 +19,7 @@ from calibrant.diagnosis import checkpoint_point
 from calibrant.diagnosis.collapse import entropies
 from calibrant.errors import ConfigError, ModelError, QuestionError
 from calibrant.metrics.comparison import align
+from calibrant.metrics.measurement import only_scores
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
@@ -109,6 +110,8 @@ class CalibrationCallback(TrainerCallback):
         self.questions = list(question_set(questions, "held out"))
         if not self.questions:
             raise QuestionError(asked="a CalibrationCallback", found="no questions", todo="give held-out questions")
+        if reference is not None:
+            only_scores("a CalibrationCallback with a reference", reference)
         if not 0 < budget < 1 or (every is not None and every < 1):
             raise ConfigError(
                 asked="a CalibrationCallback",
