@@ -37,6 +37,7 @@ from calibrant.alignment.judging import Judging
 from calibrant.alignment.models import WHICH, ModelPair, Which, same_vocabulary
 from calibrant.alignment.preferences import PairLogps, PreferenceCheck, preference_check
 from calibrant.alignment.result import AlignmentCheck, DivergenceCheck
+from calibrant.alignment.routes import SAID
 from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
@@ -229,7 +230,13 @@ class _Run:
                 spoken = self.known.answers(name, [p.id for p in kept]) if self.known and w == "aligned" else None
                 if spoken is None:
                     spoken = [
-                        {"text": r.text, "tokens": list(r.tokens), "length": r.length, "ended": r.ended}
+                        {
+                            "text": r.text,
+                            "tokens": list(r.tokens),
+                            "length": r.length,
+                            "ended": r.ended,
+                            "route": r.route,
+                        }
                         for r in self._generated(encoder, encoded, w, temperature, name)
                     ]
                 for row, answer in zip(rows, spoken, strict=True):
@@ -237,7 +244,11 @@ class _Run:
             write_json(left_out, [asdict(s) for s in skipped])
             write_lines(path, rows)
         self.note_skipped("prompts", _skipped(left_out))
-        return read_lines(path)
+        found = read_lines(path)
+        for w in which:
+            for route in sorted({row[w].get("route", "together") for row in found} & SAID.keys()):
+                self.note(f"Answers of the {w} model were {SAID[route]}.")
+        return found
 
     def _generated(
         self, encoder: Encoder, prompts: Sequence[Tokens], which: Which, temperature: float, name: str
@@ -256,9 +267,12 @@ class _Run:
 
     def note_skipped(self, what: str, skipped: Sequence[Skipped]) -> None:
         if skipped:
-            note = f"{len(skipped)} {what} were left out, e.g. {skipped[0].where}: {skipped[0].reason}."
-            if note not in self.notes:
-                self.notes.append(note)
+            self.note(f"{len(skipped)} {what} were left out, e.g. {skipped[0].where}: {skipped[0].reason}.")
+
+    def note(self, text: str) -> None:
+        """Say something in the result, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _bar(self, text: str) -> str | None:
         return text if self.progress else None
