@@ -23,6 +23,7 @@ from calibrant import Scores, diagnose, measure
 from calibrant.diagnosis.options import letter_prior
 from calibrant.files import write_json
 from calibrant.metrics import battery, drift, nll
+from calibrant.metrics.bins import bin_index
 from calibrant.metrics.proportions import effective_n
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.reporting.words import GOOD, verdict
@@ -118,6 +119,45 @@ def own_target(rng: np.random.Generator) -> Iterator[Row]:
         yield {"n": n, **shares, "samples": len(star)}
 
 
+def known_target(rng: np.random.Generator) -> Iterator[Row]:
+    """Models whose TCE is known by a target that is p, for its calibrator can find p: are TCE and both ends of bound 2 held?
+
+    Δ = 0, so all three are TCE. A model that says p^s, p ~ Dirichlet(1, 1, 1, 1), which a temperature undoes; one that says c
+    and is right with c - .2, which a map of the confidence undoes; each by a target of its own, or by a reference, p^1.7.
+    """
+
+    def power(p_NK: np.ndarray, s: float) -> np.ndarray:
+        return np.asarray(p_NK**s / (p_NK**s).sum(1, keepdims=True))
+
+    def draw(n: int, s: float | None) -> tuple[np.ndarray, np.ndarray]:
+        if s is not None:
+            p_NK = rng.dirichlet(np.ones(4), n)
+            return p_NK, power(p_NK, s)
+        c_N = rng.uniform(0.6, 1, n)
+        p_NK, q_NK = (np.column_stack([x_N, *((1 - x_N) / 3,) * 3]) for x_N in (c_N - 0.2, c_N))
+        return p_NK, q_NK
+
+    for kind, s in (("own", 1.0), ("own", 2.0), ("own", None), ("reference", 1.0), ("reference", 2.0)):
+        p_NK, q_NK = draw(MANY, s)
+        c_N = q_NK.max(1)
+        gap_N = p_NK[np.arange(MANY), q_NK.argmax(1)] - c_N
+        truth = round(float(np.abs(np.bincount(bin_index(c_N), gap_N)).sum() / MANY), 3)
+        for n in (300, 1000):
+            held, bounds = [], []
+            for seed in range(200):
+                p_NK, q_NK = draw(n, s)
+                answer_N = answers(rng, p_NK)
+                reference = Scores.from_probs(power(p_NK, 1.7), answer_N) if kind == "reference" else None
+                scores = Scores.from_probs(q_NK, answer_N)
+                found = diagnose(scores, reference=reference, n_boot=DRAWS, seed=seed).numbers
+                ends = [found[name].low <= truth <= found[name].high for name in ("tce", "bound_2_low", "bound_2_high")]
+                held.append(ends[0])
+                bounds.append(ends[1] and ends[2])
+            said = "c, right with c - .2" if s is None else f"p^{s:g}"
+            row = {"target": kind, "says": said, "TCE": truth, "n": n, "covered": percent(held)}
+            yield row | {"bound 2 covered": percent(bounds), "samples": len(held)}
+
+
 def sharp_and_right(rng: np.random.Generator) -> Iterator[Row]:
     """With p ~ Dirichlet(.03) on four options the model says p² normalised: is its expected log loss in the interval?"""
 
@@ -170,7 +210,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="the scaler")  # of numbers of options that were never fitted
     worlds = (
         *(clustered_shares, selective_accuracy, positions, rare_position, own_target),
-        *(sharp_and_right, headline, faithful),
+        *(sharp_and_right, headline, faithful, known_target),
     )
     found: dict[str, list[Row]] = {}
     for at, world in enumerate(worlds):

@@ -63,18 +63,24 @@ def mean_estimates(columns: Mapping[str, np.ndarray], how: Sampling) -> dict[str
 
 
 def binned_errors(
-    gaps_N: Mapping[str, np.ndarray], bin_N: np.ndarray, thin_M: Mapping[str, np.ndarray], how: Sampling
+    gaps_N: Mapping[str, np.ndarray],
+    bin_N: np.ndarray,
+    thin_M: Mapping[str, np.ndarray],
+    how: Sampling,
+    pulls_NM: Mapping[str, np.ndarray],
 ) -> dict[str, Estimate]:
     """``sum_m |sum_{i in m} gap_i| / N`` of each named gap, with the interval of ``metrics.error_interval``.
 
-    ``thin_M`` is the variance that resampling cannot see in thin bins (0 where a gap holds no label noise).
+    ``thin_M`` is the variance that resampling cannot see in thin bins (0 where a gap holds no label noise). ``pulls_NM``, where
+    named, is N times what a question does to the bins through what was fitted to it; it is resampled with the question.
     """
     inside_NM = bin_N[:, None] == np.arange(how.n_bins)
     out = {}
     for name, gap_N in gaps_N.items():
         cells_NM = np.where(inside_NM, gap_N[:, None], 0.0)
         cell_M = cells_NM.mean(0)
-        noise_BM = cell_noise(mean_draws(cells_NM, how), cell_M, thin_M[name], how.seed)
+        moved_NM = cells_NM + pulls_NM.get(name, 0.0)
+        noise_BM = cell_noise(mean_draws(moved_NM, how), moved_NM.mean(0), thin_M[name], how.seed)
         ends = possible(error_interval(cell_M, noise_BM, how.level), 0, 1)
         out[name] = Estimate(float(np.abs(cell_M).sum()), *ends, len(cells_NM))
     return out

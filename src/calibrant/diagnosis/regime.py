@@ -27,6 +27,7 @@ import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered, calibrated, remeasure, tempered
 from calibrant.diagnosis.estimates import Sampling, absolute, binned_errors, combined, mean_estimates, share_difference
+from calibrant.diagnosis.influence import Influence, influence
 from calibrant.diagnosis.path import Checkpoint, critical_checkpoint
 from calibrant.metrics.bins import bin_index
 from calibrant.metrics.measurement import Estimate, Measurement
@@ -60,6 +61,7 @@ class Target:
     name : in words, to be shown beside every number that depends on it.
     measured : the target's own calibration, where it is scores.
     origin : the reference that the target's scores were made from; its predictions are where the target's own error shows.
+    influence : of the questions on the calibrator that made the target's scores; ``None`` where none did.
     """
 
     kind: str
@@ -68,6 +70,7 @@ class Target:
     measured: Measurement | None = None
     checkpoint: Checkpoint | None = None
     origin: Scores | None = None
+    influence: Influence | None = None
 
     def correction(self) -> np.ndarray:
         """By how much the target is wrong about the predictions of its own reference, (N,):
@@ -96,15 +99,18 @@ def choose_target(
     if target is not None:
         return Target("given", "the given target scores" + _model_of(target), target, remeasure(target, how))
     if reference is not None:
-        made, by = calibrated(reference, tempered(reference, how), how)
+        cooled = tempered(reference, how)
+        made, by = calibrated(reference, cooled, how)
         name = f"the reference{_model_of(reference)}, calibrated by {by}"
-        return Target("reference", name, made, remeasure(made, how), origin=reference)
+        pulls = influence(reference, cooled)
+        return Target("reference", name, made, remeasure(made, how), origin=reference, influence=pulls)
     best = critical_checkpoint(points)
     if best is not None:
         name = "the most accurate checkpoint of the path whose ECE is within its floor"
         return Target("path", name, None, checkpoint=best)
     made, by = calibrated(scores, own, how)
-    return Target("self", f"the model itself, calibrated by {by}", made, remeasure(made, how))
+    name = f"the model itself, calibrated by {by}"
+    return Target("self", name, made, remeasure(made, how), influence=influence(scores, own))
 
 
 def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: Sampling) -> dict[str, Estimate]:
@@ -119,8 +125,11 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
     reference's; for a path by Newcombe's, paired where it holds scores of the same
     questions, at the effective number of questions where they share clusters (the questions of a path of numbers are taken
     to be clustered as much as these); TCE, Δ as for any binned error; bounds by combining the ends of the intervals
-    of their parts, which is conservative. The noise of the target's own calibrator is not in those of TCE and Δ;
-    A* of a target that is fitted to the model itself has the arms of the accuracy, which it follows.
+    of their parts, which is conservative. A question is resampled for TCE with what it does to the calibrator that was
+    fitted to it (:class:`~calibrant.diagnosis.influence.Influence`) and to the mean of the correction: the calibrator's
+    noise only ever adds to TCE, and where it explains all of it the interval starts at 0. Δ takes the calibrator as known,
+    which makes it no shorter. A* of a target that is fitted to the model itself has the arms of the accuracy, which it
+    follows.
     """
     bound_1 = absolute(measured["signed_gap"])
     if target.scores is None:
@@ -156,11 +165,13 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         means["critical"] = replace(e, low=e.value + a.low - a.value, high=e.value + a.high - a.value)
     star_N = star_N + correction_N.mean()
     label_noise_M, _ = QuestionSums(scores, how.n_bins).thin_variances
+    bin_N = bin_index(c_N, how.n_bins)
     errors = binned_errors(
         {"tce": star_N - c_N, "delta": correct_N - star_N},
-        bin_index(c_N, how.n_bins),
+        bin_N,
         {"tce": np.zeros(how.n_bins), "delta": label_noise_M},
         how,
+        {"tce": _pulls(scores, target, correction_N, bin_N, how.n_bins)},
     )
     tce, delta = errors["tce"], errors["delta"]
     distance = absolute(means["excess"])
@@ -178,6 +189,17 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         "bound_2_high": combined(tce, delta, lambda x, y: x + y),
         "bound_3": combined(distance, tce, lambda x, y: x - y),
     }
+
+
+def _pulls(scores: Scores, target: Target, correction_N: np.ndarray, bin_N: np.ndarray, n_bins: int) -> np.ndarray:
+    """N times what each question, counted once more, does to the cells of TCE by way of the calibrator and of the mean of
+    the correction, (N, M).
+    """
+    share_M = np.bincount(bin_N, minlength=n_bins) / scores.n
+    pulls_NM = np.outer(correction_N - correction_N.mean(), share_M)
+    if target.influence is None:
+        return pulls_NM
+    return np.asarray(pulls_NM + target.influence.on_bins(scores, bin_N, n_bins, target.origin))
 
 
 def _with_unseen_changes(e: Estimate, scores: Scores, origin: Scores | None, how: Sampling) -> Estimate:
