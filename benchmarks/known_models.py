@@ -159,23 +159,28 @@ def known_target(rng: np.random.Generator) -> Iterator[Row]:
 
 
 def sharp_and_right(rng: np.random.Generator) -> Iterator[Row]:
-    """With p ~ Dirichlet(.03) on four options the model says p² normalised: is its expected log loss in the interval?"""
+    """With p ~ Dirichlet(.03) on four options the model says p² normalised: is its expected log loss in the interval, and how
+    wide is that? Beside it a calibrated model of Dirichlet(1).
+    """
 
-    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        p_NK = np.clip(rng.dirichlet(np.full(4, 0.03), n), 1e-9, None)
+    def draw(n: int, concentration: float, s: int) -> tuple[np.ndarray, np.ndarray]:
+        p_NK = np.clip(rng.dirichlet(np.full(4, concentration), n), 1e-9, None)
         p_NK /= p_NK.sum(1, keepdims=True)
-        return p_NK, p_NK**2 / (p_NK**2).sum(1, keepdims=True)
+        return p_NK, p_NK**s / (p_NK**s).sum(1, keepdims=True)
 
-    p_NK, q_NK = draw(MANY)
-    truth = float(-(p_NK * np.log(q_NK)).sum(1).mean())
-    for n in (50, 100, 200, 500):
-        held, above = [], []
-        for seed in range(400):
-            p_NK, q_NK = draw(n)
-            found = measure(Scores.from_probs(q_NK, answers(rng, p_NK)), n_boot=DRAWS, seed=seed)["nll"]
-            held.append(found.low <= truth <= found.high)
-            above.append(truth > found.high)
-        yield {"n": n, "covered": percent(held), "truth above": percent(above), "samples": len(held)}
+    for world in ((0.03, 2), (1.0, 1)):
+        p_NK, q_NK = draw(MANY, *world)
+        truth = float(-(p_NK * np.log(q_NK)).sum(1).mean())
+        for n in (50, 100, 200, 500):
+            held, above, widths = [], [], []
+            for seed in range(400):
+                p_NK, q_NK = draw(n, *world)
+                found = measure(Scores.from_probs(q_NK, answers(rng, p_NK)), n_boot=DRAWS, seed=seed)["nll"]
+                held.append(found.low <= truth <= found.high)
+                above.append(truth > found.high)
+                widths.append(found.high - found.low)
+            row = {"Dirichlet": world[0], "power": world[1], "n": n, "covered": percent(held)}
+            yield row | {"truth above": percent(above), "width": round(float(np.mean(widths)), 3), "samples": len(held)}
 
 
 def headline(rng: np.random.Generator) -> Iterator[Row]:

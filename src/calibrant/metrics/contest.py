@@ -21,7 +21,7 @@ from calibrant.metrics.measurement import Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, exact_profile, gather, thin_hits
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.ranking import auroc_of
-from calibrant.metrics.rare import LOSSES, change_reaching, error_gap, few_of_a_kind, loss_of_each, reaching
+from calibrant.metrics.rare import LOSSES, change_reaching, error_gap, few_of_a_kind, gap_arm, loss_of_each, reaching
 from calibrant.metrics.runs import difference_error, joined, run_arm, runs_z
 from calibrant.metrics.smooth import grid_of, smooth_cells, smooth_error_of, thinned
 from calibrant.metrics.sums import QuestionSums, blocks, bootstrap_sums, bootstrap_weights, cluster_codes
@@ -198,21 +198,25 @@ class Contest:
         draws_B = value + self._wider * (method.draws[metric] - value)
         if metric == "auroc" and (method.few or np.nanmax(draws_B) == np.nanmin(draws_B)):
             return np.nan, np.nan  # as in ``battery``
+        share, effective = self._share(method)
+        share_ends = wilson_interval(share, effective, self.level)
         if metric == "accuracy":
-            return self._share(method)[1]
+            return share_ends
         ends = _percentiles(draws_B, self.level)
         if metric in LOSSES:
-            gap = float(np.mean([error_gap(loss_of_each(run, metric), run) for run in method.scores]))
-            ends = reaching(ends, value, gap, *self._share(method))
+            losses = [(loss_of_each(run, metric), run) for run in method.scores]
+            gap = float(np.mean([error_gap(loss_NK, run) for loss_NK, run in losses]))
+            arm = float(np.mean([gap_arm(loss_NK, run, self.level) for loss_NK, run in losses]))
+            ends = reaching(ends, value, gap, share, share_ends, arm * math.sqrt(self.n / effective))
         return ends
 
-    def _share(self, method: _Method) -> tuple[float, tuple[float, float]]:
-        """Accuracy with the interval that the questions give it."""
+    def _share(self, method: _Method) -> tuple[float, float]:
+        """Accuracy, and how many independent questions know it as well."""
         runs, share, effective = len(method.scores), float(method.values["accuracy"].mean()), float(self.n)
         if runs > 1 or self.n_clusters is not None:
             few, draws_B = float(self.n_clusters or self.n), self._wider * method.draws["accuracy"]
             effective = drawn_n(share * (1 - share), draws_B, float(self.n * runs), few)
-        return share, wilson_interval(share, effective, self.level)
+        return share, effective
 
     def _with_floor(self, method: _Method, metric: str, value: float, low: float, high: float) -> Estimate:
         floor_R = method.floors.get(metric)

@@ -15,7 +15,7 @@ import numpy as np
 from calibrant.errors import ConfigError, only
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.proportions import drawn_n
-from calibrant.metrics.rare import LOSSES, error_gap, loss_of_each, reaching
+from calibrant.metrics.rare import LOSSES, error_gap, gap_arm, loss_of_each, reaching
 from calibrant.metrics.sums import QuestionSums, bootstrap_sums, cluster_codes
 from calibrant.metrics.text import estimate_lines, in_clusters, labelled, with_interval
 from calibrant.metrics.uncertainty import (
@@ -236,8 +236,9 @@ def mean_estimates(
         if n > 1:
             ends = percentile_interval(draws[name], level)
             if name in LOSSES:
-                gap = error_gap(loss_of_each(sums.scores, name), sums.scores)
-                ends = reaching(ends, value, gap, share, share_ends)
+                loss_NK = loss_of_each(sums.scores, name)
+                arm = gap_arm(loss_NK, sums.scores, level) * math.sqrt(n / n_effective)
+                ends = reaching(ends, value, error_gap(loss_NK, sums.scores), share, share_ends, arm)
         out[name] = Estimate(value, *possible(ends, 0.0, MOST[name]), n)
     if np.isinf(sums.scores.logp_NK[np.arange(n), sums.scores.answer_N]).any():
         out["nll"] = Estimate(np.inf, np.nan, np.nan, n)

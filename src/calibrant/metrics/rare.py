@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.uncertainty import wilson_interval
@@ -44,6 +45,26 @@ def error_gap(loss_NK: np.ndarray, scores: Scores, among_N: np.ndarray | None = 
     >>> round(error_gap(loss_of_each(one, "nll"), one), 3)
     2.197
     """
+    return float(_gaps(loss_NK, scores, among_N).mean())
+
+
+def gap_arm(loss_NK: np.ndarray, scores: Scores, level: float = 0.95) -> float:
+    """How far above :func:`error_gap` the mean cost of a wrong answer may lie: ``t s / sqrt(W + 1)``, s the standard deviation
+    of the W costs seen and of the one more, t Student's with ``W + 1`` degrees of freedom; 0 with no wrong answer.
+    Source: ours.
+
+    >>> two = Scores.from_probs([[0.9, 0.1]] * 9 + [[0.6, 0.4]], [1] + [0] * 8 + [1])  # ln 9, ln 1.5, and one more as expected
+    >>> round(error_gap(loss_of_each(two, "nll"), two), 3), round(gap_arm(loss_of_each(two, "nll"), two), 3)
+    (1.416, 1.686)
+    """
+    gap_W = _gaps(loss_NK, scores)
+    if len(gap_W) == 1:
+        return 0.0
+    return float(stdtrit(len(gap_W), (1 + level) / 2) * gap_W.std(ddof=1) / np.sqrt(len(gap_W)))
+
+
+def _gaps(loss_NK: np.ndarray, scores: Scores, among_N: np.ndarray | None = None) -> np.ndarray:
+    """What each wrong answer cost beyond the predicted option, and last what the model itself expects of one, (W + 1,)."""
     at_N = np.arange(scores.n)
     predicted_N = np.argmax(scores.logp_NK, axis=1)
     with np.errstate(invalid="ignore"):
@@ -55,25 +76,32 @@ def error_gap(loss_NK: np.ndarray, scores: Scores, among_N: np.ndarray | None = 
     p_NK[~among_N] = 0.0
     expected = float((p_NK * np.where(p_NK > 0, gap_NK, 0.0)).sum()) / max(float(p_NK.sum()), 1e-300)
     seen_N = gap_NK[at_N, scores.answer_N][among_N & ~scores.correct_N]
-    seen_N = seen_N[np.isfinite(seen_N)]
-    return (float(seen_N.sum()) + expected) / (len(seen_N) + 1)
+    return np.append(seen_N[np.isfinite(seen_N)], expected)
 
 
 def reaching(
-    ends: tuple[float, float], value: float, gap: float, share: float, share_ends: tuple[float, float]
+    ends: tuple[float, float],
+    value: float,
+    gap: float,
+    share: float,
+    share_ends: tuple[float, float],
+    arm: float = 0.0,
 ) -> tuple[float, float]:
     """The interval of a mean loss, as wide at least as the share of right answers makes it: where nearly all are right,
     resampling sees no other wrong answers than the few that there are, and none if there are none.
 
-    Joined with ``value + gap (share - end)`` at both ends of the share's own interval, Wilson's, which holds there. Where both
-    kinds of answers are many, the interval is wider than that already, for it has the losses' own spread too. Source: ours;
-    simulated in ``benchmarks/rare_errors.py``.
+    Joined with ``value + gap (share - end)`` at both ends of the share's own interval, Wilson's, which holds there. Few wrong
+    answers do not tell what one costs either, and losses are skewed to the right: the upper end is joined with ``value +
+    sqrt((gap (share - low))^2 + ((1 - low) arm)^2)``, the arm that of :func:`gap_arm`. Where both kinds of answers are many,
+    the interval is about as wide as that already, for it has the losses' own spread too. Source: ours, the root of two squares
+    after Zou & Donner (Statistics in Medicine 2008); simulated in ``benchmarks/rare_errors.py`` and ``known_models.py``.
 
     >>> [round(x, 3) for x in reaching((0.105, 0.105), 0.105, 2.197, 1.0, (0.722, 1.0))]
     [0.105, 0.716]
     """
     reach = [value + gap * (share - end) for end in share_ends]
-    return min(ends[0], *reach), max(ends[1], *reach)
+    high = value + float(np.hypot(gap * (share - share_ends[0]), (1 - share_ends[0]) * arm))
+    return min(ends[0], *reach), max(ends[1], *reach, high)
 
 
 def change_reaching(

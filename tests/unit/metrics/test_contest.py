@@ -53,7 +53,7 @@ def test_the_number_of_a_method_is_the_mean_of_its_runs():
 
 def test_equal_runs_add_nothing_and_unequal_runs_widen_as_the_formula_says():
     run = noisy(300, seed=2)
-    one, three = (Contest({"m": [run] * s}, n_boot=300).estimates("m") for s in (1, 3))
+    one, three = (Contest({"m": [run] * s}, n_boot=3000).estimates("m") for s in (1, 3))
     for metric in CONTEST_METRICS:
         assert three[metric].value == pytest.approx(one[metric].value)
         assert three[metric].low == pytest.approx(one[metric].low, abs=2e-3), metric

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from calibrant import Scores, compare, measure
 from calibrant.metrics import Contest, battery
-from calibrant.metrics.rare import change_reaching, error_gap, loss_of_each, reaching
-from calibrant.metrics.uncertainty import wilson_interval
+from calibrant.metrics.rare import change_reaching, error_gap, gap_arm, loss_of_each, reaching
+from calibrant.metrics.sums import QuestionSums, bootstrap_sums
+from calibrant.metrics.uncertainty import percentile_interval, wilson_interval
 from calibrant.scalers import at_temperature
 
 
@@ -60,6 +62,39 @@ def test_where_both_kinds_are_many_nothing_changes():
     gap = error_gap(loss_of_each(scores, "nll"), scores)
     assert reaching((e.low, e.high), e.value, gap, share, wilson_interval(share, 1000)) == (e.low, e.high)
     assert e.low < e.value - gap * (wilson_interval(share, 1000)[1] - share)
+    sums = QuestionSums(scores, 10)
+    low, high = percentile_interval(sums.means(bootstrap_sums(sums.columns, 1000, 1000, 0))["nll"])
+    assert e.low == low
+    assert high <= e.high < high + 0.03 * (high - low)
+
+
+def test_few_wrong_answers_do_not_tell_what_one_costs():
+    """50 answers at .99 and 50 at .6, one wrong of each: ln 99, ln 1.5, and a third as the model expects it. The upper end is
+    where both are worse than seen, how many are wrong (Wilson) and what one costs (Student), as the root of two squares.
+    """
+    scores = Scores.from_probs([[0.99, 0.01]] * 50 + [[0.6, 0.4]] * 50, [1] + [0] * 98 + [1])
+    expected = (0.5 * np.log(99) + 20 * np.log(1.5)) / 20.5
+    cost = np.array([np.log(99), np.log(1.5), expected])
+    loss_NK = loss_of_each(scores, "nll")
+    arm = student.ppf(0.975, 3) * cost.std(ddof=1) / np.sqrt(3)
+    assert error_gap(loss_NK, scores) == pytest.approx(cost.mean())
+    assert gap_arm(loss_NK, scores) == pytest.approx(arm)
+    low = wilson_interval(0.98, 100)[0]
+    e = measure(scores)["nll"]
+    high = e.value + np.hypot(cost.mean() * (0.98 - low), (1 - low) * arm)
+    assert e.high == pytest.approx(high)
+    assert high - e.value > 1.2 * cost.mean() * (0.98 - low)
+    assert Contest({"a": [scores]}).estimates("a")["nll"].high == pytest.approx(high)
+    assert gap_arm(loss_of_each(sure(10), "nll"), sure(10)) == 0
+
+
+def test_four_copies_of_a_question_tell_no_more_of_what_a_wrong_answer_costs():
+    scores = Scores.from_probs([[0.99, 0.01]] * 50 + [[0.6, 0.4]] * 50, [1] + [0] * 98 + [1])
+    four = scores.select(np.repeat(np.arange(100), 4))
+    label = np.repeat(np.arange(100), 4).tolist()
+    once, copied = measure(scores)["nll"], measure(four, cluster=label)["nll"]
+    assert copied.high - copied.value == pytest.approx(once.high - once.value, rel=0.2)
+    assert copied.high - copied.value > 1.5 * (measure(four)["nll"].high - copied.value)
 
 
 def test_a_sharpened_model_is_not_called_better_for_want_of_wrong_answers():
