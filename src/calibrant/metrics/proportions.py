@@ -86,7 +86,7 @@ def drawn_n(single: float, drawn_B: np.ndarray, most: float, constant: float) ->
     """Number of independent items whose mean varies as bootstrap draws of a mean do: ``single`` variance of one item
     over that of the draws, at most ``most``; ``constant`` where the draws do not vary.
 
-    >>> drawn_n(0.25, np.array([0.4, 0.6]), 100, 5)  # .25 / .1²
+    >>> round(drawn_n(0.25, np.array([0.4, 0.6]), 100, 5), 6)  # .25 / .1²
     25.0
     """
     spread = float(drawn_B.var())
