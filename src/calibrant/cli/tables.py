@@ -56,7 +56,10 @@ def drift_text(a: str, b: str, d: Drift) -> str:
         ("Δ conf-ECE", *change_cells(d.conf_ece)),
         ("Δ accuracy", *change_cells(d.accuracy)),
     ]
-    return "\n".join([f"a = {a}", f"b = {b}", f"{d.verdict}, on {d.n} questions", *aligned(rows)])
+    said = f"{d.verdict}, on {d.n} questions"
+    if d.is_faithful:
+        said += f"; a fault in {100 * d.unseen:.2g}% of all questions, or in fewer, may lie in none of these"
+    return "\n".join([f"a = {a}", f"b = {b}", said, *aligned(rows)])
 
 
 def contest_text(metric: str, many: Mapping[str, tuple[Difference, float]], level: float) -> str:

@@ -55,6 +55,13 @@ class Drift:
         """Whether ``b`` may stand for ``a``."""
         return self.verdict == FAITHFUL
 
+    @property
+    def unseen(self) -> float:
+        """Share of all questions in which a fault may lie and yet, with a chance of 5 %, in none of these: ``1 - .05^(1/n)``,
+        about 3 / n (the rule of three: Hanley & Lippman-Hand, JAMA 1983).
+        """
+        return float(1 - 0.05 ** (1 / self.n))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is not a finite number is ``None``."""
         numbers = ("max_dlogp", "mean_dlogp", "max_dp", "mean_dconf", "mean_abs_dconf", "max_abs_dconf", "movement")
@@ -64,6 +71,7 @@ class Drift:
             "tolerance": self.tolerance,
             **{name: finite(getattr(self, name)) for name in numbers},
             "flips": self.flips,
+            "unseen": self.unseen,
             "worst": self.worst,
             "conf_ece": self.conf_ece.to_json(),
             "accuracy": self.accuracy.to_json(),
@@ -84,6 +92,7 @@ def drift(
 
     Drifted if ``movement > tolerance``; or if conf-ECE rose, or accuracy fell, by more than ``tolerance`` with a paired
     interval that leaves 0 out. Predictions that flip between options that are nearly tied are counted, but do not decide.
+    "Faithful" is said of these questions: what few of them can miss is in :attr:`Drift.unseen`.
 
     The interval of conf-ECE is narrow where the two models are nearly one, since they differ by no more than their cells do
     (:func:`~calibrant.metrics.uncertainty.error_difference_interval`). All of this is ours.

@@ -104,3 +104,10 @@ def test_a_tolerance_that_is_none(tolerance):
 def test_other_questions_are_refused():
     with pytest.raises(ScoresError):
         drift(scores([[0.7, 0.3]] * 3), scores([[0.7, 0.3]] * 4))
+
+
+def test_what_few_questions_can_miss():
+    """A fault in 1 of 20 questions lies in none of 59 with a chance of .95^59 = .0485, and in none of 58 with one of .051."""
+    few, many = (scores([[0.6, 0.4]] * n) for n in (58, 59))
+    assert drift(many, many, n_boot=50).unseen < 0.05 < drift(few, few, n_boot=50).unseen
+    assert drift(few, few, n_boot=50).to_json()["unseen"] == pytest.approx(3 / 58, rel=0.03)
