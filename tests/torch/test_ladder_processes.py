@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from calibrant.alignment import AlignSettings, align_check, load_preferences
 from calibrant.errors import ConfigError
 from calibrant.files import alone
 from calibrant.ladder import Ladder, read_table
@@ -17,6 +18,7 @@ from calibrant.ladder.fixes import by_name
 from calibrant.restoring import restore
 from calibrant.scores import Scores
 from calibrant.scoring import score
+from calibrant.scoring.sensitivity import sensitivity
 from calibrant.tuning import TuneConfig, sweep, tune
 
 CPU = {"device": "cpu"}
@@ -139,6 +141,35 @@ def test_a_sweep_that_another_process_holds_is_refused_before_anything_is_tuned(
     with held(out), pytest.raises(ConfigError, match=r"asked: a sweep in .+\nfound: another process is at work there"):
         sweep(*asked, out=out, config=config, budget="standard", **CPU)
     assert not (out / "sweep").exists()
+
+
+def test_checks_of_alignment_and_sensitivity_belong_to_one_process(model_folder, splits, tmp_path):
+    rows = [{"prompt": f"Name a {what}.", "chosen": "yes", "rejected": "no"} for what in ("colour", "city")]
+    pairs = load_preferences(rows)
+    settings = AlignSettings(instructions=False, max_new_tokens=4)
+    for name, run in (
+        (
+            "check of alignment",
+            lambda out: align_check(
+                str(model_folder()), tuned=str(model_folder()), preferences=pairs, out=out, settings=settings, **CPU
+            ),
+        ),
+        (
+            "sensitivity run",
+            lambda out: sensitivity(str(model_folder()), splits["test"], out=out, shifts=2, formats=("raw",), **CPU),
+        ),
+    ):
+        out = tmp_path / name
+        run(out)
+        (out / "alignment.json").unlink(missing_ok=True)
+        (out / "sensitivity.json").unlink(missing_ok=True)
+        left = {path.name for path in out.iterdir()}
+        with (
+            held(out),
+            pytest.raises(ConfigError, match=rf"asked: a {name} in .+\nfound: another process is at work"),
+        ):
+            run(out)
+        assert {path.name for path in out.iterdir()} == left
 
 
 def test_of_the_processes_of_one_run_the_first_holds_the_folder_for_all(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ from calibrant.alignment.routes import SAID
 from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
-from calibrant.files import claim_folder, write_atomically, write_json
+from calibrant.files import alone, claim_folder, write_atomically, write_json
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import load_model
@@ -91,8 +91,8 @@ def align_check(
 
     Raises
     ------
-    ConfigError : nothing to measure, no tuned model, arguments of another kind, ``out`` holds another run, or
-        ``aligned_from`` another question.
+    ConfigError : nothing to measure, no tuned model, arguments of another kind, ``out`` holds another run or another process is
+        at work there, or ``aligned_from`` holds another question.
     QuestionError : no pair or prompt fits into the context.
     ModelError : models that cannot be compared; a judge that does not answer.
     """
@@ -102,34 +102,37 @@ def align_check(
     models = ModelPair(model, adapter=adapter, tuned=tuned, loading=loading)
     identity = _identity(models, preferences, prompts, reference, settings)
     known = None if aligned_from is None else AlignedSide.of(aligned_from, identity)
-    claim_folder(folder, identity, "alignment check")
-    run = _Run(folder, models, settings, batch_tokens, progress, known)
-    logps = None if preferences is None else run.pair_logps(preferences, reference)
-    if prompts is not None:
-        run.note_skipped("rows of the prompts", prompts.skipped)
-    answers = {} if prompts is None else run.answers("answers", prompts.items)
-    divergence = () if prompts is None else tuple(run.divergence(prompts.items, c) for c in settings.contexts)
-    tasks = instruction_set() if settings.instructions else ()
-    followed = run.answers("instructions", [t.prompt for t in tasks]) if tasks else {}
-    models.release()
-    wins = None
-    if prompts is not None and judge is not None:
-        wins = run.judge([p for p in prompts.items if p.id in answers], answers, judge, preferences)
-    texts: dict[str, list[str]] = {w: [followed[t.id][w].text for t in tasks if t.id in followed] for w in WHICH}
-    how = settings.how
-    result = _result(
-        run,
-        thresholds,
-        preferences=None if logps is None else preference_check(logps, beta=settings.beta, how=how),
-        divergence=divergence,
-        drift=_drift(answers, settings) if answers else None,
-        instructions=instruction_check([t for t in tasks if t.id in followed], texts, how=how) if followed else None,
-        wins=wins,
-        facts=_facts(models, preferences, prompts, reference, settings, command),
-    )
-    write_json(folder / "alignment.json", result.to_json())
-    write_atomically(folder / "alignment.txt", result.to_text())
-    return result
+    claim_folder(folder, identity, "check of alignment")
+    with alone(folder, "check of alignment"):
+        run = _Run(folder, models, settings, batch_tokens, progress, known)
+        logps = None if preferences is None else run.pair_logps(preferences, reference)
+        if prompts is not None:
+            run.note_skipped("rows of the prompts", prompts.skipped)
+        answers = {} if prompts is None else run.answers("answers", prompts.items)
+        divergence = () if prompts is None else tuple(run.divergence(prompts.items, c) for c in settings.contexts)
+        tasks = instruction_set() if settings.instructions else ()
+        followed = run.answers("instructions", [t.prompt for t in tasks]) if tasks else {}
+        models.release()
+        wins = None
+        if prompts is not None and judge is not None:
+            wins = run.judge([p for p in prompts.items if p.id in answers], answers, judge, preferences)
+        texts: dict[str, list[str]] = {w: [followed[t.id][w].text for t in tasks if t.id in followed] for w in WHICH}
+        how = settings.how
+        result = _result(
+            run,
+            thresholds,
+            preferences=None if logps is None else preference_check(logps, beta=settings.beta, how=how),
+            divergence=divergence,
+            drift=_drift(answers, settings) if answers else None,
+            instructions=instruction_check([t for t in tasks if t.id in followed], texts, how=how)
+            if followed
+            else None,
+            wins=wins,
+            facts=_facts(models, preferences, prompts, reference, settings, command),
+        )
+        write_json(folder / "alignment.json", result.to_json())
+        write_atomically(folder / "alignment.txt", result.to_text())
+        return result
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
-from calibrant.files import claim_folder, write_json
+from calibrant.files import alone, claim_folder, write_json
 from calibrant.metrics.bins import check_settings
 from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle, Variant, given_style
@@ -139,7 +139,8 @@ def sensitivity(
 
     Raises
     ------
-    ConfigError : nothing to compare, or ``out`` holds another run. Otherwise as the two functions above.
+    ConfigError : nothing to compare, or ``out`` holds another run, or another process is at work there. Otherwise as the two
+    functions above.
     """
     style, folder, analysis = given_style(style, loading), Path(out), dict(analysis or {})
     check_settings(**{"n_bins": 10, "n_boot": 1000, "level": 0.95, **analysis})  # before anything is scored
@@ -160,19 +161,20 @@ def sensitivity(
         replace(style, variant=variant)
     claim_folder(folder, _identity(model, style, questions, n_orders, formats, loading), "sensitivity run")
     settings = {**loading, "batch_tokens": batch_tokens, "progress": progress, "command": command, "split": split}
-    scorer = _Scorer(model, style, folder, settings)
-    orders = order_sensitivity(scorer.orders(questions, n_orders), **analysis) if by_order else None
-    asked = read = None
-    if by_variant and (named or not by_format or scorer.can_ask(style)):
-        read = format_sensitivity(scorer.variants(questions, variants), aspect="variant", **analysis)
-    if by_format:
-        scores, left_out = scorer.formats(questions, formats)
-        asked = format_sensitivity(scores, left_out=left_out, **analysis)
-    if orders is not None:
-        orders.averaged.save(folder / "averaged.safetensors")
-    found = Sensitivity(orders, asked, read)
-    write_json(folder / "sensitivity.json", to_json(found))
-    return found
+    with alone(folder, "sensitivity run"):
+        scorer = _Scorer(model, style, folder, settings)
+        orders = order_sensitivity(scorer.orders(questions, n_orders), **analysis) if by_order else None
+        asked = read = None
+        if by_variant and (named or not by_format or scorer.can_ask(style)):
+            read = format_sensitivity(scorer.variants(questions, variants), aspect="variant", **analysis)
+        if by_format:
+            scores, left_out = scorer.formats(questions, formats)
+            asked = format_sensitivity(scores, left_out=left_out, **analysis)
+        if orders is not None:
+            orders.averaged.save(folder / "averaged.safetensors")
+        found = Sensitivity(orders, asked, read)
+        write_json(folder / "sensitivity.json", to_json(found))
+        return found
 
 
 def to_json(found: Sensitivity) -> dict[str, Any]:
