@@ -100,7 +100,7 @@ def _refuse_on(tuned: Any, odd: dict[str, nn.Linear], lora: LoraSettings) -> Non
         tuned.unload()
         raise ModelError(
             asked=f"a LoRA adapter on {lora.targets!r}",
-            found=f"{wrong[0]} ({kind}), and {len(wrong) - 1} more, give something else than W x + b",
+            found=f"{len(wrong)} modules, {wrong[0]} ({kind}) for one, that give something else than W x + b",
             todo=f"name other modules under {PLACE}, or '{ALL}', which leaves these out",
         )
 
