@@ -11,8 +11,12 @@ import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered
 from calibrant.scalers import Isotonic, at_temperature
+from calibrant.scalers.confidence import with_confidence
 from calibrant.scalers.temperature import possible_answers
 from calibrant.scores import Scores
+
+STEP = 1e-6
+"""By which a level is moved, to see what moves with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,28 +55,32 @@ def influence(scores: Scores, own: Tempered | None) -> Influence:
     ``tempered(scores)``.
 
     A temperature, in ``β = 1/T`` with ``q ∝ p^β`` and ``z = log p``: ``sum_i (E_q z_i - z_{i,y}) = 0``, so a question pulls by
-    ``(z_{i,y} - E_q z_i) / sum_j Var_q z_j`` and an option moves by ``q_k (z_k - E_q z)``. A monotone map, its flat parts
-    taken as given: the level of one is the accuracy of its n questions, so a question pulls by ``(1[ŷ = y] - level) / n``;
-    the predicted option moves by 1, another by its share of the rest, downwards. Source: ours.
+    ``(z_{i,y} - E_q z_i) / sum_j Var_q z_j`` and an option moves by ``q_k (z_k - E_q z)``. A monotone map, its flat parts and
+    the temperature before it taken as given: the level of a part is the accuracy of its n questions, so a question pulls by
+    ``(1[ŷ = y] - level) / n``, and options move as the map moves them, where none of its limits holds them. Source: ours.
     """
     if own is not None and own.suffices:
         return _of_temperature(scores, own)
-    flat = Isotonic()
-    warm = scores if own is None or own.fitted.temperature_ is None else at_temperature(scores, own.fitted.temperature_)
-    flat.fit(warm)
+    warm = scores if own is None else at_temperature(scores, _temperature(own))
+    flat = Isotonic().fit(warm)
     level_N = np.interp(np.minimum(warm.confidence_N, 1.0), flat.knots_, flat.values_)
     _, parameter_N, n_J = np.unique(level_N, return_inverse=True, return_counts=True)
-    at_N = np.arange(scores.n)
-    rest_N = np.maximum(1 - warm.p_NK[at_N, warm.prediction_N], 1e-300)
-    slope_NK = -warm.p_NK / rest_N[:, None]
-    slope_NK[at_N, warm.prediction_N] = 1.0
+
+    def mapped(g_N: np.ndarray) -> np.ndarray:
+        return np.exp(with_confidence(warm, np.minimum(g_N, flat.most)))
+
+    slope_NK = (mapped(level_N + STEP) - mapped(level_N - STEP)) / (2 * STEP)
     return Influence(parameter_N, (scores.correct_N - level_N) / n_J[parameter_N], slope_NK)
+
+
+def _temperature(own: Tempered) -> float:
+    assert own.fitted.temperature_ is not None
+    return own.fitted.temperature_
 
 
 def _of_temperature(scores: Scores, own: Tempered) -> Influence:
     at_N, none_N = np.arange(scores.n), np.zeros(scores.n, dtype=np.int64)
-    assert own.fitted.temperature_ is not None
-    q_NK = at_temperature(scores, own.fitted.temperature_).p_NK
+    q_NK = at_temperature(scores, _temperature(own)).p_NK
     z_NK = scores.logp_NK - scores.logp_NK.max(1, keepdims=True)
     z_NK = np.where(np.isfinite(z_NK), z_NK, 0.0)
     mean_N = (q_NK * z_NK).sum(1)

@@ -60,7 +60,12 @@ class Isotonic(Scaler):
 
     def _rescaled(self, scores: Scores) -> np.ndarray:
         g_N = np.interp(np.minimum(scores.confidence_N, 1.0), self.knots_, self.values_)
-        return with_confidence(scores, np.minimum(g_N, 1 - 1 / (self.n_fit_ + 2)))
+        return with_confidence(scores, np.minimum(g_N, self.most))
+
+    @property
+    def most(self) -> float:
+        """The upper limit of g."""
+        return 1 - 1 / (self.n_fit_ + 2)
 
     def _learned(self) -> dict[str, Any]:
         return {"knots": self.knots_.tolist(), "values": self.values_.tolist()}

@@ -10,7 +10,7 @@ from calibrant.diagnosis.calibrator import tempered
 from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.influence import influence
 from calibrant.metrics.bins import bin_index
-from calibrant.scalers import Temperature, at_temperature
+from calibrant.scalers import Isotonic, Temperature, at_temperature
 from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=50, level=0.95, seed=0, n_bins=10)
@@ -39,27 +39,45 @@ def test_a_question_moves_the_bins_by_way_of_the_temperature_as_fitting_it_twice
 
 
 def test_a_question_moves_its_flat_part_of_a_map_by_its_distance_from_the_accuracy_there():
-    """Right 15 of 30 at .6 and 35 of 50 at .8: two flat parts, .5 and .7. A right answer at .6 moves its bin's sum by .5.
+    """Right 18 of 30 at .6 and 35 of 50 at .8: two flat parts, .6 and .7. A right answer at .6 moves its bin's sum by .4.
 
-    Right 20 of 30 at .8 and 0 of 50 at 1: no rising map says so, the two are pooled at .25. A right answer moves that by
-    .75/80, and with it 30 questions of the one bin and 50 of the other.
+    Right 20 of 30 at .6 and 12 of 50 at 1: no rising map says so, the two are pooled at .4. A right answer moves that by
+    .6/80, and with it 30 questions of the one bin and 50 of the other, as fitting the map to one more does.
     """
-    rising = Scores.from_probs([[0.6, 0.4]] * 30 + [[0.8, 0.2]] * 50, [0] * 15 + [1] * 15 + [0] * 35 + [1] * 15)
+    rising = Scores.from_probs([[0.6, 0.4]] * 30 + [[0.8, 0.2]] * 50, [0] * 18 + [1] * 12 + [0] * 35 + [1] * 15)
     pulls_NM = influence(rising, None).on_bins(rising, bin_index(rising.confidence_N), 10, None)
-    assert pulls_NM[0, [6, 8]] == pytest.approx([0.5, 0])
+    assert pulls_NM[0, [6, 8]] == pytest.approx([0.4, 0])
     assert pulls_NM[-1, [6, 8]] == pytest.approx([0, -0.7])
-    pooled = Scores.from_probs([[0.8, 0.2]] * 30 + [[1.0, 0.0]] * 50, [0] * 20 + [1] * 10 + [1] * 50)
+    answer = [0] * 20 + [1] * 10 + [0] * 12 + [1] * 38
+    pooled = Scores.from_probs([[0.6, 0.2, 0.2]] * 30 + [[1.0, 0.0, 0.0]] * 50, answer)
     pulls_NM = influence(pooled, None).on_bins(pooled, bin_index(pooled.confidence_N), 10, None)
-    assert pulls_NM[0, [8, 9]] == pytest.approx([0.75 * 30 / 80, 0.75 * 50 / 80])
-    assert pulls_NM[-1, [8, 9]] == pytest.approx([-0.25 * 30 / 80, -0.25 * 50 / 80])
+    assert pulls_NM[0, [6, 9]] == pytest.approx([0.6 * 30 / 80, 0.6 * 50 / 80])
+    assert pulls_NM[-1, [6, 9]] == pytest.approx([-0.4 * 30 / 80, -0.4 * 50 / 80])
+
+    def cells(fitted_on):
+        star_N = np.exp(Isotonic().fit(fitted_on)._rescaled(pooled))[:, 0]
+        return np.bincount(bin_index(pooled.confidence_N), star_N, 10)
+
+    for i in (0, -1):
+        moved = cells(again(pooled, i)) - cells(pooled)
+        assert moved == pytest.approx(pulls_NM[i], rel=0.02)
+
+
+def test_what_a_limit_of_the_map_holds_is_moved_by_nobody():
+    """Right 20 of 30 at .8 and 0 of 50 at 1, two options: pooled at .25, but the predicted option stays on top at .5."""
+    held = Scores.from_probs([[0.8, 0.2]] * 30 + [[1.0, 0.0]] * 50, [0] * 20 + [1] * 10 + [1] * 50)
+    assert influence(held, None).slope_NK == pytest.approx(0)
 
 
 def test_an_option_that_a_map_did_not_predict_moves_down_by_its_share_of_the_rest():
-    """Of the .2 that .8 leaves to others they have .15 and .05; at 1 nothing is left to move."""
-    reference = Scores.from_probs([[0.8, 0.15, 0.05]] * 8 + [[1.0, 0.0, 0.0]] * 12, [0] * 8 + [1] * 12)
-    slope_NK = influence(reference, None).slope_NK
+    """Of the .2 that .8 leaves to others they have .15 and .05; a rest of 1e-20 is shared as it stands, one of 0 equally."""
+    rows = [[0.8, 0.15, 0.05]] * 8 + [[1.0, 3e-20, 1e-20]] * 6 + [[1.0, 0.0, 0.0]] * 6
+    reference = Scores.from_logp(np.log(np.maximum(rows, 1e-300)), [0] * 8 + [1] * 8 + [0] * 4)
+    none = replace(reference, logp_NK=np.where(np.array(rows) == 0, -np.inf, reference.logp_NK))
+    slope_NK = influence(none, None).slope_NK
     assert slope_NK[0] == pytest.approx([1, -0.75, -0.25])
-    assert slope_NK[-1] == pytest.approx([1, 0, 0])
+    assert slope_NK[8] == pytest.approx([1, -0.75, -0.25])
+    assert slope_NK[-1] == pytest.approx([1, -0.5, -0.5])
 
 
 def test_what_a_reference_is_predicted_to_be_cancels_where_both_predict_the_same(draw):
