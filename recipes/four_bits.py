@@ -1,6 +1,7 @@
 """A model in 4 bits: what quantising alone does to its calibration, and a restore run on 4-bit weights with its export.
 
-    python recipes/four_bits.py [--no-tuning] [--bits 4 16] [--seed 0] [--epochs 2] [--lr 3e-4] [--out runs/four-bits]
+    python recipes/four_bits.py [--no-tuning] [--bits 4 16] [--seed 0] [--epochs 2] [--lr 3e-4] [--device auto]
+        [--out runs/four-bits]
 
 The demo's model and questions; 4 bits are NF4 by bitsandbytes (extra [quant]). First the untuned model as
 it is stored and in 4 bits, on the same questions. Then, for each precision, CFT over the options without a temperature: the

@@ -143,14 +143,15 @@ def alone(folder: str | Path, kind: str, *, waiting: Callable[[], None] | None =
     """Work in a folder that no other process works in as long as the block lasts; a process that dies lets go.
 
     Where another process holds the folder, ``waiting`` is called and the end of that process awaited; without ``waiting`` that
-    is an error. Of the processes that share one run (torchrun), the first holds the folder for all. On a file system without
+    is an error. Of the processes that share one run (torchrun), the first holds the folder for all; where it
+    is refused, the launcher ends the others. On a file system without
     locks nothing is held.
 
     Raises
     ------
     ConfigError : another process is at work there.
     """
-    if int(os.environ.get("RANK", 0)) > 0:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and int(os.environ.get("RANK") or 0) > 0:
         yield
         return
     lock = FileLock(Path(folder) / LOCK_FILE)

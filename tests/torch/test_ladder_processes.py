@@ -174,6 +174,7 @@ def test_checks_of_alignment_and_sensitivity_belong_to_one_process(model_folder,
 
 def test_of_the_processes_of_one_run_the_first_holds_the_folder_for_all(tmp_path, monkeypatch):
     with alone(tmp_path, "run"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "1")
         with alone(tmp_path, "run"):
             monkeypatch.setenv("RANK", "0")

@@ -6,6 +6,7 @@ states of a batch (in transformers 5.23 RWKV does, and MiniMax from the second t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -72,4 +73,5 @@ def _plain(model: Any, head: Head, prompt: Tokens, tokens: Tokens) -> Tensor:
 
 def _distance(plain_SV: Tensor, logp_SV: Tensor) -> float:
     p_SV, apart_SV = plain_SV.exp(), (plain_SV - logp_SV).abs()
-    return float(torch.where(p_SV > 0, p_SV * apart_SV, 0.0).sum(-1).max())
+    apart = float(torch.where(p_SV > 0, p_SV * apart_SV, 0.0).sum(-1).max())
+    return float("inf") if math.isnan(apart) and not bool(plain_SV.isnan().any()) else apart

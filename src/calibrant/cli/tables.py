@@ -58,7 +58,7 @@ def drift_text(a: str, b: str, d: Drift) -> str:
     ]
     said = f"{d.verdict}, on {d.n} questions"
     if d.is_faithful:
-        said += f"; a fault in {100 * d.unseen:.2g}% of all questions, or in fewer, may lie in none of these"
+        said += f"; one such check in 20 would meet no fault that sits in {100 * d.unseen:.2g}% of all questions"
     return "\n".join([f"a = {a}", f"b = {b}", said, *aligned(rows)])
 
 

@@ -67,7 +67,7 @@ def influence(scores: Scores, own: Tempered | None) -> Influence:
     _, parameter_N, n_J = np.unique(level_N, return_inverse=True, return_counts=True)
 
     def mapped(g_N: np.ndarray) -> np.ndarray:
-        return np.exp(with_confidence(warm, np.minimum(g_N, flat.most)))
+        return np.asarray(np.exp(with_confidence(warm, np.minimum(g_N, flat.most))))
 
     slope_NK = (mapped(level_N + STEP) - mapped(level_N - STEP)) / (2 * STEP)
     return Influence(parameter_N, (scores.correct_N - level_N) / n_J[parameter_N], slope_NK)

@@ -17,7 +17,7 @@ from scipy.special import ndtr, stdtrit
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.bins import check_settings
 from calibrant.metrics.comparison import Difference, accuracy_change_interval, align, difference_of
-from calibrant.metrics.measurement import Estimate, floor_verdict
+from calibrant.metrics.measurement import MOST, Estimate, floor_verdict
 from calibrant.metrics.profile import Profile, exact_profile, gather, thin_hits
 from calibrant.metrics.proportions import drawn_n
 from calibrant.metrics.ranking import auroc_of
@@ -207,7 +207,8 @@ class Contest:
             losses = [(loss_of_each(run, metric), run) for run in method.scores]
             gap = float(np.mean([error_gap(loss_NK, run) for loss_NK, run in losses]))
             arm = float(np.mean([gap_arm(loss_NK, run, self.level) for loss_NK, run in losses]))
-            ends = reaching(ends, value, gap, share, share_ends, arm * math.sqrt(self.n / effective))
+            reached = reaching(ends, value, gap, share, share_ends, arm * math.sqrt(self.n / effective))
+            ends = possible(reached, 0.0, MOST[metric])
         return ends
 
     def _share(self, method: _Method) -> tuple[float, float]:

@@ -86,9 +86,9 @@ def nf4(kind: torch.dtype, where: torch.device) -> dict[str, Any]:
 def keep_layout(model: Any) -> None:
     """Keep a model's 4-bit weights in the layout in which they were quantised.
 
-    At the first forward without a gradient on a CPU with AVX-512, bitsandbytes packs them for a kernel that rounds the scales
-    of blocks to bfloat16 (.02 off in a probability of SmolLM2), takes no layer but in multiples of 32 × 64, and gives no
-    gradient. The other way computes with the very weights that dequantising gives, on any device.
+    At the first forward without a gradient on a CPU with AVX-512 BF16, bitsandbytes packs them for a kernel that rounds the
+    scales of blocks to bfloat16 (.02 off in a probability of SmolLM2), takes no layer but in multiples of 32 × 64, and gives
+    no gradient. The other way computes with the very weights that dequantising gives, on any device.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":

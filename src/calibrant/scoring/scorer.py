@@ -21,6 +21,7 @@ from calibrant.progress import track
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.scoring.head import Head
 from calibrant.scoring.options import Encoded, padded_lengths
+from calibrant.scoring.precision import keep_layout
 from calibrant.scoring.refusals import refuse_virtual_tokens
 
 Route = Literal["shared", "plain", "single"]
@@ -58,6 +59,7 @@ class OptionScorer:
         self, model: Any, style: PromptStyle, batch_tokens: int | None = None, route: Route = "shared"
     ) -> None:
         refuse_virtual_tokens(model, f"options scored by {type(model).__name__}")
+        keep_layout(model)
         self.model, self.style = model, style
         self.route: Route = route
         self.head = Head.of(model)

@@ -68,9 +68,10 @@ def _linear(model: Any, without: set[str]) -> list[str]:
 
 
 def _not_linear(model: Any) -> Iterator[tuple[str, nn.Linear]]:
-    """Modules of a kind made from ``nn.Linear`` that give something else than W x + b."""
+    """Modules of a kind made from ``nn.Linear`` that give something else than W x + b; the output head is none's target."""
+    head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not _is_linear(module):
+        if isinstance(module, nn.Linear) and module is not head and not _is_linear(module):
             yield name, module
 
 

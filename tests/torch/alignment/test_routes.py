@@ -85,7 +85,7 @@ def test_rounding_does_not_make_a_model_slow_but_another_answer_does(tokenizer):
             return choose_route(model, PROMPTS, trial)
 
     assert moved(0.0, ()) == moved(EXACT / 2, ("together",)) == "together"
-    assert moved(5 * EXACT, ("together",)) == "single"
+    assert moved(5 * EXACT, ("together",)) == moved(float("nan"), ("together",)) == "single"
     assert moved(5 * EXACT, ("together", "single")) == "uncached"
     assert moved(5 * EXACT, ("together", "single", "uncached")) == "together"
     model = model.bfloat16()

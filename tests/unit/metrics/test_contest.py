@@ -203,3 +203,15 @@ def test_runs_of_other_seeds_are_no_pairs():
     assert (same.low, same.high) == (plain.low, plain.high)
     assert apart.value == same.value
     assert apart.low < same.low < same.high < apart.high
+
+
+def test_intervals_of_losses_stay_where_a_loss_can_be():
+    """40 questions in 4 clusters, 2 answers wrong, both very sure: no Brier score is below 0 or above 2."""
+    sure = Scores.from_probs([[0.999, 0.001]] * 40, [1] * 2 + [0] * 38)
+    other = Scores.from_probs([[0.9, 0.1]] * 40, [1] * 2 + [0] * 38)
+    cluster = np.repeat(np.arange(4), 10)
+    contest = Contest({"sure": [sure], "other": [other]}, n_boot=100, cluster=cluster)
+    for name in ("nll", "brier"):
+        found, alone = contest.estimates("sure")[name], measure(sure, n_boot=100, cluster=cluster)[name]
+        assert 0 <= found.low <= found.value <= found.high <= (2 if name == "brier" else np.inf)
+        assert alone.low >= 0
