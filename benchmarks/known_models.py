@@ -1,6 +1,6 @@
 """What the package says of models whose truth is known, in corners where a review found it wrong.
 
-    python benchmarks/known_models.py [--out FILE]
+    python benchmarks/known_models.py [--out FILE] [--only own_target known_target]
 
 Models are drawn as option probabilities p, answers from p (calibrated), or from p where the model says something sharper.
 Each row is a share of samples in percent, or a mean, with the number of samples. Writes ``known_models.json`` beside it;
@@ -11,6 +11,7 @@ N questions, K options.
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -211,14 +212,19 @@ def main() -> None:
     """Simulate every world, print a row each, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--only", nargs="+", default=None, help="worlds to simulate; the others stay as the file has them"
+    )
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="the scaler")  # of numbers of options that were never fitted
     worlds = (
         *(clustered_shares, selective_accuracy, positions, rare_position, own_target),
         *(sharp_and_right, headline, faithful, known_target),
     )
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[Row]] = json.loads(options.out.read_text())["worlds"] if options.only else {}
     for at, world in enumerate(worlds):
+        if options.only and world.__name__ not in options.only:
+            continue
         found[world.__name__] = []
         for row in world(np.random.default_rng([SEED, at])):
             print(world.__name__, row, flush=True)
