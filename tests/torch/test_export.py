@@ -1,10 +1,10 @@
 """An export is what it says it is, is checked against the model before, and says no in three parts."""
 
 import dataclasses
+import importlib.util
 import json
 import resource
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -338,8 +338,11 @@ def test_drift_from_scores_asks_as_they_were_asked(model_folder, check, tmp_path
     assert check_drift(tmp_path / "cooled.scores", tmp_path / "cooled.scores").max_dlogp == 0
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="says what happens without the extra [quant]")
-def test_four_bits_without_their_package_are_an_error_in_three_parts(made, check):
+def test_four_bits_without_their_package_are_an_error_in_three_parts(made, check, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *package: None if name == "bitsandbytes" else found(name, *package)
+    )
     with pytest.raises(MissingExtraError, match="4 bits"):
         check_drift(made.folder, made.folder, check, device="cpu", quantize_4bit=True)
 
