@@ -1,7 +1,6 @@
 """An export is what it says it is, is checked against the model before, and says no in three parts."""
 
 import dataclasses
-import importlib.util
 import json
 import resource
 import shutil
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
-from calibrant.errors import ConfigError, LeakageError, MissingExtraError, ModelError, OutputError
+from calibrant.errors import ConfigError, LeakageError, ModelError, OutputError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export
 from calibrant.exporting.decisions import abstention, halves
 from calibrant.metrics import clopper_pearson, threshold_for
@@ -336,15 +335,6 @@ def test_drift_from_scores_asks_as_they_were_asked(model_folder, check, tmp_path
     with pytest.raises(ConfigError, match=r"cooled.scores was rescaled after scoring"):
         check_drift(tmp_path / "cooled.scores", model_folder(), check, device="cpu")
     assert check_drift(tmp_path / "cooled.scores", tmp_path / "cooled.scores").max_dlogp == 0
-
-
-def test_four_bits_without_their_package_are_an_error_in_three_parts(made, check, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *package: None if name == "bitsandbytes" else found(name, *package)
-    )
-    with pytest.raises(MissingExtraError, match="4 bits"):
-        check_drift(made.folder, made.folder, check, device="cpu", quantize_4bit=True)
 
 
 def test_the_same_export_again_is_found_and_another_one_is_refused(made, source, check):

@@ -1,5 +1,6 @@
 """An export is of the model that was measured: in 4 bits where it was so, with its chat template, with no foreign files."""
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from calibrant.errors import ConfigError, ModelError, OutputError, ScoresError
+from calibrant.errors import ConfigError, MissingExtraError, ModelError, OutputError, ScoresError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
 from calibrant.exporting import run as exporting
 from calibrant.prompts import PromptStyle
@@ -109,6 +110,15 @@ def test_the_check_sees_what_the_weights_as_stored_do_to_a_model_measured_in_4_b
     assert movement > 1e-3
     assert (found.facts["quantized"], made.facts["quantized"]) == ("nf4", None)
     assert "measured in nf4" in (found.folder / "README.md").read_text()
+
+
+def test_four_bits_without_their_package_are_an_error_in_three_parts(made, check, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *package: None if name == "bitsandbytes" else found(name, *package)
+    )
+    with pytest.raises(MissingExtraError, match="4 bits"):
+        check_drift(made.folder, made.folder, check, device="cpu", quantize_4bit=True)
 
 
 # ---- the chat template ----------------------------------------------------------------------------------------------
