@@ -86,6 +86,12 @@ FULL = ("out of memory", "STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
 """What torch and the libraries under it write when memory is full."""
 
 
+REFUSALS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What models and libraries raise where an architecture cannot be computed in the way that was asked, and memory that is full
+beside it (:func:`memory_full`). Caught only where another way is taken, or where it ends in three parts.
+"""
+
+
 def memory_full(error: BaseException, asked: str) -> ModelError | None:
     """An error as one of ours where it says that memory is full, else ``None``.
 

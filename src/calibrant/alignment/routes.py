@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calibrant.errors import memory_full
+from calibrant.errors import REFUSALS, memory_full
 from calibrant.scoring.head import Head
 from calibrant.scoring.options import Tokens
 
@@ -56,7 +56,7 @@ def _apart(model: Any, head: Head, prompts: Sequence[Tokens], trial: Trial, rout
     try:
         parts = [prompts] if route == "together" else [[prompt] for prompt in prompts]
         said = [one for part in parts for one in trial(part, route)]
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except REFUSALS as error:
         if memory_full(error, "answers") is not None:
             raise
         return float("inf")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.errors import ModelError, memory_full, one_line
+from calibrant.errors import REFUSALS, ModelError, memory_full, one_line
 
 PROBE_SHAPE = (2, 16)
 RELATIVE = 1e-4
@@ -47,7 +47,7 @@ def merge_adapter(model: Any, name: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*tie_word_embeddings")  # what it fears is measured below
             merged = model.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         if (full := memory_full(error, asked)) is not None:
             raise full from error
         raise ModelError(asked=asked, found=one_line(error), todo=todo) from error

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibrant.errors import ModelError, memory_full
+from calibrant.errors import REFUSALS, ModelError, memory_full
 from calibrant.progress import track
 from calibrant.prompts import PromptStyle, Variant
 from calibrant.scoring.head import Head
@@ -119,7 +119,7 @@ class OptionScorer:
             self.route = route
             try:
                 batch_NK = self._joint(picks, k, None)
-            except (AttributeError, NotImplementedError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            except REFUSALS as error:
                 if route == "plain" or memory_full(error, "scoring") is not None:
                     raise
                 continue  # a cache that cannot be copied, or padding that gives NaN: this architecture goes the plain way

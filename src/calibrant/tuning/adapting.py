@@ -12,7 +12,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
-from calibrant.errors import ModelError, one_line
+from calibrant.errors import REFUSALS, ModelError, one_line
 from calibrant.scoring.models import quiet_peft
 from calibrant.tuning.config import LoraSettings
 
@@ -85,7 +85,7 @@ def _is_linear(module: nn.Linear) -> bool:
     wanted = nn.functional.linear(x_2D, weight, module.bias)
     try:
         found = module(x_2D)
-    except (RuntimeError, ValueError, TypeError, IndexError):  # it takes no plain rows
+    except REFUSALS:  # it takes no plain rows
         return False
     if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
         return False

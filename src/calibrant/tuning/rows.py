@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calibrant.errors import memory_full
+from calibrant.errors import REFUSALS, memory_full, one_line
 from calibrant.scoring.head import Head
 from calibrant.tuning.collate import Collator, Example
 from calibrant.tuning.losses import option_logp
@@ -24,7 +24,6 @@ from calibrant.tuning.objective import forward, joint_logp
 # In float64 too: many models normalise in float32 whatever their precision.
 LOGP_TOLERANCE = {torch.float64: 1e-4, torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 GRADIENT_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
-REFUSALS = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def choose_rows(
@@ -60,7 +59,7 @@ def choose_rows(
         except REFUSALS as error:
             if memory_full(error, "tuning") is not None:
                 raise
-            reason = f"the model refuses packed rows ({' '.join(str(error).split())[:200]})"
+            reason = f"the model refuses packed rows ({one_line(error)})"
             continue
         if logp_deviation <= LOGP_TOLERANCE.get(dtype, 0.5) and gradient_deviation <= GRADIENT_TOLERANCE.get(
             dtype, 0.1
