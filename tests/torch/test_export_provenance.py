@@ -259,6 +259,8 @@ def test_what_can_never_be_exported_is_refused_before_anything_is_scored(source,
     for settings in ({"tolerance": 2.0}, {"target_accuracy": 1.5}, {"target_accuracy": 0.9, "level": 95}):
         with pytest.raises(ConfigError, match=r"not in \(0, 1\)"):
             export(source, out=tmp_path / "out", config=ServeConfig(**settings), check=check)
+    with pytest.raises(ConfigError, match="no question"):
+        export(source, out=tmp_path / "out", check=[])
     with pytest.raises(ConfigError, match="one question"):
         export(source, out=tmp_path / "out", check=check.subset([0]))
     (tmp_path / "file").write_text("")

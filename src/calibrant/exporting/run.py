@@ -77,7 +77,7 @@ def export(
     refuse_other_kinds(source, config)
     if out.is_symlink() or not out.name:
         out = out.resolve()  # neither a link nor "." can be put in place by a rename
-    check = question_set(check, "check") if check else source.calibration
+    check = source.calibration if check is None else question_set(check, "check")
     refuse_settings(source, config, check)
     asked = asked_for(source, config, check)
     if (known := already_there(out, asked)) is not None:

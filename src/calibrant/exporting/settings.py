@@ -86,7 +86,8 @@ def refuse_settings(source: Source, config: ServeConfig, check: QuestionSet | No
     elif not 0 < config.level < 1:
         wrong = (f"a level of {config.level}", "it is not in (0, 1)", "give a share, e.g. .95")
     elif check is not None and len(check) < 2:
-        wrong = ("a drift check", "one question", "give two questions or more, or none")
+        few = "one question" if len(check) else "no question"
+        wrong = ("a drift check", few, "give two questions or more, or leave check out")
     elif config.scaler is not None and config.scaler.temperature_ is None:
         wrong = ("a temperature to ship", "none fitted", "call fit(scores) first")
     elif config.scaler is not None and config.temperature_from is not None:
