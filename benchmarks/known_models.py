@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant import Scores, diagnose, measure
+from calibrant import Scores, compare, diagnose, measure
 from calibrant.diagnosis.options import letter_prior
 from calibrant.files import write_json
 from calibrant.metrics import battery, drift, nll
@@ -42,6 +42,17 @@ def answers(rng: np.random.Generator, p_NK: np.ndarray) -> np.ndarray:
 def percent(held: list[bool]) -> float:
     """A share in percent."""
     return round(100 * float(np.mean(held)), 1)
+
+
+def power(p_NK: np.ndarray, s: float) -> np.ndarray:
+    """p^s, normalised."""
+    return np.asarray(p_NK**s / (p_NK**s).sum(1, keepdims=True))
+
+
+def sharp(rng: np.random.Generator, n: int, concentration: float) -> np.ndarray:
+    """Dirichlet on four options, no option at 0, (N, 4)."""
+    p_NK = np.clip(rng.dirichlet(np.full(4, concentration), n), 1e-9, None)
+    return np.asarray(p_NK / p_NK.sum(1, keepdims=True))
 
 
 def clustered_shares(rng: np.random.Generator) -> Iterator[Row]:
@@ -127,9 +138,6 @@ def known_target(rng: np.random.Generator) -> Iterator[Row]:
     and is right with c - .2, which a map of the confidence undoes; each by a target of its own, or by a reference, p^1.7.
     """
 
-    def power(p_NK: np.ndarray, s: float) -> np.ndarray:
-        return np.asarray(p_NK**s / (p_NK**s).sum(1, keepdims=True))
-
     def draw(n: int, s: float | None) -> tuple[np.ndarray, np.ndarray]:
         if s is not None:
             p_NK = rng.dirichlet(np.ones(4), n)
@@ -165,9 +173,8 @@ def sharp_and_right(rng: np.random.Generator) -> Iterator[Row]:
     """
 
     def draw(n: int, concentration: float, s: int) -> tuple[np.ndarray, np.ndarray]:
-        p_NK = np.clip(rng.dirichlet(np.full(4, concentration), n), 1e-9, None)
-        p_NK /= p_NK.sum(1, keepdims=True)
-        return p_NK, p_NK**s / (p_NK**s).sum(1, keepdims=True)
+        p_NK = sharp(rng, n, concentration)
+        return p_NK, power(p_NK, s)
 
     for world in ((0.03, 2), (1.0, 1)):
         p_NK, q_NK = draw(MANY, *world)
@@ -182,6 +189,27 @@ def sharp_and_right(rng: np.random.Generator) -> Iterator[Row]:
                 widths.append(found.high - found.low)
             row = {"Dirichlet": world[0], "power": world[1], "n": n, "covered": percent(held)}
             yield row | {"truth above": percent(above), "width": round(float(np.mean(widths)), 3), "samples": len(held)}
+
+
+def recalibrated(rng: np.random.Generator) -> Iterator[Row]:
+    """The change of log loss from p² normalised to p, and back, p ~ Dirichlet on four options: is it in its interval?"""
+    for concentration, (before, after) in ((0.03, (2, 1)), (0.03, (1, 2)), (0.1, (2, 1)), (1.0, (2, 1))):
+        p_NK = sharp(rng, MANY, concentration)
+        truth = float(-(p_NK * (np.log(power(p_NK, after)) - np.log(power(p_NK, before)))).sum(1).mean())
+        for n in (50, 100, 200, 500):
+            held, above, wrong, widths = [], [], [], []
+            for seed in range(400):
+                p_NK = sharp(rng, n, concentration)
+                answer_N = answers(rng, p_NK)
+                a, b = (Scores.from_probs(power(p_NK, s), answer_N) for s in (before, after))
+                found = compare(a, b, n_boot=DRAWS, seed=seed)["nll"]
+                held.append(found.low <= truth <= found.high)
+                above.append(truth > found.high)
+                wrong.append(found.low > 0 if truth < 0 else found.high < 0)
+                widths.append(found.high - found.low)
+            row = {"Dirichlet": concentration, "powers": [before, after], "n": n, "change": round(truth, 3)}
+            row |= {"covered": percent(held), "truth above": percent(above), "wrong model": percent(wrong)}
+            yield row | {"width": round(float(np.mean(widths)), 3), "samples": len(held)}
 
 
 def headline(rng: np.random.Generator) -> Iterator[Row]:
@@ -219,7 +247,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="the scaler")  # of numbers of options that were never fitted
     worlds = (
         *(clustered_shares, selective_accuracy, positions, rare_position, own_target),
-        *(sharp_and_right, headline, faithful, known_target),
+        *(sharp_and_right, headline, faithful, known_target, recalibrated),
     )
     found: dict[str, list[Row]] = json.loads(options.out.read_text())["worlds"] if options.only else {}
     for at, world in enumerate(worlds):

@@ -48,8 +48,8 @@ def error_gap(loss_NK: np.ndarray, scores: Scores, among_N: np.ndarray | None = 
     return float(_gaps(loss_NK, scores, among_N).mean())
 
 
-def gap_arm(loss_NK: np.ndarray, scores: Scores, level: float = 0.95) -> float:
-    """How far above :func:`error_gap` the mean cost of a wrong answer may lie: ``t s / sqrt(W + 1)``, s the standard deviation
+def gap_arm(loss_NK: np.ndarray, scores: Scores, level: float = 0.95, among_N: np.ndarray | None = None) -> float:
+    """How far from :func:`error_gap` the mean cost of a wrong answer may lie: ``t s / sqrt(W + 1)``, s the standard deviation
     of the W costs seen and of the one more, t Student's with ``W + 1`` degrees of freedom; 0 with no wrong answer.
     Source: ours.
 
@@ -57,7 +57,7 @@ def gap_arm(loss_NK: np.ndarray, scores: Scores, level: float = 0.95) -> float:
     >>> round(error_gap(loss_of_each(two, "nll"), two), 3), round(gap_arm(loss_of_each(two, "nll"), two), 3)
     (1.416, 1.686)
     """
-    gap_W = _gaps(loss_NK, scores)
+    gap_W = _gaps(loss_NK, scores, among_N)
     if len(gap_W) == 1:
         return 0.0
     return float(stdtrit(len(gap_W), (1 + level) / 2) * gap_W.std(ddof=1) / np.sqrt(len(gap_W)))
@@ -117,7 +117,8 @@ def change_reaching(
 
     Only questions for which the two predict the same count, ``gap (n_same / n) (accuracy - end)`` there: they are right and
     wrong together, so few wrong answers tell what both lose. Where predictions differ, the changed answers themselves are
-    what is resampled. The gap is expected by a's probabilities and by b's, and both must be reached.
+    what is resampled. The gap is expected by a's probabilities and by b's, and both must be reached. The arm is that of the
+    lower end of accuracy, to the side to which the gap moves it: losses change most where answers are wrong.
 
     Parameters
     ----------
@@ -146,6 +147,9 @@ def _shift(a: Scores, b: Scores, name: str, by: Scores, n_effective: float, leve
     part = float(same_N.mean())
     if part == 0:
         return np.zeros(2)
-    share = float(a.correct_N[same_N].mean())
-    gap = error_gap(_change(a, b, name), by, same_N)
-    return np.asarray(part * gap * (share - np.array(wilson_interval(share, n_effective * part, level))))
+    share, change_NK = float(a.correct_N[same_N].mean()), _change(a, b, name)
+    low, high = wilson_interval(share, n_effective * part, level)
+    gap = error_gap(change_NK, by, same_N)
+    arm = gap_arm(change_NK, by, level, same_N) * np.sqrt(a.n / n_effective)
+    far = np.copysign(np.hypot(gap * (share - low), (1 - low) * arm), gap)
+    return part * np.array([far, gap * (share - high)])

@@ -84,6 +84,7 @@ def load_model(
     adapter : a peft adapter (folder or hub id) to put on the model.
     adapter_revision : its branch, tag or commit on the hub.
     dtype : ``"auto"`` (bfloat16 on a GPU that has it, float32 otherwise), ``"float32"``, ``"bfloat16"``, ``"float16"``.
+        A CPU without instructions for bfloat16 (AVX-512 BF16, AMX) takes longer with it than with float32.
     device : ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device.
     trust_remote_code : run code that comes with the model. Off unless asked.
     allow_pickle : accept weights that are not safetensors, which can run code when loaded. Off unless asked.

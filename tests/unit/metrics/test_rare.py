@@ -88,13 +88,37 @@ def test_few_wrong_answers_do_not_tell_what_one_costs():
     assert gap_arm(loss_of_each(sure(10), "nll"), sure(10)) == 0
 
 
+def test_few_wrong_answers_do_not_tell_what_a_temperature_saves():
+    """The same two wrong answers at a temperature of 2, which halves each log-odds: they cost ln 99 / 2 and ln 1.5 / 2 less
+    and may have saved more. The lower end is the further one of what the two models expect of a third.
+    """
+    a = Scores.from_probs([[0.99, 0.01]] * 50 + [[0.6, 0.4]] * 50, [1] + [0] * 98 + [1])
+    b = at_temperature(a, 2.0)
+    change_NK, low, ends = loss_of_each(b, "nll") - loss_of_each(a, "nll"), wilson_interval(0.98, 100)[0], []
+    for wrong in (np.array([0.01, 0.4]), 1 / (1 + np.sqrt([99, 1.5]))):
+        saved = np.append(np.log([99, 1.5]) / 2, wrong @ np.log([99, 1.5]) / 2 / wrong.sum())
+        ends.append(
+            np.hypot(saved.mean() * (0.98 - low), (1 - low) * student.ppf(0.975, 3) * saved.std(ddof=1) / 3**0.5)
+        )
+        by = a if len(ends) == 1 else b
+        assert error_gap(change_NK, by) == pytest.approx(-saved.mean())
+    d = compare(a, b)["nll"]
+    assert d.low == pytest.approx(d.value - max(ends))
+    assert compare(b, a)["nll"].high == pytest.approx(-d.value + max(ends))
+
+
 def test_four_copies_of_a_question_tell_no_more_of_what_a_wrong_answer_costs():
     scores = Scores.from_probs([[0.99, 0.01]] * 50 + [[0.6, 0.4]] * 50, [1] + [0] * 98 + [1])
-    four = scores.select(np.repeat(np.arange(100), 4))
-    label = np.repeat(np.arange(100), 4).tolist()
+    at = np.repeat(np.arange(100), 4)
+    four, label = Scores.from_probs(scores.p_NK[at], scores.answer_N[at]), at.tolist()
     once, copied = measure(scores)["nll"], measure(four, cluster=label)["nll"]
     assert copied.high - copied.value == pytest.approx(once.high - once.value, rel=0.2)
     assert copied.high - copied.value > 1.5 * (measure(four)["nll"].high - copied.value)
+    cooled, cooled_four = at_temperature(scores, 2.0), at_temperature(four, 2.0)
+    once, copied, apart = compare(scores, cooled), compare(four, cooled_four, cluster=label), compare(four, cooled_four)
+    saved = [d["nll"].value - d["nll"].low for d in (once, copied, apart)]
+    assert saved[1] == pytest.approx(saved[0], rel=0.2)
+    assert saved[1] > 1.5 * saved[2]
 
 
 def test_a_sharpened_model_is_not_called_better_for_want_of_wrong_answers():
