@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, Thresholds, load_preferences, load_prompts
-from calibrant.alignment.estimates import How
 from calibrant.alignment.preferences import PairLogps, preference_check
 from calibrant.alignment.verdict import checks_of
 from calibrant.errors import ConfigError, QuestionError
@@ -19,6 +18,7 @@ from calibrant.ladder.cells import Place, places
 from calibrant.ladder.fixes import FIXES, by_name
 from calibrant.ladder.words import headline, unfinished
 from calibrant.metrics import Estimate
+from calibrant.metrics.estimates import Sampling
 from calibrant.scores import Scores
 
 N = 400
@@ -45,7 +45,7 @@ def checked(name, *, n=300):
     aligned_P2 = rng.normal(-50, 10, (n, 2))
     logp = {"aligned": aligned_P2, "tuned": aligned_P2 + np.array([SHIFT[name], 0.0])}
     pairs = PairLogps(tuple(map(str, range(n))), np.arange(n), np.full((n, 2), 20), logp)
-    preferences = preference_check(pairs, how=How(100))
+    preferences = preference_check(pairs, how=Sampling(100))
     kl = Estimate(KL[name], KL[name] * 0.9, KL[name] * 1.1, 40)
     checks = checks_of(Thresholds(), 0.95, preferences=preferences, divergence=[("aligned", kl)])
     whole = AlignmentCheck(preferences, (), None, None, None, checks, Thresholds(), 0.95, (), {})

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from calibrant.alignment.estimates import How
 from calibrant.alignment.instructions import instruction_check, instruction_set
 from calibrant.alignment.preferences import PairLogps, preference_check
 from calibrant.alignment.result import AlignmentCheck
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.errors import ConfigError
+from calibrant.metrics.estimates import Sampling
 from calibrant.reporting import Domain, model_card, report
 from calibrant.reporting.kept import alignment_words
 from calibrant.scores import Scores
@@ -28,7 +28,7 @@ def checked():
     pairs = PairLogps(
         tuple(map(str, range(200))), np.arange(200), np.full((200, 2), 20), {"aligned": aligned_P2, "tuned": tuned_P2}
     )
-    how = How(100)
+    how = Sampling(100)
     preferences = preference_check(pairs, how=how)
     texts = ["Some words of an answer"] * 80
     followed = instruction_check(instruction_set(), {"aligned": texts, "tuned": texts}, how=how)

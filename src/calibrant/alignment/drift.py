@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.alignment.estimates import How, Paired, paired_mean, paired_share, ratio, share
+from calibrant.alignment.paired import Paired, paired_mean, paired_share
+from calibrant.metrics.estimates import Sampling, ratio, share
 from calibrant.metrics.measurement import Estimate
 
 REFUSALS = (
@@ -95,9 +96,11 @@ class DriftCheck:
         return {"n": self.n, "max_new_tokens": self.max_new_tokens} | {n: getattr(self, n).to_json() for n in names}
 
 
-def drift_check(answers: Mapping[str, Sequence[Answer]], *, max_new_tokens: int, how: How | None = None) -> DriftCheck:
+def drift_check(
+    answers: Mapping[str, Sequence[Answer]], *, max_new_tokens: int, how: Sampling | None = None
+) -> DriftCheck:
     """Compare ``answers["aligned"]`` with ``answers["tuned"]``, prompt by prompt."""
-    how = how or How()
+    how = how or Sampling()
     aligned, tuned = answers["aligned"], answers["tuned"]
 
     def column(of: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from calibrant.alignment.data import Prompt, Turn
-from calibrant.alignment.estimates import How, Paired, paired_share
+from calibrant.alignment.paired import Paired, paired_share
+from calibrant.metrics.estimates import Sampling
 
 LEAST_WORDS = 3
 TOPICS = (
@@ -152,7 +153,7 @@ class InstructionCheck:
 
 
 def instruction_check(
-    instructions: Sequence[Instruction], answers: Mapping[str, Sequence[str]], *, how: How | None = None
+    instructions: Sequence[Instruction], answers: Mapping[str, Sequence[str]], *, how: Sampling | None = None
 ) -> InstructionCheck:
     """Check ``answers["aligned"]`` and ``answers["tuned"]``, one each an instruction."""
     done = {
@@ -168,4 +169,4 @@ def instruction_check(
         )
         for kind in dict.fromkeys(kind_N)
     }
-    return InstructionCheck(len(instructions), paired_share(done["aligned"], done["tuned"], how or How()), by_kind)
+    return InstructionCheck(len(instructions), paired_share(done["aligned"], done["tuned"], how or Sampling()), by_kind)

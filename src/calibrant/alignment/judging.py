@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibrant.alignment.data import PreferencePair, Prompt
-from calibrant.alignment.estimates import How
 from calibrant.alignment.judge import Judge, ask
 from calibrant.alignment.verdict import agreement_words
 from calibrant.alignment.wins import WinRate, agreement, both_orders, win_rate
+from calibrant.metrics.estimates import Sampling
 
 
 @dataclass
@@ -19,13 +19,13 @@ class Judging:
 
     Parameters
     ----------
-    judge, cache, how : see :class:`Judge`, :func:`ask`, :class:`How`.
+    judge, cache, how : see :class:`Judge`, :func:`ask`, :class:`Sampling`.
     progress : draw progress bars.
     """
 
     judge: Judge
     cache: Path
-    how: How
+    how: Sampling
     progress: bool
     notes: list[str]
 

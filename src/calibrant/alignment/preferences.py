@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.alignment.estimates import How, Paired, mean, paired_share, share
+from calibrant.alignment.paired import Paired, paired_share
 from calibrant.diagnosis.preference import PreferenceDrift, preference_drift
 from calibrant.errors import ScoresError
 from calibrant.files import write_atomically
+from calibrant.metrics.estimates import Sampling, mean, share
 from calibrant.metrics.measurement import Estimate
 
 MODELS = ("aligned", "tuned", "reference")
@@ -102,7 +103,7 @@ class PreferenceCheck:
         }
 
 
-def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: How | None = None) -> PreferenceCheck:
+def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: Sampling | None = None) -> PreferenceCheck:
     """Compare two models on preference pairs; intervals resample prompts.
 
     The implicit reward is that of DPO (Rafailov et al. 2023, arXiv 2305.18290), ``r = β log(π / π_ref)``.
@@ -117,19 +118,18 @@ def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: How | None = N
     >>> round(found.margin.value, 3), found.share_against.value  # .1 [(1 + 1) + (0 - 1)] / 2
     (0.05, 0.5)
     """
-    how = how or How()
+    how = (how or Sampling()).by(pairs.prompt_P)
     logp = pairs.logp_P2
     if len(pairs.ids) < 2 or not all(np.isfinite(x).all() for x in logp.values()):
         raise ScoresError(
             asked="a preference check", found=f"{len(pairs.ids)} pairs", todo="give two or more, with finite numbers"
         )
-    cluster_P = pairs.prompt_P
 
     def prefers(score_P2: np.ndarray) -> np.ndarray:
         return np.asarray(score_P2[:, 0] > score_P2[:, 1])
 
     def ranked(scores: Sequence[np.ndarray]) -> Paired:
-        return paired_share(prefers(scores[0]), prefers(scores[1]), how, cluster_P)
+        return paired_share(prefers(scores[0]), prefers(scores[1]), how)
 
     both = [logp["aligned"], logp["tuned"]]
     moved_P2 = logp["tuned"] - logp["aligned"]
@@ -137,12 +137,12 @@ def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: How | None = N
     reference = logp.get("reference")
     return PreferenceCheck(
         n=len(pairs.ids),
-        n_prompts=len(np.unique(cluster_P)),
+        n_prompts=len(np.unique(pairs.prompt_P)),
         beta=beta,
         ranking=ranked(both),
         ranking_per_token=ranked([x / pairs.tokens_P2 for x in both]),
-        margin=mean(margin_P, how, cluster_P),
-        share_against=share(margin_P < 0, how, cluster_P),
+        margin=mean(margin_P, how),
+        share_against=share(margin_P < 0, how),
         reward=None if reference is None else ranked([x - reference for x in both]),
         movement=preference_drift(
             both[1][:, 0],
@@ -152,6 +152,6 @@ def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: How | None = N
             n_boot=how.n_boot,
             level=how.level,
             seed=how.seed,
-            prompts=cluster_P.tolist(),
+            prompts=pairs.prompt_P.tolist(),
         ),
     )

@@ -28,7 +28,6 @@ from calibrant.alignment.before import AlignedSide, read_lines, write_lines
 from calibrant.alignment.data import Collected, PreferencePair, Prompt
 from calibrant.alignment.drift import Answer, DriftCheck, drift_check
 from calibrant.alignment.encoding import Encoder, fitting, prompt_codes
-from calibrant.alignment.estimates import ratio
 from calibrant.alignment.forward import response_logp, token_divergence
 from calibrant.alignment.generation import Response, generate
 from calibrant.alignment.instructions import InstructionCheck, instruction_check, instruction_set
@@ -42,6 +41,7 @@ from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_o
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
 from calibrant.files import alone, claim_folder, write_atomically, write_json
+from calibrant.metrics.estimates import ratio
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
 from calibrant.scoring.models import load_model

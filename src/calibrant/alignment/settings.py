@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from calibrant.alignment.data import Collected
-from calibrant.alignment.estimates import How
 from calibrant.alignment.judge import Judge
 from calibrant.alignment.models import WHICH, Which
 from calibrant.alignment.verdict import Thresholds
 from calibrant.errors import ConfigError, only
 from calibrant.metrics.bins import check_level
+from calibrant.metrics.estimates import Sampling
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class AlignSettings:
             raise ConfigError(asked="settings of an alignment check", found=found, todo=todo)
 
     @property
-    def how(self) -> How:
+    def how(self) -> Sampling:
         """How intervals are made."""
-        return How(self.n_boot, self.level, self.seed)
+        return Sampling(self.n_boot, self.level, self.seed)
 
 
 def refuse_other_kinds(

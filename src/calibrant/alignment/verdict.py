@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from calibrant.alignment.drift import DriftCheck
-from calibrant.alignment.estimates import Paired
 from calibrant.alignment.instructions import InstructionCheck
+from calibrant.alignment.paired import Paired
 from calibrant.alignment.preferences import PreferenceCheck
 from calibrant.alignment.wins import WinRate
 from calibrant.errors import ConfigError

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from calibrant.alignment.data import PreferencePair
-from calibrant.alignment.estimates import How, mean, share
 from calibrant.alignment.judge import Comparison, Judge, Judged, Vote
+from calibrant.metrics.estimates import Sampling, mean, share
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.uncertainty import wilson_interval
 
@@ -82,7 +82,7 @@ def win_rate(
     judged: Sequence[Judged],
     *,
     judge: Judge,
-    how: How | None = None,
+    how: Sampling | None = None,
 ) -> WinRate:
     """Count votes on the comparisons of :func:`both_orders`.
 
@@ -91,7 +91,7 @@ def win_rate(
     >>> w.wins, w.losses, w.ties, w.win_rate.value, w.position_bias.value
     (1, 0, 1, 0.75, 0.75)
     """
-    how, votes = how or How(), iter(judged)
+    how, votes = how or Sampling(), iter(judged)
     result: list[float] = []
     firsts: list[bool] = []
     asked: list[int] = []
@@ -123,7 +123,7 @@ def win_rate(
         ties=len(result_P) - wins - losses,
         win_rate=mean(result_P, how) if result else Estimate(math.nan, math.nan, math.nan, 0),
         decisive=share(decided_P, how) if len(decided_P) else None,
-        position_bias=share(np.array(firsts), how, np.array(asked)) if firsts else None,
+        position_bias=share(np.array(firsts), how.by(asked)) if firsts else None,
         consistent=share(np.array(agree), how) if agree else None,
         unreadable=tuple(unreadable),
         identical=identical,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from calibrant.diagnosis.estimates import Sampling
+from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import INDISTINGUISHABLE, Measurement, measure
 from calibrant.scalers import Isotonic, Temperature, cross_validated, temperature_is_possible
 from calibrant.scores import Scores

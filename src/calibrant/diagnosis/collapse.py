@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered
-from calibrant.diagnosis.estimates import Sampling, mean_draws, mean_estimates, proportion
+from calibrant.metrics.estimates import Sampling, mean_draws, mean_estimates, share
 from calibrant.metrics.measurement import INDISTINGUISHABLE, Estimate, Measurement, finite
 from calibrant.metrics.uncertainty import percentile_interval
 from calibrant.scores import Scores
@@ -148,8 +148,8 @@ def collapse(
         entropy=means["entropy"],
         entropy_share=means["share"],
         confidence=means["confidence"],
-        share_near_one=proportion(near_N, how),
-        accuracy_near_one=proportion(scores.correct_N, how, near_N) if near_N.any() else None,
+        share_near_one=share(near_N, how),
+        accuracy_near_one=share(scores.correct_N, how, near_N) if near_N.any() else None,
         temperature=temperature_effect(measured, own),
         shift=None if reference is None else shift(scores, reference, how),
     )
@@ -181,7 +181,7 @@ def shift(scores: Scores, reference: Scores, how: Sampling) -> Shift:
     return Shift(
         entropy=means["entropy"],
         confidence=means["confidence"],
-        agreement=proportion(scores.prediction_N == reference.prediction_N, how),
+        agreement=share(scores.prediction_N == reference.prediction_N, how),
         slope=slope,
         intercept=intercept,
         scatter=scatter,
@@ -250,9 +250,7 @@ def _line(
 
     estimates = []
     for value, draws_B in zip(fit(columns_N5.mean(0)), fit(draws_B5), strict=True):
-        known_B = draws_B[np.isfinite(draws_B)]
-        ends = percentile_interval(known_B, how.level) if len(known_B) else (np.nan, np.nan)
-        estimates.append(Estimate(float(value), *ends, n))
+        estimates.append(Estimate(float(value), *percentile_interval(draws_B[np.isfinite(draws_B)], how.level), n))
     slope, intercept = estimates
     residual = float((np.where(known_NK, v_NK - slope.value * u_NK, 0) ** 2).sum())
     total = float((v_NK**2).sum())

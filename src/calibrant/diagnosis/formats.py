@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 from calibrant.diagnosis.calibrator import Tempered, tempered
 from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, numbers_lines
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError
 from calibrant.metrics.comparison import Difference, align, compare_many
+from calibrant.metrics.estimates import Sampling, share
 from calibrant.metrics.measurement import Estimate, Measurement, finite, measure
 from calibrant.metrics.text import with_interval
-from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scalers.base import question_keys
 from calibrant.scores import Scores
 
@@ -185,16 +184,16 @@ def format_sensitivity(
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
     pairs = list(combinations(scores, 2))
     numbers = {name: measure(s, **settings) for name, s in scores.items()}
-    same = [float((scores[a].prediction_N == scores[b].prediction_N).mean()) for a, b in pairs]
     by_error = sorted(numbers, key=lambda name: numbers[name]["conf_ece"].value)
-    after = _tempered(scores, Sampling(n_boot, level, seed, n_bins))
+    how = Sampling(n_boot, level, seed, n_bins)
+    after = _tempered(scores, how)
     sharpest = min(after, key=lambda name: after[name].measured["nll"].value, default=None)
     others = {name: one.scores for name, one in after.items() if name != sharpest}
     return FormatSensitivity(
         n=first.n,
         numbers=numbers,
         contrasts=contrasts(scores, pairs, **settings),
-        agreement=tuple(Estimate(share, *wilson_interval(share, first.n, level), first.n) for share in same),
+        agreement=tuple(share(scores[a].prediction_N == scores[b].prediction_N, how) for a, b in pairs),
         best=by_error[0],
         worst=by_error[-1],
         left_out=dict(left_out or {}),

@@ -11,10 +11,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from calibrant.diagnosis.collapse import entropies
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import conf_ece, nll, noise_floor
 from calibrant.metrics.comparison import align
+from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import beyond_floor, measure
 from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.diagnosis.estimates import Sampling
+from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import finite
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.errors import ConfigError, ScoresError
+from calibrant.metrics.estimates import Sampling, mean_estimates
 from calibrant.metrics.measurement import Estimate
 
 
@@ -92,11 +91,8 @@ def preference_drift(
         "share_both_fell": (chosen_P < 0) & (rejected_P < 0),
         "share_margin_grew": chosen_P > rejected_P,
     }
-    labels = tuple(map(str, range(len(chosen_P)) if prompts is None else prompts))
-    several = 1 < len(set(labels)) < len(labels)
-    estimates = mean_estimates(columns, Sampling(n_boot, level, seed, 1, labels if several else None))
-    if len(set(labels)) == 1:
-        estimates = {name: replace(e, low=math.nan, high=math.nan) for name, e in estimates.items()}
+    how = Sampling(n_boot, level, seed)
+    estimates = mean_estimates(columns, how if prompts is None else how.by(tuple(map(str, prompts))))
     return PreferenceDrift(**estimates, n=len(chosen_P))
 
 

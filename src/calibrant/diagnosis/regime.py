@@ -26,12 +26,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered, calibrated, remeasure, tempered
-from calibrant.diagnosis.estimates import Sampling, absolute, binned_errors, combined, mean_estimates, share_difference
 from calibrant.diagnosis.influence import Influence, influence
 from calibrant.diagnosis.path import Checkpoint, critical_checkpoint
 from calibrant.metrics.bins import bin_index
+from calibrant.metrics.estimates import Sampling, absolute, binned_errors, combined, mean_estimates, share_difference
 from calibrant.metrics.measurement import Estimate, Measurement
-from calibrant.metrics.proportions import effective_n, paired_change_interval
+from calibrant.metrics.proportions import paired_change_interval
 from calibrant.metrics.sums import QuestionSums
 from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
@@ -136,16 +136,14 @@ def regime_numbers(scores: Scores, measured: Measurement, target: Target, how: S
         assert target.checkpoint is not None
         a, b = measured["accuracy"], target.checkpoint
         same = b.scores_of(scores)
-        cluster_N = None if how.cluster is None else np.array(how.cluster)
-        worth = effective_n(scores.correct_N.astype(np.float64), cluster_N, how.level) / scores.n
+        worth = how.worth(scores.correct_N.astype(np.float64)) / scores.n
         if same is None:
             excess = replace(
                 share_difference(a.value, worth * a.n, b.accuracy, worth * b.n, how.level), n=min(a.n, b.n)
             )
         else:
             paired_N = scores.correct_N.astype(np.float64) - same.correct_N
-            effective = effective_n(paired_N, cluster_N, how.level)
-            ends = paired_change_interval(same.correct_N[None], scores.correct_N[None], effective, how.level)
+            ends = paired_change_interval(same.correct_N[None], scores.correct_N[None], how.worth(paired_N), how.level)
             excess = Estimate(float(paired_N.mean()), *ends, scores.n)
         critical = Estimate(b.accuracy, *wilson_interval(b.accuracy, worth * b.n, how.level), b.n)
         return {
@@ -209,8 +207,7 @@ def _with_unseen_changes(e: Estimate, scores: Scores, origin: Scores | None, how
     """
     if origin is None or (changed_N := scores.prediction_N != origin.prediction_N).sum() >= FEW_CHANGED:
         return e
-    cluster_N = None if how.cluster is None else np.array(how.cluster)
-    n, share = effective_n(scores.correct_N.astype(np.float64), cluster_N, how.level), float(changed_N.mean())
+    n, share = how.worth(scores.correct_N.astype(np.float64)), float(changed_N.mean())
     unseen = wilson_interval(share, n, how.level)[1] - share
     return replace(e, low=min(e.low, e.value - unseen), high=max(e.high, e.value + unseen))
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from calibrant.diagnosis.calibrator import Tempered, remeasure, tempered
 from calibrant.diagnosis.collapse import collapse
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.options import letter_prior, option_mass
 from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
 from calibrant.diagnosis.preference import PreferenceDrift
@@ -19,6 +18,7 @@ from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
 from calibrant.errors import ConfigError, ScoresError, only
 from calibrant.metrics.comparison import align
+from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import only_scores
 from calibrant.metrics.sums import cluster_codes
 from calibrant.scores import Scores

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from calibrant.diagnosis.contrasts import CONTRASTED, Contrast, contrasts, numbers_lines
-from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.diagnosis.positions import PositionEffect, position_effect, turned
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics.comparison import Comparison, align, compare
+from calibrant.metrics.estimates import Sampling, mean_estimates, share
 from calibrant.metrics.measurement import Estimate, Measurement, measure
 from calibrant.metrics.text import with_interval
-from calibrant.metrics.uncertainty import wilson_interval
 from calibrant.scores import Scores
 
 
@@ -168,7 +167,7 @@ def order_sensitivity(
     p_SNK = np.array([s.p_NK for s in straight])
     times_NK, m_N = (pick_SNK * counts_SN[:, :, None]).sum(0), counts_SN.sum(0)
     same_N = (times_NK * (times_NK - 1)).sum(1) / (m_N * (m_N - 1))
-    consistent = float((times_NK.max(1) == m_N).mean())
+    consistency = share(times_NK.max(1) == m_N, how)
     averaged = _averaged(straight, p_SNK, counts_SN)
     shown = [unpermute(s, -shift) for shift, s in enumerate(straight)]
     settings: dict[str, Any] = {"n_bins": n_bins, "n_boot": n_boot, "level": level, "seed": seed}
@@ -177,8 +176,8 @@ def order_sensitivity(
         n=first.n,
         n_orders=len(straight),
         complete=bool((len(straight) >= k_N).all()),
-        consistency=Estimate(consistent, *wilson_interval(consistent, first.n, level), first.n),
-        agreement=_agreement(same_N, consistent, how),
+        consistency=consistency,
+        agreement=_agreement(same_N, consistency, how),
         probability=position_effect(p_SNK, counts_SN, k_N, how),
         picks=position_effect(pick_SNK, counts_SN, k_N, how),
         by_order=tuple(measure(s, **settings) for s in shown),
@@ -189,13 +188,11 @@ def order_sensitivity(
     )
 
 
-def _agreement(same_N: np.ndarray, consistent: float, how: Sampling) -> Estimate:
+def _agreement(same_N: np.ndarray, consistency: Estimate, how: Sampling) -> Estimate:
     """Mean share of pairs of orders with the same choice; where it is 0 or 1 everywhere, as with two orders, it is the
     consistency, whose interval does not vanish.
     """
-    if np.isin(same_N, (0.0, 1.0)).all():
-        return Estimate(consistent, *wilson_interval(consistent, len(same_N), how.level), len(same_N))
-    return mean_estimates({"same": same_N}, how)["same"]
+    return consistency if np.isin(same_N, (0.0, 1.0)).all() else mean_estimates({"same": same_N}, how)["same"]
 
 
 def _straightened(scores_by_shift: Sequence[Scores]) -> list[Scores]:

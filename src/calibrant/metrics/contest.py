@@ -175,7 +175,7 @@ class Contest:
                 answers = one.correct_beside(other), other.correct_beside(one)
                 low, high = accuracy_change_interval(*answers, drawn_B, self.n_clusters, self.level)
             else:
-                low, high = _percentiles(drawn_B, self.level)
+                low, high = percentile_interval(drawn_B[np.isfinite(drawn_B)], self.level)
             if metric in LOSSES:
                 runs = list(zip(one.scores_beside(other), other.scores_beside(one), strict=True))
                 low, high = change_reaching((low, high), change, metric, runs, drawn_B, self.n_clusters, self.level)
@@ -202,7 +202,7 @@ class Contest:
         share_ends = wilson_interval(share, effective, self.level)
         if metric == "accuracy":
             return share_ends
-        ends = _percentiles(draws_B, self.level)
+        ends = percentile_interval(draws_B[np.isfinite(draws_B)], self.level)
         if metric in LOSSES:
             losses = [(loss_of_each(run, metric), run) for run in method.scores]
             gap = float(np.mean([error_gap(loss_NK, run) for loss_NK, run in losses]))
@@ -357,8 +357,3 @@ def _drawn_profiles(scores: Scores, profile: Profile, weight_BN: np.ndarray) -> 
         weight_bN = weight_BN[rows, order_N].astype(np.float64)
         n_bG, hits_bG = (gather(w, group_N, len(profile.c_G)) for w in (weight_bN, weight_bN * correct_N))
         yield rows, Profile(profile.c_G, n_bG, hits_bG)
-
-
-def _percentiles(draws_B: np.ndarray, level: float) -> tuple[float, float]:
-    known_B = draws_B[np.isfinite(draws_B)]
-    return percentile_interval(known_B, level) if len(known_B) else (np.nan, np.nan)

@@ -16,13 +16,15 @@ BISECTIONS = 24
 
 
 def percentile_interval(draws_B: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13) of a smooth statistic such as a mean.
+    """Percentile bootstrap interval (Efron & Tibshirani 1993, ch. 13) of a smooth statistic such as a mean; nan without draws.
 
     >>> import numpy as np
     >>> percentile_interval(np.arange(101.0), 0.5)
     (25.0, 75.0)
     """
     check_level(level)
+    if not len(draws_B):
+        return np.nan, np.nan
     low, high = np.quantile(draws_B, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.path import checkpoints, signs_of_leaving
 from calibrant.diagnosis.result import LABELS, NEEDS_PAIRS
+from calibrant.metrics.estimates import Sampling
 from calibrant.objectives import OBJECTIVES, settings_of
 from calibrant.progress import duration
 from calibrant.provenance import is_gguf

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from calibrant.alignment.drift import Answer, distinct_share, drift_check, is_refusal, is_repetitive
-from calibrant.alignment.estimates import How
 from calibrant.alignment.instructions import instruction_check, instruction_set
+from calibrant.metrics.estimates import Sampling
 
-HOW = How(n_boot=200)
+HOW = Sampling(n_boot=200)
 
 
 @pytest.mark.parametrize(

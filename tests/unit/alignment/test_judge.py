@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from calibrant.alignment.data import load_preferences
-from calibrant.alignment.estimates import How
 from calibrant.alignment.judge import Comparison, Judge, ask, read_vote
 from calibrant.alignment.judging import Judging
 from calibrant.alignment.wins import both_orders, labelled, win_rate
 from calibrant.errors import ConfigError, MissingExtraError, ModelError
+from calibrant.metrics.estimates import Sampling
 
 pytest.importorskip("httpx2")
-HOW = How(n_boot=200)
+HOW = Sampling(n_boot=200)
 PROMPTS = [f"request {i}" for i in range(12)]
 IDS = [f"p{i}" for i in range(12)]
 SHORT = [f"answer {i}" for i in range(12)]

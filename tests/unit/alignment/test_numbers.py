@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from scipy.special import ndtri, stdtrit
 
-from calibrant.alignment.estimates import How, paired_share, ratio, share
+from calibrant.alignment.paired import paired_share
 from calibrant.alignment.preferences import PairLogps, preference_check
 from calibrant.diagnosis.preference import preference_drift
 from calibrant.errors import ScoresError
+from calibrant.metrics.estimates import Sampling, ratio, share
 from calibrant.metrics.proportions import effective_n, paired_share_interval
 
-HOW = How(n_boot=400)
+HOW = Sampling(n_boot=400)
 
 
 def logps(aligned, tuned, reference=None, tokens=None, prompts=None):
@@ -108,7 +109,7 @@ def test_pairs_of_one_prompt_count_as_one():
     assert effective_n(copies_N.astype(float), cluster_N) == pytest.approx(
         99 * (ndtri(0.975) / stdtrit(99, 0.975)) ** 2
     )
-    once, four = share(hit_N, HOW), share(copies_N, HOW, cluster_N)
+    once, four = share(hit_N, HOW), share(copies_N, HOW.by(cluster_N))
     assert (four.low, four.high) == pytest.approx((once.low, once.high), abs=2e-3)
     assert share(copies_N, HOW).high - share(copies_N, HOW).low < 0.6 * (four.high - four.low)
     assert effective_n(np.zeros(400), cluster_N) == 100
@@ -122,7 +123,7 @@ def test_ratio_is_the_mean_over_tokens_and_its_interval_is_over_prompts():
     for seed in range(200):
         level_P = rng.exponential(1.0, 60)  # each prompt has a level of its own, so tokens are far from independent
         tokens_P = rng.integers(5, 50, 60)
-        e = ratio(level_P * tokens_P, tokens_P, How(200, 0.95, seed))
+        e = ratio(level_P * tokens_P, tokens_P, Sampling(200, 0.95, seed))
         covered += e.low <= 1.0 <= e.high
     assert covered / 200 > 0.88
 
@@ -133,7 +134,7 @@ def test_draws_without_a_denominator_are_left_out_and_without_any_other_there_is
     assert found.value == pytest.approx(4 / 3)
     assert 0.5 <= found.low < 4 / 3 < found.high <= 3
     codes = np.array([0, 0, 0, 0, 1])  # in a cluster of their own the zeros stand for nothing
-    one = ratio(np.array([1.0, 3, 0, 0, 0]), np.array([2.0, 1, 0, 0, 0]), How(n_boot=50), codes)
+    one = ratio(np.array([1.0, 3, 0, 0, 0]), np.array([2.0, 1, 0, 0, 0]), Sampling(n_boot=50).by(codes))
     assert (one.low, one.high) == pytest.approx((4 / 3, 4 / 3))
 
 

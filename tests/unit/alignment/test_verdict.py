@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from calibrant.alignment.drift import Answer, drift_check
-from calibrant.alignment.estimates import How, paired_share
 from calibrant.alignment.instructions import InstructionCheck
+from calibrant.alignment.paired import paired_share
 from calibrant.alignment.result import AlignmentCheck, sentence
 from calibrant.alignment.verdict import Limit, Thresholds, checks_of, judged, overall
 from calibrant.alignment.wins import WinRate
 from calibrant.errors import ConfigError
+from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.text import rounded
 
@@ -68,7 +69,7 @@ def followed(only_aligned, only_tuned, both, neither=10):
     t = [0] * only_aligned + [1] * only_tuned + [1] * both + [0] * neither
     import numpy as np
 
-    return InstructionCheck(len(a), paired_share(np.array(a), np.array(t), How(n_boot=100)), {})
+    return InstructionCheck(len(a), paired_share(np.array(a), np.array(t), Sampling(n_boot=100)), {})
 
 
 def result(checks):

@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from calibrant.diagnosis import diagnose
 from calibrant.diagnosis.calibrator import calibrated, tempered
 from calibrant.diagnosis.collapse import collapse, entropies, shift, temperature_effect
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.metrics import measure
+from calibrant.metrics.estimates import Sampling
 from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=200, level=0.95, seed=0, n_bins=10)

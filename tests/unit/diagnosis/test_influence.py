@@ -7,9 +7,9 @@ import pytest
 
 from calibrant.diagnosis import diagnose
 from calibrant.diagnosis.calibrator import tempered
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.influence import influence
 from calibrant.metrics.bins import bin_index
+from calibrant.metrics.estimates import Sampling
 from calibrant.scalers import Isotonic, Temperature, at_temperature
 from calibrant.scores import Scores
 

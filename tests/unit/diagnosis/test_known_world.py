@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from calibrant.diagnosis import diagnose
-from calibrant.diagnosis.estimates import Sampling, mean_estimates
 from calibrant.diagnosis.regime import Target, regime_numbers
 from calibrant.diagnosis.verdict import TOLERANCE, regime_of
 from calibrant.metrics import measure, wilson_interval
+from calibrant.metrics.estimates import Sampling, mean_estimates
 from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)

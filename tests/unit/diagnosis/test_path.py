@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from calibrant.diagnosis import checkpoint_point, diagnose
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.path import checkpoints, critical_checkpoint, signs_of_leaving
 from calibrant.errors import ConfigError
 from calibrant.metrics import measure, wilson_interval
+from calibrant.metrics.estimates import Sampling
 from calibrant.scores import Scores
 
 HOW = Sampling(n_boot=100, level=0.95, seed=0, n_bins=10)

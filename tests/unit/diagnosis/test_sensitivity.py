@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibrant.diagnosis.estimates import Sampling
 from calibrant.diagnosis.formats import format_sensitivity
 from calibrant.diagnosis.positions import position_effect
 from calibrant.diagnosis.sensitivity import order_sensitivity, unpermute
 from calibrant.errors import ConfigError, QuestionError, ScoresError
+from calibrant.metrics.estimates import Sampling
 from calibrant.orders import cyclic_permutations
 from calibrant.questions import Question, QuestionSet
 from calibrant.scores import Scores

@@ -1,13 +1,14 @@
-"""Means, binned errors and differences with intervals, as the diagnosis needs them.
+"""Means, ratios, shares, binned errors and differences with intervals, for whatever is no number of ``measure``.
 
-Shape suffixes: N questions, M bins, C columns, B bootstrap draws.
+Shape suffixes: N items (questions, prompts, pairs), M bins, C columns, B bootstrap draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -26,30 +27,69 @@ from calibrant.metrics.uncertainty import (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How intervals are made: B draws, level, seed, M bins for binned errors; and one label a question where whole clusters
+    """How intervals are made: B draws, level, seed, M bins for binned errors; and one label an item where whole clusters
     are resampled.
     """
 
-    n_boot: int
-    level: float
-    seed: int
-    n_bins: int
-    cluster: tuple[str, ...] | None = None
+    n_boot: int = 1000
+    level: float = 0.95
+    seed: int = 0
+    n_bins: int = 10
+    cluster: tuple[Any, ...] | None = None
+
+    def by(self, labels: Sequence[Any] | np.ndarray) -> Sampling:
+        """The same for items of which those that share a label are resampled together; one by one where none share any."""
+        return replace(self, cluster=tuple(labels) if len(set(labels)) < len(labels) else None)
 
     @property
     def n_clusters(self) -> int | None:
-        """G, or ``None`` where questions are resampled."""
+        """G, or ``None`` where items are resampled."""
         return None if self.cluster is None else len(set(self.cluster))
+
+    @property
+    def cluster_N(self) -> np.ndarray | None:
+        """Cluster codes 0..G-1, or ``None`` where items are resampled."""
+        return None if self.cluster is None else np.unique(np.array(self.cluster), return_inverse=True)[1]
+
+    def worth(self, x_N: np.ndarray) -> float:
+        """:func:`~calibrant.metrics.proportions.effective_n` of the mean of x."""
+        return effective_n(x_N, self.cluster_N, self.level)
+
+
+def ratio_draws(above_NC: np.ndarray, below_N: np.ndarray, how: Sampling) -> np.ndarray:
+    """Bootstrap draws of ``sum above / sum below`` of C columns, (B, C), of the same items in each for all columns; none
+    where there is one cluster only. Draws in which ``sum below`` is 0 have no ratio and are left out.
+    """
+    if how.n_clusters == 1:
+        return np.empty((0, above_NC.shape[1]))
+    columns_NC = np.column_stack([below_N, above_NC]).astype(np.float64)
+    draws_BC = bootstrap_sums(columns_NC.__getitem__, len(below_N), how.n_boot, how.seed, how.cluster_N)
+    draws_BC = draws_BC[draws_BC[:, 0] != 0]
+    value_C = columns_NC[:, 1:].sum(0) / columns_NC[:, 0].sum()
+    return np.asarray(
+        value_C + cluster_factor(how.n_clusters, how.level) * (draws_BC[:, 1:] / draws_BC[:, :1] - value_C)
+    )
 
 
 def mean_draws(columns_NC: np.ndarray, how: Sampling) -> np.ndarray:
-    """Bootstrap means of C columns, (B, C); the questions of a draw are the same for all columns."""
-    n = len(columns_NC)
-    weighted_NC = np.column_stack([np.ones(n), columns_NC])
-    cluster_N = None if how.cluster is None else np.unique(np.array(how.cluster), return_inverse=True)[1]
-    draws_BC = bootstrap_sums(weighted_NC.__getitem__, n, how.n_boot, how.seed, cluster_N)
-    mean_C = columns_NC.mean(0)
-    return np.asarray(mean_C + cluster_factor(how.n_clusters, how.level) * (draws_BC[:, 1:] / draws_BC[:, :1] - mean_C))
+    """Bootstrap means of C columns, (B, C), as :func:`ratio_draws`."""
+    return ratio_draws(columns_NC, np.ones(len(columns_NC)), how)
+
+
+def ratio(above_N: np.ndarray, below_N: np.ndarray, how: Sampling) -> Estimate:
+    """``sum above / sum below`` with its percentile bootstrap interval; none for one item.
+
+    For sums over the tokens of each prompt this is the mean over tokens, clustered by prompt. ``n`` counts items.
+    """
+    above_N, below_N = np.asarray(above_N, dtype=np.float64), np.asarray(below_N, dtype=np.float64)
+    n, value = len(above_N), float(above_N.sum() / below_N.sum())
+    draws_B = ratio_draws(above_N[:, None], below_N, how)[:, 0] if n > 1 else np.empty(0)
+    return Estimate(value, *percentile_interval(draws_B, how.level), n)
+
+
+def mean(x_N: np.ndarray, how: Sampling) -> Estimate:
+    """Mean with its percentile bootstrap interval; none for one item."""
+    return ratio(x_N, np.ones(len(x_N)), how)
 
 
 def mean_estimates(columns: Mapping[str, np.ndarray], how: Sampling) -> dict[str, Estimate]:
@@ -103,15 +143,15 @@ def combined(a: Estimate, b: Estimate, rule: Callable[[float, float], float]) ->
     return Estimate(value, low, high, min(a.n, b.n))
 
 
-def proportion(hit_N: np.ndarray, how: Sampling, among_N: np.ndarray | None = None) -> Estimate:
-    """A share with Wilson's interval, at the effective number of questions where they share clusters; of some questions only,
-    where a mask is given.
+def share(hit_N: np.ndarray, how: Sampling, among_N: np.ndarray | None = None) -> Estimate:
+    """A share with Wilson's interval, at the effective number of items where they share clusters; of some items only, where a
+    mask is given.
     """
     among_N = np.ones(len(hit_N), dtype=bool) if among_N is None else among_N
-    hit_N = hit_N[among_N].astype(np.float64)
-    cluster_N = None if how.cluster is None else np.array(how.cluster)[among_N]
-    share = float(hit_N.mean())
-    return Estimate(share, *wilson_interval(share, effective_n(hit_N, cluster_N, how.level), how.level), len(hit_N))
+    hit_N, cluster_N = np.asarray(hit_N, dtype=np.float64)[among_N], how.cluster_N
+    worth = effective_n(hit_N, None if cluster_N is None else cluster_N[among_N], how.level)
+    value = float(hit_N.mean())
+    return Estimate(value, *wilson_interval(value, worth, how.level), len(hit_N))
 
 
 def share_difference(a: float, n_a: float, b: float, n_b: float, level: float) -> Estimate:
