@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,7 @@ from calibrant.progress import duration
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import QuestionSet, check_cluster
 from calibrant.scores import Scores
-from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import chat_template_facts
-from calibrant.scoring.precision import precision
+from calibrant.scoring.models import run_identity
 from calibrant.sets import checked_sets
 from calibrant.tuning import TuneConfig
 from calibrant.tuning.config import for_scoring, given_config
@@ -364,13 +362,7 @@ def _claim(asked: Ladder) -> None:
     root, sets = Path(asked.out), {**asked.splits, **asked.ood}
     config = asked.config.identity()
     identity = {
-        **chat_template_facts(asked.model, [asked.style.format], **asked.loading),
-        "model": str(asked.model),
-        "weights": fingerprints(model=asked.model),
-        "loading": {name: str(value) for name, value in asked.loading.items()},
-        **precision(for_scoring(asked.config, asked.loading)),
-        "prompt": asdict(asked.style),
-        "prompt_digest": asked.style.digest,
+        **run_identity(asked.model, asked.style, asked.loading, scored=for_scoring(asked.config, asked.loading)),
         "budget": asked.budget,
         "config": {name: value for name, value in config.items() if name != "objective"},
         "questions": {name: {"name": q.name, "n": len(q), "digest": q.digest} for name, q in sets.items()},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.reporting import Domain
 from calibrant.scores import Scores
-from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import chat_template_facts
-from calibrant.scoring.precision import precision
+from calibrant.scoring.models import run_identity
 from calibrant.sets import shared_groups
 from calibrant.tuning import TuneConfig, TuneResult
 from calibrant.tuning.config import for_scoring
@@ -36,14 +33,7 @@ def identity(
 ) -> dict[str, Any]:
     """What tells this run from another; a folder holds one run."""
     return {
-        **chat_template_facts(model, [style.format], **loading),
-        "reference": None if reference is None else str(reference),
-        "model": str(model),
-        "weights": fingerprints(model=model, reference=reference),
-        "loading": {name: str(value) for name, value in loading.items()},
-        **precision(for_scoring(config, loading)),
-        "prompt": asdict(style),
-        "prompt_digest": style.digest,
+        **run_identity(model, style, loading, scored=for_scoring(config, loading), reference=reference),
         "objective": objective,
         "config": config.identity(),
         "temperature": temperature,

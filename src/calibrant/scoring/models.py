@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from transformers.utils.hub import resolve_revision
 from calibrant.errors import ConfigError, ModelError, one_line, only
 from calibrant.prompts import PromptStyle
 from calibrant.provenance import is_gguf
-from calibrant.scoring.fingerprints import fingerprint
-from calibrant.scoring.precision import keep_layout, nf4, pick_device, pick_dtype
+from calibrant.scoring.fingerprints import fingerprint, fingerprints
+from calibrant.scoring.precision import keep_layout, nf4, pick_device, pick_dtype, precision
 from calibrant.scoring.refusals import (
     refuse_further_layers,
     refuse_hidden_adapter,
@@ -186,6 +186,35 @@ def chat_template_facts(
     if chat_template is not None:
         tokenizer.chat_template = _template_of(chat_template, trust_remote_code)
     return {"chat_template": template_digest(tokenizer)}
+
+
+def run_identity(
+    model: str | Path,
+    style: PromptStyle,
+    loading: Mapping[str, Any],
+    *,
+    formats: Iterable[str] = (),
+    scored: Mapping[str, Any] | None = None,
+    **further: str | Path | None,
+) -> dict[str, Any]:
+    """What tells a run of a model from another, whatever it is for: the beginning of its ``run.json``.
+
+    Parameters
+    ----------
+    model, style : what is asked, and how; ``formats`` are further ones that it is asked in.
+    loading : arguments of :func:`load_model` as they were given; ``scored`` those of scoring where they are others.
+    further : other models of the run, by name.
+    """
+    return {
+        **chat_template_facts(model, [style.format, *formats], **loading),
+        **{name: None if at is None else str(at) for name, at in further.items()},
+        "model": str(model),
+        "weights": fingerprints(model=model, adapter=loading.get("adapter"), **further),
+        "loading": {name: str(value) for name, value in loading.items()},
+        **precision(loading if scored is None else scored),
+        "prompt": asdict(style),
+        "prompt_digest": style.digest,
+    }
 
 
 def _tokenizer_of(model: str | Path, revision: str | None, trust_remote_code: bool) -> Any:

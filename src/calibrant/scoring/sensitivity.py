@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -18,9 +18,7 @@ from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle, Variant, given_style
 from calibrant.questions import QuestionSet
 from calibrant.scores import Scores
-from calibrant.scoring.fingerprints import fingerprints
-from calibrant.scoring.models import LoadedModel, chat_template_facts, load_model, refuse_loading
-from calibrant.scoring.precision import precision
+from calibrant.scoring.models import LoadedModel, load_model, refuse_loading, run_identity
 from calibrant.scoring.run import score, score_variants, scores_of
 
 FORMATS = ("raw", "chat", "chat-prefix")
@@ -159,7 +157,13 @@ def sensitivity(
     _styles(style, formats)
     for variant in variants:
         replace(style, variant=variant)
-    claim_folder(folder, _identity(model, style, questions, n_orders, formats, loading), "sensitivity run")
+    identity = {
+        **run_identity(model, style, loading, formats=formats),
+        "orders": n_orders,
+        "formats": list(dict.fromkeys(formats)),
+        "questions": {"n": len(questions), "digest": questions.digest, "ids": [q.id for q in questions]},
+    }
+    claim_folder(folder, identity, "sensitivity run")
     settings = {**loading, "batch_tokens": batch_tokens, "progress": progress, "command": command, "split": split}
     with alone(folder, "sensitivity run"):
         scorer = _Scorer(model, style, folder, settings)
@@ -300,25 +304,3 @@ def _styles(style: PromptStyle, formats: Sequence[str]) -> list[PromptStyle]:
         replace(style, format=name, system=style.system if name.startswith("chat") else None)  # type: ignore[arg-type]
         for name in dict.fromkeys(formats)
     ]
-
-
-def _identity(
-    model: str | Path,
-    style: PromptStyle,
-    questions: QuestionSet,
-    n_orders: int,
-    formats: Sequence[str],
-    loading: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        **chat_template_facts(model, [style.format, *formats], **loading),
-        "model": str(model),
-        "weights": fingerprints(model=model, adapter=loading.get("adapter")),
-        "loading": {name: str(value) for name, value in loading.items()},
-        **precision(loading),
-        "prompt": asdict(style),
-        "prompt_digest": style.digest,
-        "orders": n_orders,
-        "formats": list(dict.fromkeys(formats)),
-        "questions": {"n": len(questions), "digest": questions.digest, "ids": [q.id for q in questions]},
-    }
