@@ -75,6 +75,16 @@ def read_json(path: str | Path) -> Any:
         raise ConfigError(asked=f"JSON from {path}", found=str(error), todo="name a readable JSON file") from error
 
 
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write JSON lines, atomically."""
+    return write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """What :func:`write_lines` wrote."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
 def claim_folder(folder: str | Path, identity: Mapping[str, Any], kind: str) -> None:
     """Write ``run.json`` into a new folder, or check that the run in it is this very one, so that it may go on.
 

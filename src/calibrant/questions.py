@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 
 from calibrant.errors import ConfigError, LeakageError, QuestionError
-from calibrant.files import write_atomically
+from calibrant.files import read_lines, write_lines
 
 MIN_OPTIONS, MAX_OPTIONS = 2, 26
 PAIRS_SHOWN = 5
@@ -146,19 +146,18 @@ class QuestionSet(Sequence[Question]):
 
     def save(self, path: str | Path) -> Path:
         """Write the questions as JSON lines that ``load_questions`` reads back equal; skipped rows are not written."""
-        lines = (
+        rows = (
             {"id": q.id, "question": q.text, "choices": q.choices, "answer": q.answer, "subject": q.subject}
             | ({"columns": dict(q.columns)} if q.columns else {})
             for q in self.questions
         )
-        return write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        return write_lines(path, rows)
 
     @classmethod
     def load(cls, path: str | Path) -> QuestionSet:
         """What :meth:`save` wrote, whatever repeats in it; files of others are for ``load_questions``."""
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
         names = {"question": "text"}
-        rows = ({names.get(k, k): v for k, v in json.loads(line).items()} for line in lines if line)
+        rows = ({names.get(k, k): v for k, v in row.items()} for row in read_lines(path))
         return cls(Path(path).stem, tuple(Question(**{**row, "choices": tuple(row["choices"])}) for row in rows))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from calibrant.alignment.preferences import PairLogps
 from calibrant.errors import ConfigError
-from calibrant.files import RUN_FILE, read_json, write_atomically
+from calibrant.files import RUN_FILE, read_json, read_lines
 
 GENERATION = ("max_new_tokens", "temperature", "seed")
 SAME = ("model", "chat_template", "loading", "dtype", "quantized", "preferences", "prompts", *GENERATION)
@@ -60,13 +60,3 @@ class AlignedSide:
         rows = read_lines(path) if path.exists() else []
         same = [row["id"] for row in rows] == list(ids) and all("aligned" in row for row in rows)
         return [row["aligned"] for row in rows] if same else None
-
-
-def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """JSON lines, atomically."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The inverse."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from calibrant.alignment.paired import Paired, paired_share
 from calibrant.diagnosis.preference import PreferenceDrift, preference_drift
 from calibrant.errors import ScoresError
-from calibrant.files import write_atomically
+from calibrant.files import read_lines, write_lines
 from calibrant.metrics.estimates import Sampling, mean, share
 from calibrant.metrics.measurement import Estimate
 
@@ -38,19 +37,19 @@ class PairLogps:
 
     def save(self, path: str | Path) -> Path:
         """JSON lines, one pair each: id, prompt, chosen_tokens, rejected_tokens, and chosen_logp_MODEL, rejected_logp_MODEL."""
-        lines = []
+        rows = []
         for i, name in enumerate(self.ids):
             row: dict[str, Any] = {"id": name, "prompt": int(self.prompt_P[i])}
             for j, side in enumerate(("chosen", "rejected")):
                 row[f"{side}_tokens"] = int(self.tokens_P2[i, j])
                 row |= {f"{side}_logp_{m}": float(logp_P2[i, j]) for m, logp_P2 in self.logp_P2.items()}
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        return write_atomically(path, "".join(lines))
+            rows.append(row)
+        return write_lines(path, rows)
 
     @classmethod
     def load(cls, path: str | Path) -> PairLogps:
         """Read what :meth:`save` wrote."""
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+        rows = read_lines(path)
         models = [m for m in MODELS if f"chosen_logp_{m}" in rows[0]]
         return cls(
             tuple(row["id"] for row in rows),

@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from calibrant._version import __version__
-from calibrant.alignment.before import AlignedSide, read_lines, write_lines
+from calibrant.alignment.before import AlignedSide
 from calibrant.alignment.data import Collected, PreferencePair, Prompt
 from calibrant.alignment.drift import Answer, DriftCheck, drift_check
 from calibrant.alignment.encoding import Encoder, fitting, prompt_codes
@@ -40,7 +40,7 @@ from calibrant.alignment.routes import SAID
 from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
-from calibrant.files import alone, claim_folder, write_atomically, write_json
+from calibrant.files import alone, claim_folder, read_lines, write_atomically, write_json, write_lines
 from calibrant.metrics.estimates import ratio
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
