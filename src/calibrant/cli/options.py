@@ -154,34 +154,18 @@ def table_columns(columns: str | None) -> dict[str, Any]:
     return mapping
 
 
-def pairs_of(
-    source: str | None,
-    *,
-    split: str | None = None,
-    columns: str | None = None,
-    skip_bad: bool = False,
-    limit: int | None = None,
-) -> Any:
-    """Preference pairs, or ``None`` where no source is named; what was left out is said on stderr."""
+def pairs_of(source: str | None, *, columns: str | None, **settings: Any) -> Any:
+    """Preference pairs by ``load_preferences``, or ``None`` where no source is named; what was left out is said on stderr."""
     from calibrant.alignment.data import load_preferences
 
-    mapping = mapping_of("--preference-columns", columns)
-    return _told(source, load_preferences, split=split, columns=mapping, skip_bad=skip_bad, limit=limit)
+    return _told(source, load_preferences, columns=mapping_of("--preference-columns", columns), **settings)
 
 
-def prompts_of(
-    source: str | None,
-    *,
-    split: str | None = None,
-    columns: str | None = None,
-    skip_bad: bool = False,
-    limit: int | None = None,
-) -> Any:
-    """Prompts, or ``None`` where no source is named; what was left out is said on stderr."""
+def prompts_of(source: str | None, *, columns: str | None, **settings: Any) -> Any:
+    """Prompts by ``load_prompts``, as :func:`pairs_of`."""
     from calibrant.alignment.data import load_prompts
 
-    mapping = mapping_of("--prompt-columns", columns)
-    return _told(source, load_prompts, split=split, columns=mapping, skip_bad=skip_bad, limit=limit)
+    return _told(source, load_prompts, columns=mapping_of("--prompt-columns", columns), **settings)
 
 
 def _told(source: str | None, load: Callable[..., Any], **settings: Any) -> Any:
