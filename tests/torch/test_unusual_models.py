@@ -23,6 +23,7 @@ from transformers import (
 from calibrant.alignment.models import leaves_weights_alone
 from calibrant.errors import ConfigError, ModelError
 from calibrant.exporting import ServeConfig, Source, export, merge_adapter
+from calibrant.ladder import ladder
 from calibrant.prompts import PromptStyle
 from calibrant.questions import Question
 from calibrant.scoring import LoadedModel, load_model, score
@@ -216,6 +217,25 @@ def test_an_adapter_on_all_linear_layers_leaves_out_and_names_routers_that_choos
     with quiet_peft():
         again.model = PeftModel.from_pretrained(again.model, made.adapter).eval()
     torch.testing.assert_close(torch.tensor(score(again, sets[1]).logp_NK), torch.tensor(after.logp_NK))
+
+
+def test_a_ladder_and_an_export_name_what_an_adapter_leaves_out(tokenizer, make_questions, tmp_path):
+    folder = tmp_path / "model"
+    routed("PhimoeTopKRouter", tokenizer).model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    splits = {name: make_questions(name, 8) for name in ("train", "calibration", "test")}
+    config = TuneConfig(epochs=1, batch_size=4, learning_rate=0.01, train_sample=0, lora=LoraSettings(rank=2, alpha=4))
+    asked = {"fixes": ["cft", "sft"], "budget": "quick", "seeds": 1, "config": config, "loading": {"device": "cpu"}}
+    ladder(folder, splits, out=tmp_path / "ladder", table={"n_boot": 50}, **asked)
+    said = "no adapter on 2 PhimoeTopKRouter, which are no plain linear layers"
+    lines = (tmp_path / "ladder/table/table.md").read_text().splitlines()
+    assert [line for line in lines if said in line] == [f"* sft, cft: {said}."]
+    tuned = tmp_path / "ladder/cells/cft/default/seed-0/tuning/adapter"
+    made = export(Source(str(folder), str(tuned), loading={"device": "cpu"}), out=tmp_path / "out")
+    assert made.facts["adapter"]["not_adapted"] == said
+    assert (made.folder / "README.md").read_text().count(f"; {said}") == 1
+    (tmp_path / "result.json").write_text('{"adapter": "adapter"}')  # none of ours
+    assert not Source(str(folder), str(tmp_path / "adapter")).not_adapted
 
 
 @pytest.mark.parametrize("kind", list(ROUTED))

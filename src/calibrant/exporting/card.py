@@ -146,6 +146,7 @@ def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
     base, prompt = facts["model"], facts["prompt"]
     revision = f", revision {base['revision']}" if base["revision"] else ""
     weights = f", weights {base['weights']}" if base["weights"] else ""
+    left_out = f"; {facts['adapter']['not_adapted']}" if facts["adapter"] and facts["adapter"]["not_adapted"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return [
         (
@@ -154,7 +155,9 @@ def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
         ),
         (
             "Adapter",
-            "none" if not facts["adapter"] else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}",
+            "none"
+            if not facts["adapter"]
+            else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}{left_out}",
         ),
         ("Precision", facts["dtype"] + (f"; measured in {facts['quantized']}" if facts.get("quantized") else "")),
         ("Reading", f"{prompt['reading']}, {prompt['format']}, {prompt['variant']}; prompt digest {prompt['digest']}"),

@@ -304,6 +304,7 @@ class _Work:
                 "revision": facts["adapter_revision"],
                 "weights": facts["adapter_weights"],
                 "merged": self.config.merge,
+                "not_adapted": self.source.not_adapted or None,
             },
             "dtype": dtype,
             "quantized": facts.get("quantized"),

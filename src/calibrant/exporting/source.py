@@ -44,6 +44,14 @@ class Source:
     temperature: Temperature | None = None
     steered: bool = False
 
+    @property
+    def not_adapted(self) -> str:
+        """What the tuning that made the adapter left out, in words; empty where nothing, or where the adapter lies in none."""
+        adapter = Path(self.adapter or "")
+        made = _json_in(adapter.parent / RESULT)
+        ours = "left_out" in made and made.get("adapter") == adapter.name
+        return TuneResult.load(adapter.parent).not_adapted if ours else ""
+
     @classmethod
     def of_run(cls, folder: str | Path) -> Source:
         """The tuned model of a finished ``restore`` run; the aligned one where the diagnosis asked for no tuning.
@@ -56,7 +64,7 @@ class Source:
         ConfigError : no such run, or one that is not finished.
         """
         folder = Path(folder)
-        asked, identity = f"an export of the run in {folder}", _identity(folder)
+        asked, identity = f"an export of the run in {folder}", _json_in(folder / RUN_FILE)
         if not {"model", "loading", "prompt", "questions"} <= identity.keys():
             raise ConfigError(
                 asked=asked,
@@ -93,9 +101,9 @@ def _loading(identity: Mapping[str, Any]) -> dict[str, Any]:
     return loading
 
 
-def _identity(folder: Path) -> dict[str, Any]:
+def _json_in(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -188,6 +188,7 @@ class Tuned:
             "kept_step": best["step"],
             "start_nll": made.history[0]["nll"],
             "learning_rate": config.learning_rate,
+            "not_adapted": made.not_adapted,
         }
 
     def scores(self, cell: Cell, sets: Mapping[str, QuestionSet]) -> Iterator[tuple[str, Scores | CalibrantError]]:

@@ -18,7 +18,7 @@ COMPLETE, WAITING = "complete", "waiting"
 
 @dataclass(frozen=True)
 class Standing:
-    """A fix and how far it has come: state, choice, cost, notes; and whether it kept alignment.
+    """A fix and how far it has come: state, choice, cost, notes (layers left out, too); and whether it kept alignment.
 
     ``seconds`` of one fit, ``seconds_all`` of all its cells, each with those of the fix that it builds on, and
     ``seconds_own`` of all its cells alone; trained ``parameters``, with those that it builds on.
@@ -81,7 +81,12 @@ def standing_of(place: Place, found: Sequence[Place], asked: Mapping[str, Any] |
         seconds_own=round(own, 1),
         parameters=parameters,
         steps=kept[0].get("steps") if kept else None,
-        notes=tuple(dict.fromkeys(f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items())),
+        notes=tuple(
+            dict.fromkeys(
+                [f"on {name!r}, {text}" for cell in cells for name, text in cell.notes.items()]
+                + [text for result in kept if (text := result.get("not_adapted"))]
+            )
+        ),
         alignment=alignment_of(place, found, asked),
     )
 

@@ -208,7 +208,8 @@ def protocol(table: Table) -> list[str]:
         out.append(f"Alignment: {kept.how(table.asked)}")
     out += table.shared
     out += [f"{s.fix.name}: {s.fix.note}" for s in table.fixes if s.fix.note and s.state != "not run"]
-    out += [f"{s.fix.name}: {note}." for s in table.fixes for note in s.notes]
+    notes = dict.fromkeys(note for s in table.fixes for note in s.notes)
+    out += [f"{', '.join(s.fix.name for s in table.fixes if note in s.notes)}: {note}." for note in notes]
     return out
 
 
