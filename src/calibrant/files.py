@@ -161,7 +161,7 @@ def alone(folder: str | Path, kind: str, *, waiting: Callable[[], None] | None =
     ------
     ConfigError : another process is at work there.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and int(os.environ.get("RANK") or 0) > 0:
+    if _is_further_process():
         yield
         return
     lock = FileLock(Path(folder) / LOCK_FILE)
@@ -182,3 +182,19 @@ def alone(folder: str | Path, kind: str, *, waiting: Callable[[], None] | None =
         yield
     finally:
         lock.release()
+
+
+def refuse_further_process(what: str) -> None:
+    """Raise :class:`ConfigError` in all but the first of the processes that share one run (torchrun): each would do the whole
+    of it once more. The launcher then ends the first.
+    """
+    if _is_further_process():
+        raise ConfigError(
+            asked=f"{what} in each of {os.environ['WORLD_SIZE']} processes",
+            found="each would do the whole of it: only a tuning shares its work",
+            todo="start one process; `calibrant tune`, and `restore` without preference pairs and prompts, take several",
+        )
+
+
+def _is_further_process() -> bool:
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and int(os.environ.get("RANK") or 0) > 0

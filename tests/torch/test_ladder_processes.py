@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer import Context
+from typer.main import get_command
 
 from calibrant.alignment import AlignSettings, align_check, load_preferences
+from calibrant.cli import VERBS, app
 from calibrant.errors import ConfigError
+from calibrant.exporting import Source, export
 from calibrant.files import alone
 from calibrant.ladder import Ladder, read_table
 from calibrant.ladder.cells import Place, places
@@ -180,6 +184,47 @@ def test_of_the_processes_of_one_run_the_first_holds_the_folder_for_all(tmp_path
             monkeypatch.setenv("RANK", "0")
             with pytest.raises(ConfigError), alone(tmp_path, "run"):
                 pass
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """As torchrun starts the second process of a run of two."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+
+
+def test_what_is_not_shared_is_refused_in_a_further_process_before_anything_is_read(
+    second_of_two, splits, make_ladder, tmp_path
+):
+    pairs = load_preferences([{"prompt": "Name a city.", "chosen": "yes", "rejected": "no"}])
+    calls = (
+        lambda out: align_check("no-model-is-read", tuned="t", preferences=pairs, out=out),
+        lambda out: sensitivity("no-model-is-read", splits["test"], out=out),
+        lambda out: make_ladder(model="no-model-is-read", out=out),
+        lambda out: export(Source("no-model-is-read"), out=out),
+        lambda out: restore("no-model-is-read", splits, preferences=pairs, out=out),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match="in each of 2 processes\nfound: each would do the whole of it"):
+            call(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_command_but_tune_and_restore_is_refused_in_a_further_process(second_of_two):
+    commands = get_command(app).commands
+    assert len(commands) == len(VERBS)
+    for name in commands.keys() - {"tune", "restore"}:
+        with pytest.raises(ConfigError, match=f"asked: calibrant {name} in each of 2 processes"):
+            commands[name].invoke(Context(commands[name], info_name=name))
+
+
+def test_the_first_of_several_processes_may_check_alignment(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    pairs = load_preferences([{"prompt": f"Name a {what}.", "chosen": "yes", "rejected": "no"} for what in "ab"])
+    model, settings = str(model_folder()), AlignSettings(instructions=False)
+    align_check(model, tuned=model, preferences=pairs, out=tmp_path, settings=settings, **CPU)
+    assert (tmp_path / "alignment.json").exists()
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path):

@@ -40,7 +40,7 @@ from calibrant.alignment.routes import SAID
 from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
-from calibrant.files import alone, claim_folder, read_lines, write_atomically, write_json, write_lines
+from calibrant.files import alone, claim_folder, read_lines, refuse_further_process, write_atomically, write_json, write_lines
 from calibrant.metrics.estimates import ratio
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
@@ -92,10 +92,11 @@ def align_check(
     Raises
     ------
     ConfigError : nothing to measure, no tuned model, arguments of another kind, ``out`` holds another run or another process is
-        at work there, or ``aligned_from`` holds another question.
+        at work there, ``aligned_from`` holds another question, or this is a further process of a run of several.
     QuestionError : no pair or prompt fits into the context.
     ModelError : models that cannot be compared; a judge that does not answer.
     """
+    refuse_further_process("a check of alignment")
     refuse_other_kinds(preferences, prompts, settings, thresholds, judge)
     settings, thresholds, folder = settings or AlignSettings(), thresholds or Thresholds(), Path(out)
     refuse_nothing(preferences, prompts, reference, judge, settings)

@@ -29,7 +29,7 @@ from calibrant.exporting.merging import merge_adapter
 from calibrant.exporting.portable import portable_prompt
 from calibrant.exporting.settings import ServeConfig, already_there, asked_for, refuse_other_kinds, refuse_settings
 from calibrant.exporting.source import Source
-from calibrant.files import write_atomically, write_json
+from calibrant.files import refuse_further_process, write_atomically, write_json
 from calibrant.metrics import Drift, drift
 from calibrant.provenance import is_gguf
 from calibrant.questions import QuestionSet, question_set
@@ -70,9 +70,11 @@ def export(
     Raises
     ------
     ConfigError : ``out`` holds something else; arguments of another kind; settings that contradict each other; no threshold
-        can be promised; scores of another model. ModelError : the adapter cannot be merged, the temperature not folded, or
-        the export drifted. LeakageError : a temperature fitted on the questions it is to be judged by. OutputError : no space.
+        can be promised; scores of another model; a further process of a run of several. ModelError : the adapter cannot be
+        merged, the temperature not folded, or the export drifted. LeakageError : a temperature fitted on the
+        questions it is to be judged by. OutputError : no space.
     """
+    refuse_further_process("an export")
     config, out = ServeConfig() if config is None else config, Path(out)
     refuse_other_kinds(source, config)
     if out.is_symlink() or not out.name:

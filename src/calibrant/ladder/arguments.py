@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 from calibrant.errors import ConfigError, only
+from calibrant.files import refuse_further_process
 from calibrant.ladder.alignment import Asked
 from calibrant.ladder.fixes import select
 from calibrant.scoring.models import only_by_name
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def refuse(asked: Ladder) -> None:
     """Raise :class:`ConfigError` for what cannot be asked of a ladder, before a model is read."""
+    refuse_further_process("a ladder")
     only_by_name(asked.model, "a model of a ladder")
     only(Integral, asked.seeds, "a number of seeds", "give how many, such as seeds=3; the first is the seed of config")
     only(Mapping, asked.settings, "settings to run, by fix", 'give {"cft": "lr-x3"}')

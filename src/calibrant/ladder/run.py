@@ -77,8 +77,8 @@ class Ladder:
     Raises
     ------
     LeakageError : a question is in two splits. QuestionError : a set without questions.
-    ConfigError : an argument of another kind, an unknown fix, setting or budget, a set with the name of a split, or
-    alignment settings with nothing to check on.
+    ConfigError : an argument of another kind, an unknown fix, setting or budget, a set with the name of a split,
+    alignment settings with nothing to check on, or a further process of a run of several.
     """
 
     model: str | Path

@@ -12,7 +12,7 @@ import numpy as np
 from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
 from calibrant.errors import ConfigError, ModelError, QuestionError
-from calibrant.files import alone, claim_folder, write_json
+from calibrant.files import alone, claim_folder, refuse_further_process, write_json
 from calibrant.metrics.bins import check_settings
 from calibrant.orders import cyclic_permutations
 from calibrant.prompts import PromptStyle, Variant, given_style
@@ -137,9 +137,10 @@ def sensitivity(
 
     Raises
     ------
-    ConfigError : nothing to compare, or ``out`` holds another run, or another process is at work there. Otherwise as the two
-    functions above.
+    ConfigError : nothing to compare, or ``out`` holds another run, or another process is at work there, or this is a further
+    process of a run of several. Otherwise as the two functions above.
     """
+    refuse_further_process("a sensitivity run")
     style, folder, analysis = given_style(style, loading), Path(out), dict(analysis or {})
     check_settings(**{"n_bins": 10, "n_boot": 1000, "level": 0.95, **analysis})  # before anything is scored
     texts = style.reading == "continuation"
