@@ -14,6 +14,8 @@
 A failed ``assert`` anywhere in the package is our fault, never the user's.
 """
 
+from numbers import Integral, Real
+
 
 class CalibrantError(Exception):
     """Base of all errors of this package; catch this one to catch them all.
@@ -70,6 +72,27 @@ def only(kind: type | tuple[type, ...], given: object, asked: str, todo: str) ->
     """
     if not isinstance(given, kind):
         raise ConfigError(asked=asked, found=f"{type(given).__name__} {str(given)[:80]!r}", todo=todo)
+
+
+def only_numbers(*, whole: bool = False, **given: object) -> None:
+    """Raise :class:`ConfigError` for an argument that is no number, such as a text or a truth value; numpy's numbers are some,
+    and ``None``, which stands for a default, passes.
+
+    >>> only_numbers(level=0.95)
+    >>> only_numbers(whole=True, n_boot="100")
+    Traceback (most recent call last):
+        ...
+    calibrant.errors.ConfigError: asked: n_boot, a whole number
+    found: str '100'
+    to do: give a number, without quotes
+    """
+    for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral if whole else Real)):
+            raise ConfigError(
+                asked=f"{name}, a {'whole ' if whole else ''}number",
+                found=f"{type(value).__name__} {str(value)[:80]!r}",
+                todo="give a number, without quotes",
+            )
 
 
 def one_line(error: BaseException) -> str:

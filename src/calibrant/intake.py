@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.errors import LeakageError, QuestionError
+from calibrant.errors import LeakageError, QuestionError, only_numbers
 from calibrant.orders import with_options_shuffled
 from calibrant.questions import Question, QuestionSet, Skipped, did_you_mean, shown
 from calibrant.sources import (
@@ -81,11 +81,13 @@ def load_questions(
     ------
     LeakageError : an id or a content twice in the source.
     QuestionError : a bad row (with file and line), no rows, no such source, columns that no layout knows.
+    ConfigError : a limit that is no number.
 
     >>> load_questions([{"question": "2+2?", "choices": ["3", "4"], "answer": 1}], name="sums")[0].id
     'sums-1'
     """
     columns = _checked_mapping(columns or {})
+    only_numbers(whole=True, limit=limit)
     if limit is not None and limit < 1:
         raise QuestionError(
             asked=f"the first {limit} questions", found="nothing to keep", todo="give a limit of 1 or more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from calibrant.errors import QuestionError
+from calibrant.errors import QuestionError, only_numbers
 from calibrant.questions import Question, QuestionSet, clean
 
 
@@ -19,6 +19,7 @@ def cyclic_permutations(questions: QuestionSet, k: int) -> tuple[QuestionSet, ..
     >>> [(turned[0].choices, turned[0].answer) for turned in cyclic_permutations(QuestionSet("one", (q,)), 2)]
     [(('yes', 'no', 'both'), 1), (('both', 'yes', 'no'), 2)]
     """
+    only_numbers(whole=True, k=k)
     if k < 1:
         raise QuestionError(asked=f"questions in {k} orders of their options", found="no order", todo="give 1 or more")
 

@@ -307,7 +307,7 @@ def _ends(n: int, sizes: tuple[float, float, float]) -> list[int]:
     ends = [round(sum(fractions[:i]) * n) + sum(counts[:i]) for i in (1, 2, 3)] if good else []
     if not good or ends[-1] > n:
         raise QuestionError(
-            asked=f"splits of {', '.join(map(str, sizes))} ({', '.join(SPLIT_NAMES)})",
+            asked=f"splits of {', '.join(map(repr, sizes))} ({', '.join(SPLIT_NAMES)})",
             found=f"{n} questions",
             todo="give whole numbers that add up to at most that, or fractions that add up to at most 1.0",
         )

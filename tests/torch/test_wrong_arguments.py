@@ -1,13 +1,16 @@
 """Natural mistakes with models and settings end in three parts, before anything is loaded or written."""
 
+import numpy as np
 import pytest
 
 from calibrant import restore, score, tune
-from calibrant.alignment import align_check
+from calibrant.alignment import AlignSettings, Judge, Thresholds, align_check, load_preferences, load_prompts
+from calibrant.demo import demo_questions
 from calibrant.errors import ConfigError, QuestionError
 from calibrant.exporting import ServeConfig, Source, export
 from calibrant.ladder import Ladder
-from calibrant.tuning import CalibrationCallback, TuneConfig, sweep
+from calibrant.scoring.sensitivity import sensitivity
+from calibrant.tuning import CalibrationCallback, LoraSettings, TuneConfig, interpolate, scale_adapter, sweep
 
 
 def test_a_model_of_transformers_is_not_taken_for_a_name(loaded, make_questions):
@@ -112,3 +115,66 @@ def test_questions_and_scores_by_their_path_are_answered_with_what_loads_them(ma
         CalibrationCallback(make_questions("test", 4), reference="base.safetensors")
     with pytest.raises(ConfigError, match=r"TuneConfig\(epochs=1\)"):
         sweep("m", make_questions("train", 4), make_questions("test", 4), out=tmp_path, config={"epochs": 1})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: AlignSettings(beta=x),
+        lambda x: AlignSettings(max_new_tokens=x),
+        lambda x: AlignSettings(seed=x),
+        lambda x: Thresholds(kl=x),
+        lambda x: Judge("http://localhost", "m", max_tokens=x),
+        lambda x: Judge("http://localhost", "m", timeout=x),
+        lambda x: load_preferences([], limit=x),
+        lambda x: load_prompts([], limit=x),
+        lambda x: interpolate("a", "b", x, "out"),
+        lambda x: scale_adapter("a", x, "out"),
+        lambda x: demo_questions(train=x),
+        lambda x: align_check("m", tuned="t", out="out", batch_tokens=x),
+        lambda x: export(Source("m"), out="out", config=ServeConfig(tolerance=x)),
+        lambda x: export(Source("m"), out="out", config=ServeConfig(target_accuracy=x)),
+    ],
+)
+def test_a_number_given_as_a_text_or_a_truth_value_is_told_so(call):
+    for wrong in ("1", True):
+        with pytest.raises(ConfigError, match=f"found: {type(wrong).__name__} '{wrong}'\nto do: give a number"):
+            call(wrong)
+
+
+def test_numbers_beside_questions_are_numbers(make_questions, tmp_path):
+    splits = {name: make_questions(name, 8) for name in ("train", "calibration", "test")}
+    one, out = splits["test"], tmp_path / "run"
+    calls = (
+        lambda: score("no-model-is-read", one, batch_tokens="64"),
+        lambda: tune("no-model-is-read", splits["train"], one, out=out, batch_tokens="64"),
+        lambda: restore("no-model-is-read", splits, out=out, batch_tokens="64"),
+        lambda: Ladder("no-model-is-read", splits, out, batch_tokens="64"),
+        lambda: Ladder("no-model-is-read", splits, out, seeds=True),
+        lambda: sensitivity("no-model-is-read", one, out=out, shifts="2"),
+        lambda: CalibrationCallback(one, every="2"),
+        lambda: CalibrationCallback(one, n_bins="10"),
+        lambda: CalibrationCallback(one, budget="0.1"),
+    )
+    for call in calls:
+        with pytest.raises(ConfigError, match="to do: give a number, without quotes"):
+            call()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("setting", ["batch_size", "learning_rate"])
+def test_a_setting_of_the_tuning_that_is_given_beside_it_is_told_its_place(setting, make_questions, tmp_path):
+    splits = {name: make_questions(name, 8) for name in ("train", "calibration", "test")}
+    with pytest.raises(ConfigError, match=rf"asked: a model loaded with {setting}\n.*\n.*TuneConfig\({setting}="):
+        restore("no-model-is-read", splits, out=tmp_path / "run", **{setting: "8"})
+    with pytest.raises(ConfigError, match=rf"TuneConfig\({setting}="):
+        tune("no-model-is-read", splits["train"], splits["test"], out=tmp_path / "run", **{setting: 8})
+
+
+def test_settings_of_a_tuning_are_numbers_as_texts_too_but_no_truth_values():
+    """YAML reads 1e-4 as a text."""
+    assert TuneConfig(learning_rate="1e-4", batch_size=np.int64(8)) == TuneConfig(learning_rate=1e-4, batch_size=8)
+    assert TuneConfig(gradient_checkpointing=True).gradient_checkpointing
+    for call in (lambda: TuneConfig(epochs=True), lambda: LoraSettings(rank=True)):
+        with pytest.raises(ConfigError, match=r"(epochs|rank): .+it takes no true or false"):
+            call()

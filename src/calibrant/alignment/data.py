@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from calibrant.errors import QuestionError
+from calibrant.errors import QuestionError, only_numbers
 from calibrant.intake import SKIP_HINT, open_rows
 from calibrant.questions import Skipped, did_you_mean
 
@@ -117,6 +117,7 @@ def load_preferences(
     Raises
     ------
     QuestionError : a bad row (with file and line), a repeated id or pair, no rows, no such source.
+    ConfigError : a limit that is no number.
 
     >>> pairs = load_preferences([{"prompt": "Up?", "chosen": "Yes.", "rejected": "No."}])
     >>> pairs.items[0].prompt.turns, pairs.items[0].chosen
@@ -152,6 +153,7 @@ def _collect(
     limit: int | None,
     revision: str | None,
 ) -> Collected[T]:
+    only_numbers(whole=True, limit=limit)
     if limit is not None and limit < 1:
         raise QuestionError(
             asked=f"the first {limit} {what}", found="nothing to keep", todo="give a limit of 1 or more"

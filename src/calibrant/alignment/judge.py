@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from calibrant.endpoint import Endpoint, ask_all
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 
 Vote = Literal["first", "second", "tie"]
 JUDGE_PROMPT = """\
@@ -75,6 +75,9 @@ class Judge:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        counts = ("max_tokens", "retries", "concurrency", "pairs")
+        only_numbers(whole=True, **{name: getattr(self, name) for name in counts})
+        only_numbers(timeout=self.timeout, backoff=self.backoff)
         missing = [field for field in ("{prompt}", "{first}", "{second}") if field not in self.prompt]
         if missing or not self.base_url.startswith(("http://", "https://")) or self.concurrency < 1 or self.pairs < 0:
             wrong = f"base_url {self.base_url!r}, concurrency {self.concurrency}, pairs {self.pairs}"

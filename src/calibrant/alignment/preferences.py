@@ -11,7 +11,7 @@ import numpy as np
 
 from calibrant.alignment.paired import Paired, paired_share
 from calibrant.diagnosis.preference import PreferenceDrift, preference_drift
-from calibrant.errors import ScoresError
+from calibrant.errors import ScoresError, only_numbers
 from calibrant.files import read_lines, write_lines
 from calibrant.metrics.estimates import Sampling, mean, share
 from calibrant.metrics.measurement import Estimate
@@ -117,6 +117,7 @@ def preference_check(pairs: PairLogps, *, beta: float = 0.1, how: Sampling | Non
     >>> round(found.margin.value, 3), found.share_against.value  # .1 [(1 + 1) + (0 - 1)] / 2
     (0.05, 0.5)
     """
+    only_numbers(beta=beta)
     how = (how or Sampling()).by(pairs.prompt_P)
     logp = pairs.logp_P2
     if len(pairs.ids) < 2 or not all(np.isfinite(x).all() for x in logp.values()):

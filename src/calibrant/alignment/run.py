@@ -40,7 +40,16 @@ from calibrant.alignment.routes import SAID
 from calibrant.alignment.settings import AlignSettings, refuse_nothing, refuse_other_kinds
 from calibrant.alignment.verdict import Thresholds, checks_of
 from calibrant.alignment.wins import WinRate, labelled
-from calibrant.files import alone, claim_folder, read_lines, refuse_further_process, write_atomically, write_json, write_lines
+from calibrant.errors import only_numbers
+from calibrant.files import (
+    alone,
+    claim_folder,
+    read_lines,
+    refuse_further_process,
+    write_atomically,
+    write_json,
+    write_lines,
+)
 from calibrant.metrics.estimates import ratio
 from calibrant.questions import Skipped
 from calibrant.scoring.fingerprints import fingerprints
@@ -97,6 +106,7 @@ def align_check(
     ModelError : models that cannot be compared; a judge that does not answer.
     """
     refuse_further_process("a check of alignment")
+    only_numbers(whole=True, batch_tokens=batch_tokens)
     refuse_other_kinds(preferences, prompts, settings, thresholds, judge)
     settings, thresholds, folder = settings or AlignSettings(), thresholds or Thresholds(), Path(out)
     refuse_nothing(preferences, prompts, reference, judge, settings)

@@ -10,7 +10,7 @@ from calibrant.alignment.data import Collected
 from calibrant.alignment.judge import Judge
 from calibrant.alignment.models import WHICH, Which
 from calibrant.alignment.verdict import Thresholds
-from calibrant.errors import ConfigError, only
+from calibrant.errors import ConfigError, only, only_numbers
 from calibrant.metrics.bins import check_level
 from calibrant.metrics.estimates import Sampling
 
@@ -40,6 +40,8 @@ class AlignSettings:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        only_numbers(beta=self.beta, temperature=self.temperature)
+        only_numbers(whole=True, max_new_tokens=self.max_new_tokens, n_boot=self.n_boot, seed=self.seed)
         wrong = [c for c in self.contexts if c not in WHICH]
         sizes = 0 < self.beta < math.inf and self.max_new_tokens > 0 and 0 <= self.temperature < math.inf
         if wrong or not sizes or self.n_boot < 50:

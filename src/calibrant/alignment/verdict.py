@@ -14,7 +14,7 @@ from calibrant.alignment.instructions import InstructionCheck
 from calibrant.alignment.paired import Paired
 from calibrant.alignment.preferences import PreferenceCheck
 from calibrant.alignment.wins import WinRate
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.planning import n_to_decide
 from calibrant.questions import did_you_mean
@@ -53,6 +53,7 @@ class Thresholds:
     least_n: int = 30
 
     def __post_init__(self) -> None:
+        only_numbers(**asdict(self))
         wrong = [f"{name} {value}" for name, value in asdict(self).items() if not 0 < value < math.inf]
         if wrong:
             raise ConfigError(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from calibrant.demo.facts import Fact, all_facts, fold
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.questions import Question, QuestionSet
 
 TEMPLATES = {
@@ -57,6 +57,7 @@ def demo_questions(
     MissingExtraError : a data package of the extra ``demo`` is not installed.
     """
     limits = {"train": train, "calibration": calibration, "test": test, "ood": ood}
+    only_numbers(whole=True, **limits)
     for name, limit in limits.items():
         if limit is not None and limit < 0:
             raise ConfigError(asked=f"{limit} questions for {name}", found="a negative number", todo="give 0 or more")

@@ -13,6 +13,7 @@ from scipy.special import ndtri
 from calibrant.diagnosis.collapse import entropies
 from calibrant.errors import ConfigError, ScoresError
 from calibrant.metrics import conf_ece, nll, noise_floor
+from calibrant.metrics.bins import check_level
 from calibrant.metrics.comparison import align
 from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import beyond_floor, measure
@@ -98,6 +99,7 @@ def checkpoint_point(
     >>> point["accuracy"], round(point["conf_ece"], 3), round(point["signed_gap_low"], 3)
     (0.6, 0.3, 0.252)
     """
+    check_level(level)
     thin_M, _ = QuestionSums(scores, n_bins).thin_variances
     floor, _ = noise_floor(scores, n_bins=n_bins, n_draws=n_draws)
     confidence_N, correct_N = scores.confidence_N, scores.correct_N.astype(np.float64)

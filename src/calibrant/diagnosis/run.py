@@ -16,7 +16,7 @@ from calibrant.diagnosis.preference import PreferenceDrift
 from calibrant.diagnosis.regime import Target, choose_target, regime_numbers
 from calibrant.diagnosis.result import Diagnosis
 from calibrant.diagnosis.verdict import TOLERANCE, Facts, action_of, reasons_of, verdict_of, warnings_of
-from calibrant.errors import ConfigError, ScoresError, only
+from calibrant.errors import ConfigError, ScoresError, only, only_numbers
 from calibrant.metrics.comparison import align
 from calibrant.metrics.estimates import Sampling
 from calibrant.metrics.measurement import only_scores
@@ -75,6 +75,7 @@ def diagnose(
     _refuse_files(scores, reference, target, path, preferences)
     if scores.n < 2:
         raise ScoresError(asked="a diagnosis", found="one question", todo="give two or more, at best some thousand")
+    only_numbers(tolerance=tolerance)
     if not 0 < tolerance < 1:
         raise ConfigError(
             asked="a tolerance", found=f"{tolerance}", todo=f"give a share in (0, 1), usually {TOLERANCE}"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from calibrant.errors import ConfigError, only
+from calibrant.errors import ConfigError, only, only_numbers
 from calibrant.exporting.folding import refuse_folding
 from calibrant.exporting.manifest import MANIFEST, Export
 from calibrant.exporting.source import Source
@@ -60,6 +60,7 @@ def refuse_other_kinds(source: Source, config: ServeConfig) -> None:
     todo = "give Source.of_run(folder), or Source(model, adapter=folder)"
     only(Source, source, "a model to export", todo)
     only(ServeConfig, config, "settings of an export", "give ServeConfig(...), such as ServeConfig(merge=False)")
+    only_numbers(target_accuracy=config.target_accuracy, level=config.level, tolerance=config.tolerance)
     given_style(source.style, {})
     if config.scaler is not None:
         todo = "read it with calibrant.scalers.load_scaler(file), or give a fitted Temperature"

@@ -15,7 +15,7 @@ from typing import Any
 
 from calibrant._version import __version__
 from calibrant.endpoint import Endpoint, ask_all, kept_replies
-from calibrant.errors import ConfigError, ModelError, QuestionError
+from calibrant.errors import ConfigError, ModelError, QuestionError, only_numbers
 from calibrant.questions import Question, question_set
 from calibrant.scores import Scores
 
@@ -72,6 +72,8 @@ def import_systemone(
     if not len(questions):
         raise QuestionError(asked="scores of an endpoint", found="no questions", todo="give at least one")
     base_url = base_url.rstrip("/").removesuffix(ROUTE)
+    only_numbers(whole=True, concurrency=concurrency, retries=retries)
+    only_numbers(timeout=timeout, backoff=backoff)
     if not base_url.startswith(("http://", "https://")) or concurrency < 1:
         raise ConfigError(
             asked=f"a System One endpoint at {base_url!r}, {concurrency} requests at once",

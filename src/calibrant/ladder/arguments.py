@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import TYPE_CHECKING
 
-from calibrant.errors import ConfigError, only
+from calibrant.errors import ConfigError, only, only_numbers
 from calibrant.files import refuse_further_process
 from calibrant.ladder.alignment import Asked
 from calibrant.ladder.fixes import select
@@ -23,6 +23,7 @@ def refuse(asked: Ladder) -> None:
     refuse_further_process("a ladder")
     only_by_name(asked.model, "a model of a ladder")
     only(Integral, asked.seeds, "a number of seeds", "give how many, such as seeds=3; the first is the seed of config")
+    only_numbers(whole=True, seeds=asked.seeds, batch_tokens=asked.batch_tokens)
     only(Mapping, asked.settings, "settings to run, by fix", 'give {"cft": "lr-x3"}')
     only(Mapping, asked.loading, "arguments of load_model", 'give {"device": "cpu"}')
     if isinstance(asked.fixes, str):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
-from calibrant.metrics.bins import bin_index, check_level
+from calibrant.metrics.bins import bin_edges, bin_index, check_level
 from calibrant.metrics.profile import Profile, exact_profile
 
 
@@ -51,6 +51,7 @@ def equal_mass_ece(confidence_N: ArrayLike, correct_N: ArrayLike, n_bins: int = 
     >>> equal_mass_ece([0.5, 0.6, 0.9, 1.0], [1, 0, 1, 1], n_bins=2)  # .5 |.5 - .55| + .5 |1 - .95|
     0.05
     """
+    bin_edges(n_bins)
     profile = exact_profile(confidence_N, correct_N)
     share_M, gap_M = bin_gaps(profile, equal_mass_bins(profile, n_bins), n_bins)
     return float(round((share_M * np.abs(gap_M)).sum(), 15))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError, ScoresError, only_numbers
 
 EDGE_TOLERANCE = 1e-12
 """A value this little below an edge counts as the edge: ``exp(log(0.3))`` may lose the last bit of 0.3."""
@@ -28,6 +28,7 @@ def bin_edges(n_bins: int = 10) -> np.ndarray:
     >>> bin_edges(4).tolist()
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
+    only_numbers(whole=True, n_bins=n_bins)
     if n_bins < 1:
         raise ConfigError(asked="bins on [0, 1]", found=f"n_bins = {n_bins}", todo="give n_bins >= 1, usually 10")
     return np.arange(n_bins + 1) / n_bins
@@ -135,6 +136,7 @@ def thin_variance(count_M: np.ndarray, hits_M: np.ndarray) -> np.ndarray:
 
 def check_level(level: float) -> None:
     """Refuse a confidence level outside (0, 1) with a :class:`ConfigError`."""
+    only_numbers(level=level)
     if not 0 < level < 1:
         raise ConfigError(asked="a confidence level", found=f"{level}", todo="give a fraction in (0, 1), e.g. 0.95")
 
@@ -143,6 +145,7 @@ def check_settings(n_bins: int, n_boot: int, level: float, seed: int = 0) -> Non
     """Refuse fewer than one bin, fewer than 50 draws, a level outside (0, 1) or a seed below 0 with a :class:`ConfigError`."""
     bin_edges(n_bins)
     check_level(level)
+    only_numbers(whole=True, n_boot=n_boot, seed=seed)
     if n_boot < 50:
         raise ConfigError(asked="bootstrap intervals", found=f"n_boot = {n_boot}", todo="give 50 draws or more")
     if seed < 0:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtrc, betaincinv
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.bins import check_level, check_pairs, clopper_pearson
 from calibrant.metrics.measurement import finite
 from calibrant.metrics.profile import exact_profile
@@ -112,6 +112,7 @@ def threshold_for(
     (0.9, 0.5, 0.953)
     """
     check_level(level)
+    only_numbers(target_accuracy=target_accuracy)
     if not 0 < target_accuracy < 1:
         raise ConfigError(asked="a target accuracy", found=f"{target_accuracy}", todo="give a share in (0, 1)")
     c_N, y_N = check_pairs(confidence_N, correct_N)

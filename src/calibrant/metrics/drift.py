@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.comparison import Difference, align, compare
 from calibrant.metrics.measurement import finite
 from calibrant.scores import Scores
@@ -116,6 +116,7 @@ def drift(
     >>> drift(a, a).verdict
     'faithful'
     """
+    only_numbers(tolerance=tolerance)
     if not 0 < tolerance < 1:
         raise ConfigError(
             asked=f"a tolerance of {tolerance}", found="it is not in (0, 1)", todo="give a share, e.g. .01"

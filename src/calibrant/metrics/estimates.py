@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from calibrant.metrics.bins import check_settings
 from calibrant.metrics.measurement import Estimate
 from calibrant.metrics.proportions import effective_n
 from calibrant.metrics.sums import bootstrap_sums
@@ -36,6 +37,9 @@ class Sampling:
     seed: int = 0
     n_bins: int = 10
     cluster: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self.n_bins, self.n_boot, self.level, self.seed)
 
     def by(self, labels: Sequence[Any] | np.ndarray) -> Sampling:
         """The same for items of which those that share a label are resampled together; one by one where none share any."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtri
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.binned import bin_gaps, equal_width_bins
 from calibrant.metrics.bins import check_level
 from calibrant.metrics.measurement import Estimate, only_scores
@@ -47,6 +47,8 @@ def enough_draws(n_boot: int, comparisons: int, level: float) -> int:
     >>> enough_draws(1000, 7, 0.95), enough_draws(100, 7, 0.95)
     (1000, 280)
     """
+    check_level(level)
+    only_numbers(whole=True, n_boot=n_boot)
     return max(n_boot, math.ceil(2 * comparisons / (1 - level) - 1e-9))
 
 
@@ -66,6 +68,7 @@ def tukey(z_values: Sequence[float], groups: int) -> list[float]:
     >>> [round(p, 3) for p in tukey([1.96, 3.5], 10)]
     [0.627, 0.017]
     """
+    only_numbers(whole=True, groups=groups)
     from scipy.stats import studentized_range  # slow to import, and seldom needed
 
     scaled = np.sqrt(2) * np.abs(np.asarray(z_values, dtype=np.float64))
@@ -83,6 +86,7 @@ def n_for_width(estimate: Estimate, width: float) -> int:
     >>> n_for_width(Estimate(value=0.5, low=0.4, high=0.6, n=100), width=0.1)
     400
     """
+    only_numbers(width=width)
     current = estimate.high - estimate.low
     if not width > 0 or not math.isfinite(current):
         raise ConfigError(
@@ -103,6 +107,7 @@ def n_to_decide(value: float, low: float, high: float, n: int, level: float = 0.
     >>> n_to_decide(value=-0.02, low=-0.06, high=0.02, n=500)  # margin .04: 500 * 4 * (2.80/1.96)^2
     4087
     """
+    only_numbers(value=value, low=low, high=high, n=n, power=power)
     check_level(level)
     check_level(power)
     if abs(value) <= ROUNDING or not all(math.isfinite(x) for x in (value, low, high)):
@@ -149,6 +154,8 @@ def minimum_detectable(
     0.07
     """
     only_scores("a detectable error", scores)
+    only_numbers(power=power)
+    only_numbers(whole=True, n=n, n_bins=n_bins, n_draws=n_draws, seed=seed)
     check_level(power)
     if n_draws < 50 or (n is not None and n < 1):
         raise ConfigError(
@@ -187,6 +194,7 @@ def verification_rate(error_rate: float, n: int, lipschitz: float = 1.0) -> floa
     >>> round(verification_rate(error_rate=0.3, n=2400), 3)
     0.05
     """
+    only_numbers(error_rate=error_rate, n=n, lipschitz=lipschitz)
     if not (0 < error_rate <= 1 and n >= 1 and lipschitz > 0):
         raise ConfigError(
             asked="the rate of estimation",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import digamma
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.bins import bin_index
 from calibrant.metrics.profile import Profile, exact_profile
 
@@ -102,6 +102,7 @@ def most_confident(profile: Profile, coverage: float) -> Profile:
     ------
     ConfigError : a coverage outside (0, 1].
     """
+    only_numbers(coverage=coverage)
     if not 0 < coverage <= 1:
         raise ConfigError(asked="a coverage", found=f"{coverage}", todo="give a share in (0, 1]")
     above_G = np.cumsum(profile.n_G[..., ::-1], -1)[..., ::-1] - profile.n_G

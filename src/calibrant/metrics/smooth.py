@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.fft import dct
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.profile import Profile, exact_profile, gather
 
 GRID = 1001
@@ -51,6 +51,7 @@ def smooth_ece_at(confidence_N: ArrayLike, correct_N: ArrayLike, sigma: float) -
     ------
     ConfigError : a bandwidth that is not positive.
     """
+    only_numbers(sigma=sigma)
     if not sigma > 0:
         raise ConfigError(asked="a bandwidth", found=f"{sigma}", todo="give a positive sigma, e.g. 0.05")
     return _error(grid_of(exact_profile(confidence_N, correct_N)).residual_G, sigma)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import betainc, digamma
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.bins import bin_edges
 from calibrant.scores import Scores
 
@@ -65,6 +65,8 @@ def overconfident_targets(k: int = 4, epsilon: float = 0.2, n_bins: int = 10) ->
 
 
 def _check(n: int, k: int, epsilon: float) -> None:
+    only_numbers(whole=True, n=n, k=k)
+    only_numbers(epsilon=epsilon)
     if n < 1 or k < 2 or not 0 <= epsilon <= 1:
         raise ConfigError(
             asked="questions of known miscalibration",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics.bins import bin_index, check_level
 from calibrant.metrics.sums import blocks
 from calibrant.scores import Scores
@@ -36,6 +36,7 @@ def wilson_interval(share: float, n: float, level: float = 0.95) -> tuple[float,
     [0.5958, 0.9821]
     """
     check_level(level)
+    only_numbers(share=share, n=n)
     z = float(ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -229,6 +230,7 @@ def noise_floor(scores: Scores, n_bins: int = 10, n_draws: int = 1000, seed: int
     >>> round(float(conf.mean()), 2)
     0.04
     """
+    only_numbers(whole=True, n_bins=n_bins, n_draws=n_draws, seed=seed)
     if n_draws < 1:
         raise ConfigError(asked="a noise floor", found=f"{n_draws} draws", todo="give 1 draw or more, usually 1000")
     n, k = scores.n, scores.k

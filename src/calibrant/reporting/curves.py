@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.metrics import Estimate, Slice, risk_coverage
 from calibrant.metrics.measurement import only_scores
 from calibrant.reporting.canvas import (
@@ -68,6 +68,7 @@ def regime_map(
     >>> [text.get_text() for text in several.get_legend().get_texts()]
     ['reach of chance (95%)', 'CFT', 'RCFT']
     """
+    only_numbers(target_accuracy=target_accuracy)
     named = _named_paths(points)
     every = [point for paths in named.values() for path in paths for point in path]
     a = np.array([float(point["accuracy"]) for point in every])

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from calibrant.diagnosis import expected_sharpening
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.reporting.canvas import AFTER, BEFORE, FAINT, INK, MUTED, new_axes, style
 
 SHARES = (0.55, 0.6, 0.7, 0.8, 0.9)
@@ -55,6 +55,10 @@ def sharpening_plot(
     measured = [_measured(i, point) for i, point in enumerate(points)]
     if not (len(shares) or measured):
         raise ConfigError(asked="a sharpening plot", found="neither share nor point", todo="give one or more")
+    for p in shares:
+        only_numbers(share=p)
+    for end in betas:
+        only_numbers(beta=end)
     known = [*betas, *(beta for beta, _, _ in measured)]
     if not (min(known) > 0 and np.isfinite(max(known)) and all(0 < p < 1 for p in shares)):
         raise ConfigError(

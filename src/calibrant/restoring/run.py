@@ -25,6 +25,7 @@ from calibrant.alignment import AlignmentCheck, AlignSettings, Collected, Prefer
 from calibrant.alignment.settings import refuse_other_kinds
 from calibrant.diagnosis import Diagnosis, diagnose
 from calibrant.diagnosis.verdict import LEAST_N
+from calibrant.errors import only_numbers
 from calibrant.files import alone, claim_folder, read_json, refuse_further_process, write_atomically, write_json
 from calibrant.metrics import nll
 from calibrant.metrics.measurement import INDISTINGUISHABLE
@@ -130,7 +131,7 @@ def restore(
         loaded more than once; a setting that the named objective has no use for; a check of alignment in a further process of
         a run of several (do without, then call it again with the pairs and prompts in one process).
     """
-    _refuse(model, preferences, prompts, align)
+    _refuse(model, preferences, prompts, align, batch_tokens)
     style, out = given_style(style, loading), Path(out)
     given = given_config(config)
     config = _settings(given, objective, style)
@@ -191,11 +192,12 @@ def restore(
         return Restored(diagnosis, tuning, before, after, page, scaler, kept)
 
 
-def _refuse(model: object, preferences: object, prompts: object, align: object) -> None:
+def _refuse(model: object, preferences: object, prompts: object, align: object, batch_tokens: object) -> None:
     """Raise :class:`ConfigError` for arguments of another kind, and for a check of alignment in a further process."""
     if preferences is not None or prompts is not None:
         refuse_further_process("a restore run with a check of alignment")
     only_by_name(model, "a model to restore")
+    only_numbers(whole=True, batch_tokens=batch_tokens)
     refuse_other_kinds(preferences, prompts, align)
 
 

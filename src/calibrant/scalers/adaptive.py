@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize
 
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError, ScoresError, only_numbers
 from calibrant.scalers.base import Scaler, array, normalised, number, strings
 from calibrant.scalers.crossval import chosen_by_cv
 from calibrant.scalers.temperature import TEMPERATURE_RANGE, at_an_end, best_temperature, possible_answers
@@ -68,6 +68,8 @@ class AdaptiveTemperature(Scaler):
 
     def __init__(self, features: Sequence[str] | None = None, strengths: Sequence[float] = STRENGTHS) -> None:
         super().__init__()
+        for strength in strengths:
+            only_numbers(strength=strength)
         unknown = sorted(set(features or ()) - set(FEATURES))
         if unknown or not strengths or not all(s > 0 for s in strengths):
             raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from calibrant.errors import ConfigError, ScoresError
+from calibrant.errors import ConfigError, ScoresError, only_numbers
 from calibrant.metrics.comparison import align
 from calibrant.metrics.measurement import only_scores
 from calibrant.scalers.base import Scaler, question_keys
@@ -40,6 +40,7 @@ def cross_validated(
     >>> after.ids == scores.ids, bool(after.confidence_N.mean() < scores.confidence_N.mean())
     (True, True)
     """
+    only_numbers(whole=True, folds=folds)
     if folds < 2:
         raise ConfigError(asked="cross-validation", found=f"{folds} fold(s)", todo="give 2 folds or more, usually 5")
     only_scores("cross-validation", scores)

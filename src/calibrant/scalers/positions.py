@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from calibrant.errors import ConfigError
+from calibrant.errors import ConfigError, only_numbers
 from calibrant.scalers.base import Scaler, array, normalised, number
 from calibrant.scalers.crossval import chosen_by_cv
 from calibrant.scalers.temperature import possible_answers
@@ -179,6 +179,8 @@ class Dirichlet(_Positions):
 
     def __init__(self, regularisation: Regularisation = "odir", strengths: Sequence[float] = STRENGTHS) -> None:
         super().__init__()
+        for strength in strengths:
+            only_numbers(strength=strength)
         if regularisation not in get_args(Regularisation) or not strengths or not all(s > 0 for s in strengths):
             raise ConfigError(
                 asked=f"Dirichlet calibration with {regularisation!r} at {list(strengths)}",

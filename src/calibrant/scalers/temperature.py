@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import brentq
 
-from calibrant.errors import ScoresError
+from calibrant.errors import ScoresError, only_numbers
 from calibrant.scalers.base import Scaler, normalised, number
 from calibrant.scores import Scores
 
@@ -82,9 +82,10 @@ def at_temperature(scores: Scores, temperature: float) -> Scores:
     >>> at_temperature(Scores.from_probs([[0.9, 0.1]], [0]), 2.0).p_NK.round(3).tolist()
     [[0.75, 0.25]]
     """
+    only_numbers(temperature=temperature)
     if temperature == 1:
         return scores
-    return replace(scores, logp_NK=normalised(scores.logp_NK / number(temperature, *TEMPERATURE_RANGE)))
+    return replace(scores, logp_NK=normalised(scores.logp_NK / number(float(temperature), *TEMPERATURE_RANGE)))
 
 
 def at_an_end(temperature: float | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from calibrant._version import __version__
-from calibrant.errors import QuestionError
+from calibrant.errors import QuestionError, only_numbers
 from calibrant.prompts import PromptStyle, Variant, given_style
 from calibrant.questions import Question, QuestionSet, question_set
 from calibrant.scores import Scores
@@ -59,7 +59,8 @@ def score(
     ------
     ModelError : the model or tokenizer cannot do this; numbers that are not finite.
     QuestionError : no questions, an id twice, a question longer than the context.
-    ConfigError : arguments of :func:`load_model` for a model that is already loaded; what is no model or no style.
+    ConfigError : arguments of :func:`load_model` for a model that is already loaded; what is no model, style or
+        number.
     """
     style = given_style(style, loading)
     return score_variants(
@@ -101,6 +102,7 @@ def score_variants(
     variants : of :class:`calibrant.PromptStyle`.
     Others, and errors : as for :func:`score`.
     """
+    only_numbers(whole=True, batch_tokens=batch_tokens)
     styles = {variant: replace(style, variant=variant) for variant in variants}
     questions = list(question_set(questions))
     if not questions:

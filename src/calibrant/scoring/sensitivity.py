@@ -11,7 +11,7 @@ import numpy as np
 
 from calibrant.diagnosis.formats import FormatSensitivity, format_sensitivity
 from calibrant.diagnosis.sensitivity import OrderSensitivity, order_sensitivity
-from calibrant.errors import ConfigError, ModelError, QuestionError
+from calibrant.errors import ConfigError, ModelError, QuestionError, only_numbers
 from calibrant.files import alone, claim_folder, refuse_further_process, write_json
 from calibrant.metrics.bins import check_settings
 from calibrant.orders import cyclic_permutations
@@ -290,6 +290,7 @@ def _n_orders(style: PromptStyle, questions: QuestionSet, shifts: int | None) ->
             found="reading 'continuation' does not show the options, so their order cannot matter",
             todo="read letters, or give one permutation to compare formats alone",
         )
+    only_numbers(whole=True, shifts=shifts)
     most = max(len(q.choices) for q in questions)
     if shifts is not None and not 2 <= shifts <= most:
         raise ConfigError(

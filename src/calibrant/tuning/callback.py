@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from calibrant.diagnosis import checkpoint_point
 from calibrant.diagnosis.collapse import entropies
-from calibrant.errors import ConfigError, ModelError, QuestionError
+from calibrant.errors import ConfigError, ModelError, QuestionError, only_numbers
 from calibrant.metrics.comparison import align
 from calibrant.metrics.measurement import only_scores
 from calibrant.prompts import PromptStyle, given_style
@@ -112,6 +112,8 @@ class CalibrationCallback(TrainerCallback):
             raise QuestionError(asked="a CalibrationCallback", found="no questions", todo="give held-out questions")
         if reference is not None:
             only_scores("a CalibrationCallback with a reference", reference)
+        only_numbers(budget=budget)
+        only_numbers(whole=True, every=every, n_bins=n_bins, batch_tokens=batch_tokens)
         if not 0 < budget < 1 or (every is not None and every < 1):
             raise ConfigError(
                 asked="a CalibrationCallback",

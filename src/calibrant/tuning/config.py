@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from calibrant.errors import ConfigError, only
 from calibrant.objectives import SETTINGS, Objective, settings_of
@@ -33,6 +33,13 @@ class Strict(BaseModel):
                 raise _refused(type(self), error, f"{type(self).__name__} from {values}") from error
 
         __init__.__pydantic_base_init__ = True  # pydantic's own validation goes on without it
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("it takes no true or false")
+        return value
 
     @classmethod
     def make(cls, values: dict[str, Any], *, source: str = "") -> Self:
@@ -273,8 +280,8 @@ def _finding(cls: type[BaseModel], item: Any) -> str:
 
 
 def refuse_to_load(config: TuneConfig, loading: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` where 4 bits are asked of the loading, for they are a setting of the tuning; or for a GPU that
-    the trainer would not take.
+    """Raise :class:`ConfigError` where 4 bits or other settings of the tuning are asked of the loading; or for a GPU that the
+    trainer would not take.
     """
     refuse_other_gpu(str(loading.get("device", "auto")))
     if "quantize_4bit" in loading:
@@ -282,6 +289,12 @@ def refuse_to_load(config: TuneConfig, loading: Mapping[str, Any]) -> None:
             asked="a model loaded with quantize_4bit to be tuned",
             found="that is a setting of the tuning, since only an adapter can be tuned on such weights",
             todo="set quantize_4bit in the TuneConfig; the model is then scored in 4 bits too",
+        )
+    if own := [name for name in loading if name in TuneConfig.model_fields]:
+        raise ConfigError(
+            asked=f"a model loaded with {', '.join(own)}",
+            found="settings of the tuning",
+            todo=f"give them in config=TuneConfig({own[0]}=…)",
         )
 
 

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from calibrant.errors import ConfigError, ModelError, OutputError, one_line
+from calibrant.errors import ConfigError, ModelError, OutputError, one_line, only_numbers
 from calibrant.files import write_json
 from calibrant.scoring.fingerprints import fingerprint
 
@@ -67,6 +67,7 @@ def interpolate(
     ModelError : a model without safetensors weights, quantised, damaged, or unlike the other.
     OutputError : no space or permission.
     """
+    only_numbers(alpha=alpha)
     if not 0 <= alpha <= 1:
         raise ConfigError(
             asked=f"weights at α = {alpha}", found="outside [0, 1]", todo="0 is the base, 1 the aligned model"
@@ -109,6 +110,7 @@ def scale_adapter(adapter: str | Path, factor: float, out: str | Path) -> Path:
         initialisation that changed the base weights): no factor leads from it to the base model.
     OutputError : no space or permission.
     """
+    only_numbers(factor=factor)
     source, asked = Path(adapter), f"the adapter {str(adapter)!r} scaled by {factor:g}"
     if not 0 <= factor < float("inf"):
         raise ConfigError(

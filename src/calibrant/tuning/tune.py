@@ -16,7 +16,7 @@ from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
-from calibrant.errors import ModelError, OutputError, QuestionError
+from calibrant.errors import ModelError, OutputError, QuestionError, only_numbers
 from calibrant.files import alone, claim_folder, write_json
 from calibrant.prompts import PromptStyle, given_style
 from calibrant.questions import Question, QuestionSet, question_set, refuse_leakage
@@ -140,6 +140,7 @@ def tune(
     """
     config, style, out = given_config(config), given_style(style, loading), Path(out)
     config.check()
+    only_numbers(whole=True, batch_tokens=batch_tokens)
     train, calibration = question_set(train, "train"), question_set(calibration, "calibration")
     refuse_leakage(train=train, calibration=calibration)
     for name, questions in (("train", train), ("calibration", calibration)):
