@@ -14,7 +14,7 @@
 A failed ``assert`` anywhere in the package is our fault, never the user's.
 """
 
-from numbers import Integral, Real
+import numbers
 
 
 class CalibrantError(Exception):
@@ -87,7 +87,9 @@ def only_numbers(*, whole: bool = False, **given: object) -> None:
     to do: give a number, without quotes
     """
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral if whole else Real)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real)
+        ):
             raise ConfigError(
                 asked=f"{name}, a {'whole ' if whole else ''}number",
                 found=f"{type(value).__name__} {str(value)[:80]!r}",
