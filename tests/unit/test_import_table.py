@@ -254,6 +254,17 @@ def test_gaps_of_frames_and_lists_are_absent_options_and_no_subjects():
         assert (found.k_N.tolist(), found.subjects) == ([3, 2], ("x", None))
 
 
+@pytest.mark.parametrize("dtype", ["Float64", "object"])
+def test_pandas_own_missing_cell_is_an_absent_option(dtype):
+    pandas = pytest.importorskip("pandas")
+    third = pandas.array([0.1, pandas.NA], dtype=dtype)
+    frame = pandas.DataFrame({"p_a": [0.7, 0.4], "p_b": [0.2, 0.6], "p_c": third, "answer": ["A", "B"]})
+    assert import_table(frame).k_N.tolist() == [3, 2]
+    assert "a blank cell before the last option: 0.4, blank, 0.6" in refusal(
+        frame[["p_a", "p_c", "p_b", "answer"]], probabilities=["p_a", "p_c", "p_b"]
+    )
+
+
 def test_what_is_no_table_and_what_is_no_logarithm_is_refused():
     assert "no list in answer" in refusal({"p": [[0.7, 0.3]], "answer": 0})
     assert "list of two column names" in refusal({"p": [[0.7, 0.3]], "answer": [0]}, probabilities=3)

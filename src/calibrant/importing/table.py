@@ -106,7 +106,7 @@ def import_table(
     logarithms = all(column.lower().removeprefix("top_").startswith("logp") for column in names)
     rounded = 0
     for i, ((where, row), p_K) in enumerate(zip(rows, p, strict=True)):
-        cells = [row.get(name) for name in names]
+        cells = [None if np.isnan(x) else row.get(name) for name, x in zip(names, p_K, strict=True)]
         _refuse_no_distribution(f"{asked}: {where}", cells, p_K, logarithms=logarithms)
         if not logarithms and abs((total := float(np.nansum(p_K))) - 1) > SUM_TOLERANCE:
             p[i], rounded = [x / total for x in p_K], rounded + 1
@@ -195,9 +195,9 @@ def _alone(rows: Rows) -> str:
 
 
 def _cell(where: str, row: Mapping[str, Any], column: str, blank_is_nan: bool) -> float:
-    """A number; nan for a blank cell."""
+    """A number; nan for a blank cell and for pandas' NA."""
     value = row.get(column)
-    if blank(value):
+    if blank(value) or (missing(value) and not isinstance(value, float | np.floating)):
         return float("nan")
     try:
         number = float(value)  # type: ignore[arg-type]
