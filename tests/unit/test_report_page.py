@@ -14,7 +14,7 @@ from calibrant.errors import ConfigError, OutputError
 from calibrant.metrics import Difference, compare, measure
 from calibrant.reporting import Domain, assess, report
 from calibrant.reporting.content import training_facts, usage_code
-from calibrant.reporting.tables import METRICS, difference_cell, rows
+from calibrant.reporting.tables import METRICS, difference_cell, markdown_number, rows
 from calibrant.scores import Scores
 
 BOOT = 100
@@ -395,4 +395,6 @@ def test_templates_are_part_of_the_package():
 )
 def test_a_change_to_or_from_infinity_is_not_called_undetectable(a, b, said):
     d = Difference(a, b, b - a, np.nan, np.nan, 500, np.nan, None, "undecided")
-    assert difference_cell(d, METRICS[0]).verdict == said
+    cell = difference_cell(d, METRICS[0])
+    assert cell.verdict == said
+    assert markdown_number(cell) == said  # without the stars of a number that is not there

@@ -165,4 +165,5 @@ def markdown_number(cell: Cell | None) -> str:
     if cell is None:
         return ""
     interval = f" ({cell.interval})" if cell.interval else ""
-    return "; ".join(part for part in (f"**{cell.value}**{interval}", cell.floor, cell.verdict) if part)
+    value = f"**{cell.value}**{interval}" if cell.value else ""
+    return "; ".join(part for part in (value, cell.floor, cell.verdict) if part)
