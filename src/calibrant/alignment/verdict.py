@@ -208,7 +208,7 @@ def checks_of(
             at = next(i for i, check in enumerate(out) if check.name == "length")
             out[at] = replace(out[at], verdict="undecided", n_needed=None, why=why)
         add("ended", "Ends its answer by itself", "share", "prompts", drift.ended, Limit(t.share, "fall"))
-        if drift.ended.aligned.value < t.share and out[-1].verdict == "kept":
+        if drift.ended.aligned.value < t.share:
             why = f"{1 - drift.ended.aligned.value:.0%} of the aligned model's answers were cut: there was nothing to fall"
             out[-1] = replace(out[-1], verdict="undecided", n_needed=None, why=f"{why}; raise --max-new-tokens")
         add("repetitive", "Runs in circles", "share", "prompts", drift.repetitive, Limit(t.share, "rise"))

@@ -198,3 +198,14 @@ def test_answers_that_were_cut_say_nothing_of_lengths_and_little_of_ends(aligned
     assert (checks["length"].verdict, checks["ended"].verdict) == (length, ends)
     told = [c.why for c in (checks["length"], checks["ended"]) if c.verdict == "undecided"]
     assert all("were cut" in why and "raise --max-new-tokens" in why for why in told)
+
+
+def test_no_number_of_prompts_is_promised_to_decide_ends_that_cannot_fall():
+    cut = answers(64, 0.0, n=5)
+    ended = next(
+        c
+        for c in checks_of(Thresholds(), 0.95, drift=drift_check({"aligned": cut, "tuned": cut}, max_new_tokens=64))
+        if c.name == "ended"
+    )
+    assert (ended.verdict, ended.n_needed) == ("undecided", None)
+    assert "there was nothing to fall; raise --max-new-tokens" in ended.why
