@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from calibrant.metrics import compare, measure
 from calibrant.questions import Question, QuestionSet
 from calibrant.scalers import Vector
 from calibrant.scores import Scores
+from calibrant.scoring import score
 from calibrant.tuning import TuneConfig
 
 CONFIG = TuneConfig.make({"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "lora": {"rank": 2, "alpha": 4}})
@@ -241,6 +243,20 @@ def test_what_a_map_warns_of_is_kept(make_ladder, make_questions):
     assert len(notes["vector"]) == 1
     assert "far" in notes["vector"][0]
     assert "2 options" in notes["vector"][0]
+
+
+@pytest.mark.slow
+def test_a_temperature_at_an_end_of_its_range_is_said(make_ladder, make_questions, loaded):
+    """Where the answers are what the model finds least probable, no finite temperature is best."""
+    questions = make_questions("calibration", 30)
+    least = score(loaded(), questions, progress=False).logp_NK.argmin(1)
+    wrong = [replace(q, answer=int(k)) for q, k in zip(questions, least, strict=True)]
+    splits = {"train": make_questions("train", 24), "calibration": QuestionSet("calibration", tuple(wrong))}
+    made = make_ladder(fixes=["temperature"], splits={**splits, "test": make_questions("test", 36)}, ood={})
+    made.run()
+    table = write_table(read_table(made.out, n_boot=50), made.out).parent
+    assert "the temperature stopped at 100, an end of its range" in (table / "table.md").read_text()
+    assert "| reading | letters (raw) |" in (table / "table.md").read_text()
 
 
 def scores_from(content, folder):

@@ -79,6 +79,8 @@ class PostHoc:
         scaler = self._made(cell).fit(fit, reference=reference)
         seconds = time.monotonic() - start
         write_json(cell.folder / "scaler.json", scaler.to_json())
+        if said := scaler.cautions():
+            cell.note("calibration", "; ".join(said))
         return {
             "nll": _nll(of_calibration),
             "seconds": round(seconds, 3),

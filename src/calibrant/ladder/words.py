@@ -232,10 +232,11 @@ def facts(table: Table) -> list[tuple[str, str]]:
     """What was asked, and with what."""
     run: Mapping[str, Any] = table.run
     prompt, known = run["prompt"], table.facts
+    variant = f", {prompt['variant']}" if prompt["reading"] == "continuation" else ""
     out = [
         ("model", run["model"]),
         ("questions", ", ".join(f"{name}: {q['name']} ({q['n']:,})" for name, q in run["questions"].items())),
-        ("reading", f"{prompt['reading']} ({prompt['format']}, {prompt['variant']})"),
+        ("reading", f"{prompt['reading']} ({prompt['format']}{variant})"),
         ("precision, device", f"{known.get('dtype')}, {known.get('device')}"),
         ("weights fingerprint", known.get("weights") or known.get("revision")),
         ("time of all fits", duration(sum(s.seconds_own for s in table.fixes))),
