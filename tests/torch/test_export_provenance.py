@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from calibrant.errors import ConfigError, MissingExtraError, ModelError, OutputError, ScoresError
 from calibrant.exporting import Export, ServeConfig, Source, check_drift, export, reader
 from calibrant.exporting import run as exporting
+from calibrant.exporting.card import expected_words
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.scalers import Temperature
@@ -175,6 +176,15 @@ def test_a_card_calls_calibrated_what_was(source, tmp_path):
     assert "calibrated" not in card.split("## ")[0].split("---")[2]
     tuned = export(source, out=tmp_path / "tuned")
     assert ", calibrated, to serve" in (tuned.folder / "README.md").read_text()
+    assert "| Reading | letters, raw; prompt digest" in card  # "sum" is a way to read option texts
+
+
+def test_a_card_speaks_of_a_temperature_that_is_there():
+    value = {"value": 0.3, "low": 0.2, "high": 0.4, "floor_p95": 0.1}
+    facts = {"expected": {"n": 60, "level": 0.95, "n_bins": 10, "accuracy": value, "conf_ece": value}}
+    assert "temperature applied" in expected_words({**facts, "temperature": {"file": "scaler.json"}})
+    bare = expected_words({**facts, "temperature": {"file": None, "folded": False}})
+    assert bare.endswith("up to 0.100), measured before the export.")
 
 
 def test_an_export_from_before_the_template_was_changed_is_not_this_one(model_folder, check, tmp_path):

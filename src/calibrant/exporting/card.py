@@ -86,6 +86,7 @@ def expected_words(facts: Mapping[str, Any]) -> str:
     if e is None:
         return "No test scores were given."
     acc, ece = e["accuracy"], e["conf_ece"]
+    applied = "" if facts["temperature"]["file"] is None else "temperature applied, "
     if None in (acc["low"], ece["low"]):
         return (
             f"On {e['n']:,} test questions, too few to say: accuracy {acc['value']:.3f}, conf-ECE {ece['value']:.3f}."
@@ -93,7 +94,7 @@ def expected_words(facts: Mapping[str, Any]) -> str:
     return (
         f"On {e['n']:,} test questions: accuracy {acc['value']:.3f} [{acc['low']:.3f}, {acc['high']:.3f}], conf-ECE "
         f"{ece['value']:.3f} [{ece['low']:.3f}, {ece['high']:.3f}] ({100 * e['level']:g}% intervals, {e['n_bins']} bins; "
-        f"chance alone gives a calibrated model up to {ece['floor_p95']:.3f}), temperature applied, measured before the export."
+        f"chance alone gives a calibrated model up to {ece['floor_p95']:.3f}), {applied}measured before the export."
     )
 
 
@@ -144,6 +145,7 @@ def _what(facts: Mapping[str, Any], alone: bool) -> str:
 
 def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
     base, prompt = facts["model"], facts["prompt"]
+    variant = f", {prompt['variant']}" if prompt["reading"] == "continuation" else ""
     revision = f", revision {base['revision']}" if base["revision"] else ""
     weights = f", weights {base['weights']}" if base["weights"] else ""
     left_out = f"; {facts['adapter']['not_adapted']}" if facts["adapter"] and facts["adapter"]["not_adapted"] else ""
@@ -160,6 +162,6 @@ def _facts(facts: Mapping[str, Any], alone: bool) -> list[tuple[str, str]]:
             else f"{'alone' if alone else 'merged'}, {facts['adapter']['weights']}{left_out}",
         ),
         ("Precision", facts["dtype"] + (f"; measured in {facts['quantized']}" if facts.get("quantized") else "")),
-        ("Reading", f"{prompt['reading']}, {prompt['format']}, {prompt['variant']}; prompt digest {prompt['digest']}"),
+        ("Reading", f"{prompt['reading']}, {prompt['format']}{variant}; prompt digest {prompt['digest']}"),
         ("Versions", versions),
     ]
