@@ -13,7 +13,7 @@ from calibrant.cli.tune import settings
 from calibrant.errors import ConfigError, LeakageError, QuestionError
 from calibrant.restoring import restore
 from calibrant.restoring.run import Restored, _chosen, _chosen_once, last_temperature
-from calibrant.restoring.words import better_than_start, left_aside, notes
+from calibrant.restoring.words import better_than_start, left_aside, no_temperature, notes
 from calibrant.scoring import score
 from calibrant.scoring.run import scores_of, with_questions
 from calibrant.sets import assemble, shared_groups
@@ -211,6 +211,22 @@ def test_no_temperature_at_the_end_of_its_range():
     wrong = Scores.from_probs([[0.9, 0.1]] * 100, [0] * 40 + [1] * 60)
     assert Temperature().fit(wrong).at_bound_
     assert last_temperature(wrong) is None
+
+
+def test_why_there_is_no_temperature_is_said(tmp_path, model_folder, make_questions):
+    scores = too_sure(1000)
+    calibrated = Temperature().fit(scores).apply(scores, allow_fit_rows=True)
+    assert "in cross-validation none lowers the log loss" in no_temperature(calibrated)[0]
+    assert "too many have probability 0" in no_temperature(Scores.from_probs([[1, 0]] * 9, [1] * 9))[0]
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 40), ("test", 12))}
+    least = score(model_folder(), splits["calibration"], device="cpu").logp_NK.argmin(1)
+    wrong = [dataclasses.replace(q, answer=int(k)) for q, k in zip(splits["calibration"], least, strict=True)]
+    splits["calibration"] = QuestionSet("calibration", tuple(wrong))
+    config = TuneConfig(epochs=1, batch_size=8, learning_rate=1e-6, lora=LoraSettings(rank=4, alpha=8))
+    made = restore(model_folder(), splits, out=tmp_path / "run", objective="cft", config=config, device="cpu")
+    assert made.temperature is None
+    report = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "No temperature was put on the tuned model: the temperature stopped at 100" in report
 
 
 def mostly_right(model, questions, style):

@@ -164,9 +164,8 @@ def restore(
             tuning = stage.tune(config.for_objective(chosen), splits, budget)
             tuned = stage.scores("tuned", held_out, adapter=tuning.adapter, weights=tuning.weights)
             scaler = last_temperature(tuned["calibration"], seed=config.seed) if temperature else None
-            after = {
-                name: scores if scaler is None else scaler.apply(scores) for name, scores in _measured(tuned).items()
-            }
+            after = _rescaled(_measured(tuned), scaler)
+            said += words.no_temperature(tuned["calibration"]) if temperature and scaler is None else []
             stage.keep("after", after, scaler)
             kept = stage.alignment(tuning, preferences, prompts, align)
         domains = _domains(sets, before, after)
@@ -214,6 +213,10 @@ def _domains(
 def _measured(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     """Those that are reported: all but the calibration split, on which everything was chosen."""
     return {name: s for name, s in scores.items() if name != "calibration"}
+
+
+def _rescaled(tuned: Mapping[str, Scores], scaler: Temperature | None) -> dict[str, Scores]:
+    return {name: scores if scaler is None else scaler.apply(scores) for name, scores in tuned.items()}
 
 
 def _settings(config: TuneConfig, objective: Choice, style: PromptStyle) -> TuneConfig:

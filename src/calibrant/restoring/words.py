@@ -12,6 +12,8 @@ from calibrant.metrics import measure
 from calibrant.prompts import PromptStyle
 from calibrant.questions import QuestionSet
 from calibrant.reporting import Domain
+from calibrant.scalers import Temperature, temperature_is_possible
+from calibrant.scalers.temperature import at_an_end
 from calibrant.scores import Scores
 from calibrant.scoring.models import run_identity
 from calibrant.sets import shared_groups
@@ -142,6 +144,16 @@ def without_temperature(tuned: Mapping[str, Scores], cluster: str | None) -> lis
             f"Of {name!r}, the tuned model without the temperature has a conf-ECE of {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]."
         )
     return notes
+
+
+def no_temperature(calibration: Scores) -> list[str]:
+    """Why the tuned model was given no temperature, from its scores of the calibration questions."""
+    why = "in cross-validation none lowers the log loss of the calibration questions"
+    if not temperature_is_possible(calibration):
+        why = "of the answers to the calibration questions too many have probability 0, which no temperature mends"
+    elif (fitted := Temperature().fit(calibration)).at_bound_:
+        why = "; ".join(at_an_end(fitted.temperature_))
+    return [f"No temperature was put on the tuned model: {why}."]
 
 
 def better_than_start(tuning: TuneResult) -> bool:
