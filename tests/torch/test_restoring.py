@@ -213,6 +213,19 @@ def test_no_temperature_at_the_end_of_its_range():
     assert last_temperature(wrong) is None
 
 
+def test_training_questions_that_are_too_long_are_all_named_before_anything_is_scored(
+    tmp_path, model_folder, make_questions
+):
+    splits = {name: make_questions(name, n) for name, n in (("train", 16), ("calibration", 8), ("test", 8))}
+    long = [dataclasses.replace(q, text="word " * 900 + q.text) for q in splits["train"][:3]]
+    splits["train"] = QuestionSet("train", (*long, *splits["train"][3:]))
+    with pytest.raises(
+        QuestionError, match=r"question 'train-0' within(.|\n)*too long as well, 2: 'train-1'; 'train-2'\n"
+    ):
+        restore(model_folder(), splits, out=tmp_path / "run", objective="cft", device="cpu")
+    assert not (tmp_path / "run" / "scores").exists()
+
+
 def test_why_there_is_no_temperature_is_said(tmp_path, model_folder, make_questions):
     scores = too_sure(1000)
     calibrated = Temperature().fit(scores).apply(scores, allow_fit_rows=True)

@@ -148,6 +148,7 @@ def restore(
             questions.save(out / "questions" / f"{name}.jsonl")
         stage = Stage(out, model, style, progress, command, config, batch_tokens, loading)
         base = None if reference is None else stage.reference(reference, splits["calibration"])
+        stage.refuse_too_long(splits["train"])
         before = stage.scores("before", held_out)
         diagnosis = diagnose(before["calibration"], reference=base, seed=config.seed, cluster=cluster)
         write_json(out / "diagnosis.json", diagnosis.to_json())

@@ -25,6 +25,7 @@ from calibrant.scalers import Temperature
 from calibrant.scores import Scores
 from calibrant.scoring import LoadedModel, load_model, score
 from calibrant.scoring.models import beside
+from calibrant.scoring.options import encode
 from calibrant.scoring.run import with_questions
 from calibrant.tuning import TuneConfig, TuneResult, sweep
 from calibrant.tuning.config import for_scoring
@@ -79,6 +80,12 @@ class Stage:
             _save(found[name], path)
         self._release()
         return found
+
+    def refuse_too_long(self, train: QuestionSet) -> None:
+        """Refuse training questions that the model's context does not hold, before the others are scored."""
+        if not (self.out / "scores" / "before").exists():
+            model = self._load(self.model, None)
+            encode(model.tokenizer, list(train), self.style, context_length=model.context_length)
 
     def keep(self, when: str, scores: Mapping[str, Scores], scaler: Temperature | None) -> None:
         """Save what is derived from scores: the restored model's, and the temperature in them."""

@@ -14,7 +14,7 @@ import jinja2
 
 from calibrant.errors import CalibrantError, ModelError, QuestionError
 from calibrant.prompts import PromptStyle, Rendered, Variant
-from calibrant.questions import Question
+from calibrant.questions import Question, shown
 from calibrant.scoring.templates import chat_template_of
 
 Tokens = tuple[int, ...]
@@ -108,12 +108,14 @@ def encode(
                 found="the tokenizer makes no token of its prompt",
                 todo="use another tokenizer",
             )
-        if context_length is not None and item.n_tokens > context_length:
-            raise QuestionError(
-                asked=f"question {item.id!r} within the model's context of {context_length} tokens",
-                found=f"prompt and longest option take {item.n_tokens} tokens",
-                todo="shorten the question, leave it out, or use a model with a longer context",
-            )
+    long = [] if context_length is None else [item for item in encoded if item.n_tokens > context_length]
+    if long:
+        more = f"; too long as well, {shown([repr(item.id) for item in long[1:]])}" if long[1:] else ""
+        raise QuestionError(
+            asked=f"question {long[0].id!r} within the model's context of {context_length} tokens",
+            found=f"prompt and longest option take {long[0].n_tokens} tokens{more}",
+            todo="shorten the question, leave it out, or use a model with a longer context",
+        )
     return encoded
 
 
