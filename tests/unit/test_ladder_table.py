@@ -271,7 +271,9 @@ def test_a_finished_fix_stays_where_a_later_call_could_not_run_it(lay):
     assert "temperature" in table.sets[0].entries
     assert not unfinished(table)
     Place(out, by_name("daca"), (0,)).claim("needs the pre-alignment model (--reference)")
-    assert unfinished(read_table(out, n_boot=100)) == ["daca: not run: needs the pre-alignment model (--reference)"]
+    table = read_table(out, n_boot=100)
+    assert unfinished(table) == ["daca: not run: needs the pre-alignment model (--reference)"]
+    assert f"\n* {unfinished(table)[0]}\n" in (write_table(table, out).parent / "table.md").read_text()
 
 
 def test_the_seconds_of_a_fix_on_top_of_another_hold_those_of_the_other(lay):
