@@ -171,7 +171,8 @@ def sentence(checks: Sequence[Check], level: float) -> str:
             f"{len(by['kept'])} of {len(checks)} numbers stayed within what is allowed and none is shown to have left it; "
             f"{'; '.join(why)}."
         )
+    ways, each = (f"{len(checks)} ways", "each time with") if checks[1:] else ("one way alone", "with")
     return (
-        f"Measured in {len(checks)} ways, the tuned model stayed as close to the aligned model as is allowed, each time with "
-        f"its whole {100 * level:g}% interval."
+        f"Measured in {ways}, the tuned model stayed as close to the aligned model as is allowed, {each} its whole "
+        f"{100 * level:g}% interval."
     )

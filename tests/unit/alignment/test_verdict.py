@@ -179,6 +179,13 @@ def test_the_sentence_tells_what_asking_more_cannot_settle():
     assert "too little was asked to decide “Follows checkable instructions” (about" in said
 
 
+def test_one_number_alone_is_said_to_be_one():
+    kept = checks_of(Thresholds(), 0.95, instructions=followed(1, 1, 300))
+    said = sentence(kept, 0.95)
+    assert said.startswith("Measured in one way alone, the tuned model stayed")
+    assert said.endswith("as is allowed, with its whole 95% interval.")
+
+
 def answers(tokens, ended, n=200):
     return [Answer("some words", tokens, i < ended * n) for i in range(n)]
 
