@@ -148,6 +148,10 @@ def test_dates_are_kept_as_text(tmp_path):
         ("p_0,p_1,logp_0,logp_1,answer\n.5,.5,-1,-1,0\n", "several sets of options"),
         ("p_0,p_1,answer\n.5,half,0\n", "'half' in table.csv line 2"),
         ("p_0,p_1,answer\n.5,nan,0\n", "'nan' in table.csv line 2"),
+        (
+            "logp_0,logp_1,answer\n-1,-2,0\n-inf,-inf,0\n",
+            "table.csv line 3\nfound: no option with a probability above 0",
+        ),
         ("p_0,p_1,answer\n.5,.5,0\n\n.5,.4,0\n", "table.csv line 4\nfound: a sum of 0.9: .5, .4"),
         ("p_0,p_1,answer\n1.5,-.5,0\n", "table.csv line 2\nfound: a number outside [0, 1]: 1.5, -.5"),
         ("p_0,p_1,p_2,answer\n.5,,.5,0\n", "a blank cell before the last option: .5, blank, .5"),

@@ -218,7 +218,9 @@ def _refuse_no_distribution(asked: str, cells: Sequence[Any], p_K: Sequence[floa
     """Refuse a row with a gap between its options, or whose probabilities are none or do not sum to 1."""
     known = [x for x in p_K if not np.isnan(x)]
     fault = None
-    if logarithms and any(x > 1e-3 for x in known):
+    if logarithms and max(known) == -np.inf:
+        fault = "no option with a probability above 0", "give one option or more a finite logarithm"
+    elif logarithms and any(x > 1e-3 for x in known):
         fault = "a logarithm of a probability above 0", "give natural logarithms of probabilities, which are 0 at most"
     elif any(np.isnan(x) for x in p_K[: len(known)]):
         fault = "a blank cell before the last option", "fill it, or move the later options up"
