@@ -94,6 +94,13 @@ def test_a_temperature_at_the_end_of_its_range_is_warned_of(folder):
     assert "temperature 0.0100" in out
 
 
+@pytest.mark.parametrize("method", ["isotonic", "temperature"])
+def test_a_fit_on_few_questions_is_warned_of(folder, method):
+    Scores.from_probs([[0.9, 0.1], [0.6, 0.4]], [0, 1], ids=["one", "two"]).save(folder / "few")
+    _, err = called("rescale", "test.safetensors", "--fit-on", "few", "--method", method, "--out", "n", cwd=folder)
+    assert "warning: fitted on 2 questions only: what it learned may be chance" in err
+
+
 def test_what_a_fit_left_out_and_why_it_stopped_is_said(folder):
     """Answers of probability 0, a model that is right where it is least sure, and a kept scaler at its end."""
     p = [[0.6, 0.4]] * 40 + [[1.0, 0.0]] * 10

@@ -175,7 +175,7 @@ def test_a_card_calls_calibrated_what_was(source, tmp_path):
     assert ", to serve" in card
     assert "calibrated" not in card.split("## ")[0].split("---")[2]
     tuned = export(source, out=tmp_path / "tuned")
-    assert ", calibrated, to serve" in (tuned.folder / "README.md").read_text()
+    assert ", tuned, to serve" in (tuned.folder / "README.md").read_text()
     assert "| Reading | letters, raw; prompt digest" in card  # "sum" is a way to read option texts
 
 

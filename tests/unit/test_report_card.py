@@ -44,7 +44,7 @@ def test_front_matter_names_base_model_and_library():
         "pipeline_tag": "text-generation",
         "tags": ["calibration", "calibrant", "cft"],
     }
-    assert body.lstrip().startswith("# owner/name, calibrated by CFT\n")
+    assert body.lstrip().startswith("# owner/name, tuned by CFT\n")
 
 
 @pytest.mark.parametrize(

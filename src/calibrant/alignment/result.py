@@ -20,6 +20,7 @@ HEADLINES = {
     "not kept": "Alignment not kept",
     "undecided": "Whether alignment was kept is undecided",
 }
+ONLY_INSTRUCTIONS = "Instructions are followed as before; nothing else of the alignment was measured"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,12 @@ class AlignmentCheck:
         return overall(self.checks)
 
     @property
+    def headline(self) -> str:
+        """The verdict in a line, which claims no more than was measured."""
+        alone = self.verdict == "kept" and {check.name for check in self.checks} == {"instructions"}
+        return ONLY_INSTRUCTIONS if alone else HEADLINES[self.verdict]
+
+    @property
     def sentence(self) -> str:
         """The verdict in words that a stranger understands."""
         return sentence(self.checks, self.level)
@@ -92,7 +99,7 @@ class AlignmentCheck:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "verdict": self.verdict,
-            "headline": HEADLINES[self.verdict],
+            "headline": self.headline,
             "sentence": self.sentence,
             "level": self.level,
             "checks": [c.to_json() for c in self.checks],
@@ -105,7 +112,7 @@ class AlignmentCheck:
 
     def to_text(self) -> str:
         """For a terminal."""
-        lines = [f"{HEADLINES[self.verdict]}. {self.sentence}", ""]
+        lines = [f"{self.headline}. {self.sentence}", ""]
         for c in self.checks:
             both = ""
             if c.aligned is not None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from calibrant.cli import options as o
+from calibrant.diagnosis.verdict import LEAST_N
 from calibrant.errors import ConfigError
 from calibrant.files import write_json
 from calibrant.scalers import SCALERS, Scaler, Temperature, load_scaler, scaler_named
@@ -61,5 +62,8 @@ def _apply(scaler: Scaler, scores: Path, out: Path) -> None:
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
         scaler.apply(found).save(out)
-    for said in (*(warning.message for warning in noted), *scaler.cautions()):
+    few = (
+        f"fitted on {scaler.n_fit_} questions only: what it learned may be chance" if scaler.n_fit_ < LEAST_N else None
+    )
+    for said in (*(warning.message for warning in noted), *scaler.cautions(), *([few] if few else [])):
         typer.echo(f"warning: {said}", err=True)

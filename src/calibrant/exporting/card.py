@@ -25,11 +25,12 @@ def serving_card(facts: Mapping[str, Any]) -> str:
         "tags": ["calibration", "calibrant"],
     }
     name = model_name({"model": base["name"]})
+    made = "tuned, " if facts["adapter"] else "with a temperature, " if facts["temperature"]["file"] else ""
     return render(
         "serving.md.jinja",
         {
             "front_matter": yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
-            "title": f"{name}, {'calibrated, ' if facts['adapter'] or facts['temperature']['file'] else ''}to serve",
+            "title": f"{name}, {made}to serve",
             "what": _what(facts, alone),
             "adapter_alone": alone,
             "facts": _facts(facts, alone),
@@ -136,10 +137,10 @@ def _checked(d: Mapping[str, Any]) -> str:
 
 def _what(facts: Mapping[str, Any], alone: bool) -> str:
     if alone:
-        return "A calibrated adapter alone; its model is named below. It answers multiple-choice questions with probabilities."
-    merged = (
-        "with a calibrated adapter merged into its weights" if facts["adapter"] else "with its weights as they were"
-    )
+        return (
+            "A tuned adapter alone; its model is named below. It answers multiple-choice questions with probabilities."
+        )
+    merged = "with a tuned adapter merged into its weights" if facts["adapter"] else "with its weights as they were"
     return f"A causal language model {merged}. It answers multiple-choice questions with probabilities."
 
 

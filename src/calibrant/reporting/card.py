@@ -79,7 +79,7 @@ def _page(assessed: Sequence[Assessed], tuned: Mapping[str, Any], asked: Mapping
     return {
         "front_matter": _front_matter(base, objective, bool(tuned.get("adapter"))),
         "model": content.model_name(asked),
-        "tuned_by": f"calibrated by {objective.upper()}",
+        "tuned_by": f"tuned by {objective.upper()}",
         "adapter": tuned.get("adapter"),
         "main": assessed[0],
         "parts": parts,

@@ -101,6 +101,15 @@ def test_text_and_json_say_the_same():
     assert f"about {rounded(value['checks'][0]['n_needed'])} instructions would settle it" in text
 
 
+def test_instructions_alone_are_not_said_to_be_the_whole_alignment():
+    """Where a fault was found or may be, its words are those of any other check."""
+    kept, unsure = (checks_of(Thresholds(), 0.95, instructions=followed(*n)) for n in ((1, 1, 300), (10, 5, 35)))
+    beside = checks_of(Thresholds(), 0.95, divergence=[("tuned", e(0.01, 0.005, 0.02))])
+    assert result(kept).headline.endswith("nothing else of the alignment was measured")
+    assert result([*kept, *beside]).headline == result(beside).headline == "Alignment kept"
+    assert result(unsure).headline == "Whether alignment was kept is undecided"
+
+
 def test_a_divergence_has_no_sign_in_the_sentence_nor_below():
     lost = checks_of(Thresholds(), 0.95, divergence=[("tuned", e(0.2, 0.15, 0.25))])
     assert "answers” (0.2000)" in sentence(lost, 0.95)
