@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from few_labels import seeds
 
-from calibrant import Scores
+from calibrant import Scores, measure
 from calibrant.files import read_json, write_json
 from calibrant.ladder.families import concatenated
 from calibrant.metrics import Contest
@@ -72,12 +72,19 @@ def compared(options: argparse.Namespace, name: str) -> dict[str, Any]:
         "n_clusters": contest.n_clusters,
         "seeds": list(plain),
         "temperatures": {seed: found for seed, (_, found) in made.items()},
+        "where_they_agree": {seed: agreeing(untouched, scores, options.cluster) for seed, scores in plain.items()},
         "rows": {one: {m: e[m].to_json() for m in METRICS if m in e} for one, e in estimates.items()},
         "changes": {
             one: {m: d.to_json() for m, d in contest.differences(one, ANCHORED, CHANGES).items()}
             for one in (UNTOUCHED, OWN)
         },
     }
+
+
+def agreeing(untouched: Scores, tuned: Scores, cluster: str | None) -> dict[str, Any]:
+    """How sure and how right the untouched model is where the tuned one chooses the same option."""
+    found = measure(untouched.select(np.flatnonzero(untouched.prediction_N == tuned.prediction_N)), cluster=cluster)
+    return {name: found[name].to_json() for name in ("accuracy", "mean_confidence", "signed_gap")}
 
 
 def halved(scores: Scores, untouched: Scores, cluster: str | None, seed: int) -> tuple[Scores, list[dict[str, float]]]:
